@@ -1,0 +1,22 @@
+"""Two callables timed in turn, A B A B ..., so that a machine that slows down slows both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def print_ratio(name: str, first: Callable[[], object], second: Callable[[], object], rounds: int) -> None:
+    """Print `name: ratio`, the median over rounds of first / second, after one round that does not count."""
+    first(), second()
+    pairs = [(seconds(first), seconds(second)) for _ in range(rounds)]
+    a, b = median(p[0] for p in pairs), median(p[1] for p in pairs)
+    print(f"{name}: {median(x / y for x, y in pairs):.3f}   ({1000 * a:.1f} ms / {1000 * b:.1f} ms, {rounds} rounds)")

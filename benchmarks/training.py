@@ -1,0 +1,49 @@
+"""What a training step costs, all told, against the bare step on the same tensors: `python -m benchmarks.training`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.models import resnet18
+from tqdm.auto import tqdm
+
+from benchmarks.timing import print_ratio
+from ctscan.classes import CLASS_KEYS
+from ctscan.config import TrainConfig
+from ctscan.data import Split
+from ctscan.phantom import draw_phantom
+from ctscan.training import Trainer, choose_device
+
+STEPS = 4  # a round, on one batch each
+
+
+def main() -> None:
+    """Print the ratio on phantoms; the pixels do not matter to the clock."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    config = TrainConfig(data=Path(), ema=0.98)
+    n = config.batch * STEPS
+    squares = np.repeat(config.preprocess(draw_phantom())[0][None], n, axis=0)
+    split = Split(squares, np.arange(n) % len(CLASS_KEYS), ("",) * n)
+    trainer = Trainer(config, split, resnet18(weights=None).state_dict(), choose_device("cpu"))
+    trainer.schedule.step = lambda *_: None  # type: ignore[method-assign]  # the schedule ends, the benchmark goes on
+    batches = [(x.to(memory_format=torch.channels_last), y) for x, y in trainer.batches()]
+
+    def bare() -> None:
+        for batch, labels in batches:
+            with torch.autocast("cpu", torch.bfloat16, enabled=trainer.bf16):
+                loss = trainer.loss(trainer.net(batch), labels)
+            trainer.optimiser.zero_grad()
+            loss.backward()
+            trainer.optimiser.step()
+
+    with tqdm(disable=True) as progress:
+        print_ratio("training step, all told / bare step", lambda: trainer.epoch(progress), bare, rounds)
+
+
+if __name__ == "__main__":
+    main()

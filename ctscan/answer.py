@@ -1,0 +1,51 @@
+"""Bytes of a file -> the answer that page, API and command line give, word for word the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from ctscan.classifier import Classifier, Prediction
+from ctscan.slices import Slice, UnreadableSlice, read_slice
+
+
+class AnswerJSON(TypedDict):
+    """The public form. Entries may be added, none is ever renamed or removed."""
+
+    verdict: str
+    probabilities: dict[str, float] | None
+    top_class: str | None
+    model_id: str
+    notices: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Either a slice and its prediction, or the sentence that says why there is none."""
+
+    verdict: Literal["ok", "unreadable"]
+    notices: tuple[str, ...]
+    model_id: str
+    slice: Slice | None = None
+    prediction: Prediction | None = None
+
+    def to_json(self) -> AnswerJSON:
+        """Unrounded numbers, classes by key."""
+        p = self.prediction
+        return {
+            "verdict": self.verdict,
+            "probabilities": dict(zip(p.classes, p.probabilities.tolist(), strict=True)) if p else None,
+            "top_class": p.classes[p.top] if p else None,
+            "model_id": self.model_id,
+            "notices": list(self.notices),
+        }
+
+
+def answer(classifier: Classifier, data: bytes) -> Answer:
+    """What ctscan says of a file's bytes. A file that cannot be read is an answer too, not an error."""
+    model_id = classifier.card.model_id
+    try:
+        slice_ = read_slice(data)
+    except UnreadableSlice as error:
+        return Answer("unreadable", (str(error),), model_id)
+    return Answer("ok", slice_.notices, model_id, slice_, classifier.predict(slice_))

@@ -1,0 +1,89 @@
+"""A slice -> a prediction: the stages in order, without state, so that threads may share one classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctscan.card import Card
+from ctscan.checkpoint import CheckpointError, read_checkpoint
+from ctscan.metrics import softmax
+from ctscan.phantom import draw_phantom
+from ctscan.preprocess import Placement
+from ctscan.runtime import Runtime, TorchRuntime
+from ctscan.slices import Slice
+
+GOLDEN_TOLERANCE = 1e-3  # logits, fp32: what processors differ by is below it, what a wrong weight does is above
+NO_EVIDENCE = 0.1  # of the scale's top: a map whose peak stays under it shows no place
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model says of one slice, and what moved it."""
+
+    classes: tuple[str, ...]  # K keys
+    logits: NDArray[np.float32]  # (K,)
+    probabilities: NDArray[np.float64]  # (K,), sum 1; model scores, not calibrated
+    maps: NDArray[np.float32]  # (K, h, w), signed, logit units, over the model's square
+    square: NDArray[np.float32]  # (S, S) in [0, 1]: what the model saw
+    placement: Placement  # from the slice to the square and back
+    map_top: float  # logit units: top of the scale of all maps
+    model_id: str
+
+    @property
+    def top(self) -> int:
+        """Index of the class with the highest probability."""
+        return int(self.probabilities.argmax())
+
+    def evidence(self, index: int) -> NDArray[np.float32]:
+        """Grad-CAM of a class at the slice's own pixels: float32 (H, W), >= 0, logit units."""
+        return self.placement.invert(np.maximum(self.maps[index], 0))
+
+    def is_localised(self, index: int) -> bool:
+        """Whether the class's map has a place worth showing: a peak of a tenth of the scale or more."""
+        return float(self.maps[index].max()) >= NO_EVIDENCE * self.map_top
+
+
+class Classifier:
+    """A checkpoint's card and a runtime."""
+
+    def __init__(self, card: Card, runtime: Runtime) -> None:
+        self.card = card
+        self._runtime = runtime
+
+    @classmethod
+    def load(cls, path: Path | str, device: str = "cpu") -> Classifier:
+        """Read, verify and test a checkpoint. Raises CheckpointError."""
+        checkpoint = read_checkpoint(Path(path))
+        classifier = cls(checkpoint.card, TorchRuntime.from_checkpoint(checkpoint, device))
+        classifier.self_test()
+        return classifier
+
+    def self_test(self) -> None:
+        """Compare the logits of the phantom with the card's. Raises CheckpointError where they differ."""
+        golden = np.array(self.card.golden_logits)
+        logits = self.predict(Slice(draw_phantom())).logits
+        # `not <=` so that NaN fails
+        if logits.shape != golden.shape or not np.abs(logits - golden).max() <= GOLDEN_TOLERANCE:
+            raise CheckpointError(
+                "The checkpoint fails its self-test: its answer to the synthetic slice is not the one in its card."
+            )
+
+    def predict(self, slice_: Slice) -> Prediction:
+        """One forward pass."""
+        square, placement = self.card.preprocess(slice_.pixels)
+        output = self._runtime.run(square[None])
+        logits = output.logits[0]
+        return Prediction(
+            classes=self.card.classes,
+            logits=logits,
+            probabilities=softmax(logits),
+            maps=output.maps[0],
+            square=square[0],
+            placement=placement,
+            map_top=self.card.map_scale_top,
+            model_id=self.card.model_id,
+        )

@@ -1,0 +1,121 @@
+"""The configuration of a training run, its recipes, and the command-line flags that come from its fields."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from ctscan.augmentation import Augmentation
+from ctscan.card import Architecture
+from ctscan.preprocess import Preprocess
+
+
+def _flag(help_: str, default: Any = MISSING) -> Any:
+    return field(metadata={"help": help_}, **({} if default is MISSING else {"default": default}))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run of `train.py`. Every field is a flag; a recipe sets the fields that it names."""
+
+    data: Path = _flag("folder with train/, valid/ and test/, each with one folder a class")
+    recipe: Literal["ctscan", "seed"] = _flag("defaults of all that follows: ours, or the seed design's", "ctscan")
+    out: Path = _flag("the checkpoint to write", Path("checkpoints/resnet18.safetensors"))
+    force: bool = _flag("replace an existing checkpoint", False)
+    init: Path | None = _flag("safetensors state dict of torchvision's resnet18 instead of its download", None)
+    runs: Path = _flag("folder that gets one folder a run: log, curves, configuration, scores", Path("runs"))
+    ledger: Path | None = _flag("file that keeps every reading of test (default: metrics.json beside --out)", None)
+    read_test: bool = _flag("score the test split once, at the end", True)
+    folds: int = _flag("cross-validate in train + valid instead of training; test is not touched", 0)
+    device: Literal["auto", "cpu", "cuda"] = _flag("where to train", "auto")
+    precision: Literal["auto", "bf16", "fp32"] = _flag("auto takes bf16 where the processor gains by it", "auto")
+    seed: int = _flag("seed of weights, order and augmentation", 0)
+
+    epochs: int = _flag("passes over the training slices", 20)
+    batch: int = _flag("slices a step", 32)
+    optimiser: Literal["adamw", "sgd"] = _flag("sgd has momentum .9", "adamw")
+    schedule: Literal["one_cycle", "step"] = _flag("step divides the rate by 10 every 7 epochs", "one_cycle")
+    rate: float = _flag("highest learning rate", 3e-4)
+    weight_decay: float = _flag("weight decay", 0.05)
+    label_smoothing: float = _flag("label smoothing", 0.1)
+    ema: float = _flag("decay a step of the moving average of the weights; 0 keeps the last weights", 0.0)
+    augmentation: Augmentation = _flag("see ctscan/augmentation.py", "full")
+    size: int = _flag("side of the model's square, px", 224)
+    crop: Literal["body", "none"] = _flag("body: letterbox the body's bounding box; none: squash the slice", "body")
+    tone: Literal["equalise", "none"] = _flag("equalise: spread the greys inside the body evenly", "equalise")
+    head: Literal["linear", "mlp"] = _flag("classifier head; mlp is 512-512-256-4", "linear")
+    dropout: float = _flag("dropout in the head", 0.2)
+    normalise: bool = _flag("normalise by ImageNet's mean and deviation", True)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2 or self.rate <= 0 or not 0 <= self.ema < 1:
+            raise ValueError("--epochs must be at least 1, --batch 2, --rate above 0, --ema in [0, 1)")
+        if self.folds and self.folds < 2:
+            raise ValueError("--folds must be at least 2")
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The part that the page needs to feed the model."""
+        return Preprocess(self.size, self.crop, self.tone)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The part that the page needs to build the model."""
+        return Architecture(self.head, self.dropout, self.normalise)
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where readings are kept."""
+        return self.ledger or self.out.parent / "metrics.json"
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, for card and ledger: no paths, which tell of a machine and not of a model."""
+        return {k: v for k, v in asdict(self).items() if not isinstance(v, Path) and k not in _NOT_SETTINGS}
+
+
+_NOT_SETTINGS = ("init", "ledger", "force", "read_test", "folds", "device")
+
+# Fields that differ from TrainConfig's defaults. `seed` is the seed design: no normalisation, squash, SGD.
+RECIPES: dict[str, dict[str, Any]] = {
+    "ctscan": {},
+    "seed": {
+        "epochs": 15, "optimiser": "sgd", "schedule": "step", "rate": 0.01, "weight_decay": 0.0,
+        "label_smoothing": 0.0, "augmentation": "seed", "crop": "none", "tone": "none",
+        "head": "mlp", "normalise": False,
+    },
+}  # fmt: skip
+
+
+def parse_flags(arguments: Sequence[str] | None = None) -> TrainConfig:
+    """Command line -> configuration. Contradictory values end in argparse's usage line."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", default="ctscan", choices=RECIPES)
+    recipe = RECIPES[first.parse_known_args(arguments)[0].recipe]
+    parser = argparse.ArgumentParser(
+        description="Train a classifier of chest CT slices.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    hints = get_type_hints(TrainConfig)
+    for item in fields(TrainConfig):
+        _add_flag(parser, item, hints[item.name], recipe.get(item.name, item.default))
+    try:
+        return TrainConfig(**vars(parser.parse_args(arguments)))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _add_flag(parser: argparse.ArgumentParser, item: Field[Any], kind: Any, default: Any) -> None:
+    options: dict[str, Any] = {"help": item.metadata["help"]}
+    options |= {"required": True} if default is MISSING else {"default": default}
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif get_origin(kind) is Literal:
+        options["choices"] = get_args(kind)
+    elif isinstance(kind, UnionType):
+        options["type"] = get_args(kind)[0]
+    else:
+        options["type"] = kind
+    parser.add_argument(f"--{item.name.replace('_', '-')}", **options)

@@ -1,0 +1,164 @@
+"""Slice pixels -> the square that the model sees, and the way back from its maps to the slice.
+
+Numpy in, numpy out; torch is not needed. The forward and the inverse geometry are one object, `Placement`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.float32]
+
+# The body is what is brighter than the air around the patient. On the 8-bit scale of the data set.
+BODY_THRESHOLD = 25 / 255
+BODY_THUMBNAIL = 256  # px, longer side: the blur and the opening below mean the same on every slice size
+BODY_BLUR_SIGMA = 1.0  # px of the thumbnail
+BODY_OPENING = 5  # px of the thumbnail; cuts the table and drawn lines off the body
+BODY_MIN_AREA = 0.05  # of the slice; a smaller component is not a body, and the whole slice is taken
+
+# Tone: the greys above the floor (soft tissue, vessels, bone; not the air of lungs and room) are spread evenly.
+TONE_FLOOR = 20 / 255
+TONE_LOW = 40 / 255
+TONE_BINS = 256
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels: rows `top` to `top + height`, columns `left` to `left + width`."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a slice's pixels went in the model's square: `box` of the slice was scaled onto `target` of the square.
+
+    Pixels are areas, so a pixel's centre lies half a pixel in; both directions keep to that.
+    """
+
+    slice_shape: tuple[int, int]  # (H, W)
+    size: int  # S, side of the model's square
+    box: Box  # in slice pixels
+    target: Box  # in pixels of the square
+
+    def apply(self, pixels: Pixels) -> Pixels:
+        """Float32 (H, W) -> float32 (S, S), black outside `target`."""
+        box, target = self.box, self.target
+        cut = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+        shrinks = target.height <= box.height and target.width <= box.width
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        scaled = cv2.resize(cut, (target.width, target.height), interpolation=method)
+        square = np.zeros((self.size, self.size), np.float32)
+        square[target.top : target.top + target.height, target.left : target.left + target.width] = scaled
+        return square
+
+    def invert(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Maps over the square, float32 (..., h, w), interpolated bilinearly at the slice's pixels: (..., H, W).
+
+        Zero outside `box`, of which the model saw nothing.
+        """
+        h, w = maps.shape[-2:]
+        rows = _bilinear_weights(self.box.height, self.target.top, self.target.height, self.size, h)
+        columns = _bilinear_weights(self.box.width, self.target.left, self.target.width, self.size, w)
+        full = np.zeros((*maps.shape[:-2], *self.slice_shape), np.float32)
+        box = self.box
+        full[..., box.top : box.top + box.height, box.left : box.left + box.width] = rows @ maps @ columns.T
+        return full
+
+
+def _bilinear_weights(length: int, start: int, extent: int, size: int, cells: int) -> NDArray[np.float32]:
+    """(length, cells): how much each of `cells` across the square weighs at each of `length` slice pixels.
+
+    The slice pixels lie evenly over `extent` pixels of the square from `start` on. Beyond the outermost cell
+    centres the outermost value holds.
+    """
+    in_square = start + (np.arange(length) + 0.5) * (extent / length)
+    position = np.clip(in_square * (cells / size) - 0.5, 0, cells - 1)
+    distance = np.abs(position[:, None] - np.arange(cells)[None, :])
+    weights: NDArray[np.float32] = np.maximum(1 - distance, 0).astype(np.float32)
+    return weights
+
+
+def find_body(pixels: Pixels) -> Box:
+    """The bounding box of the largest bright component of a slice, or the whole slice where there is none."""
+    height, width = pixels.shape
+    scale = min(1.0, BODY_THUMBNAIL / max(height, width))
+    small = (max(1, round(width * scale)), max(1, round(height * scale)))
+    thumbnail = cv2.GaussianBlur(cv2.resize(pixels, small, interpolation=cv2.INTER_AREA), (0, 0), BODY_BLUR_SIGMA)
+    bright = (thumbnail > BODY_THRESHOLD).astype(np.uint8)
+    opened = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((BODY_OPENING, BODY_OPENING), np.uint8))
+    count, _, stats, _ = cv2.connectedComponentsWithStats(opened)
+    if count < 2:
+        return Box(0, 0, height, width)
+    largest = stats[1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))]
+    if largest[cv2.CC_STAT_AREA] < BODY_MIN_AREA * small[0] * small[1]:
+        return Box(0, 0, height, width)
+    x, y, w, h = (int(v) for v in largest[:4])
+    top, left = int(y * height / small[1]), int(x * width / small[0])
+    bottom = min(height, int(np.ceil((y + h) * height / small[1])))
+    right = min(width, int(np.ceil((x + w) * width / small[0])))
+    return Box(top, left, bottom - top, right - left)
+
+
+def letterbox(box: Box, size: int) -> Box:
+    """The largest centred rectangle of the box's shape in a square of `size` pixels."""
+    scale = size / max(box.height, box.width)
+    height, width = max(1, round(box.height * scale)), max(1, round(box.width * scale))
+    return Box((size - height) // 2, (size - width) // 2, height, width)
+
+
+def equalise(square: Pixels) -> Pixels:
+    """Spread the greys above `TONE_FLOOR` evenly over `TONE_LOW` to 1, in their order; the rest stay.
+
+    Two windows of the same anatomy become nearly the same picture, so a class is not known by its window. The
+    rank comes from a histogram read with linear interpolation: a change of a grey in its last digit, as between
+    two processors, changes the result in its last digit only.
+    """
+    inside = square > TONE_FLOOR
+    if not inside.any():
+        return square
+    counts, edges = np.histogram(square[inside], bins=TONE_BINS, range=(TONE_FLOOR, 1.0))
+    rank = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
+    spread = TONE_LOW + (1 - TONE_LOW) * np.interp(square, edges, rank)
+    return np.where(inside, spread, square).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a slice becomes the model's input. Travels in the checkpoint's card.
+
+    crop: `body` takes the body's bounding box and letterboxes it, `none` squashes the whole slice.
+    tone: `equalise` spreads the greys inside the body, `none` keeps them.
+    """
+
+    size: int = 224
+    crop: Literal["body", "none"] = "body"
+    tone: Literal["equalise", "none"] = "equalise"
+
+    def __post_init__(self) -> None:
+        if self.size < 32 or self.crop not in ("body", "none") or self.tone not in ("equalise", "none"):
+            raise ValueError(f"not a preprocessing that ctscan knows: {self}")
+
+    def __call__(self, pixels: Pixels) -> tuple[Pixels, Placement]:
+        """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1], and where the pixels went."""
+        placement = self.place(pixels)
+        square = placement.apply(pixels)
+        return (equalise(square) if self.tone == "equalise" else square)[None], placement
+
+    def place(self, pixels: Pixels) -> Placement:
+        """Where the slice goes in the square."""
+        height, width = pixels.shape
+        if self.crop == "none":
+            box, target = Box(0, 0, height, width), Box(0, 0, self.size, self.size)
+        else:
+            box = find_body(pixels)
+            target = letterbox(box, self.size)
+        return Placement((height, width), self.size, box, target)

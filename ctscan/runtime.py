@@ -1,0 +1,79 @@
+"""The one seam between the classifier and what computes: squares in, logits and maps out.
+
+Today torch; another runtime is another class with the same `run`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctscan.checkpoint import Checkpoint, CheckpointError, Tensors
+
+if TYPE_CHECKING:
+    from ctscan.model import SliceNet
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What a network says of N squares."""
+
+    logits: NDArray[np.float32]  # (N, K)
+    maps: NDArray[np.float32]  # (N, K, h, w), signed, in logit units
+
+
+class Runtime(Protocol):
+    """Anything that runs the network; must be safe to share between threads."""
+
+    def run(self, squares: NDArray[np.float32]) -> Output:
+        """Squares (N, 1, S, S) in [0, 1] -> logits and the signed maps of all classes."""
+
+
+class TorchRuntime:
+    """The network in torch, in fp32 and evaluation mode. Nothing in it changes after it is built."""
+
+    def __init__(self, net: SliceNet, device: str = "cpu") -> None:
+        self._device = device
+        self._net = net.eval().requires_grad_(False).to(device)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu") -> TorchRuntime:
+        """Build the network that the card describes. Raises CheckpointError where the weights do not fit it."""
+        from ctscan.model import SliceNet
+
+        net = SliceNet(checkpoint.card.architecture)
+        load_tensors(net, checkpoint.tensors)
+        return cls(net, device)
+
+    def run(self, squares: NDArray[np.float32]) -> Output:
+        """Squares (N, 1, S, S) in [0, 1] -> logits and the signed maps of all classes, one forward pass."""
+        import torch
+
+        from ctscan.gradcam import class_maps
+
+        with torch.inference_mode():
+            features = self._net.features(torch.from_numpy(squares).to(self._device))
+            logits, maps = class_maps(self._net.head, features)
+            return Output(logits.cpu().numpy(), maps.cpu().numpy())
+
+
+def load_tensors(net: SliceNet, tensors: Tensors) -> None:
+    """Put stored weights into a network, strictly. Raises CheckpointError where names or shapes differ."""
+    import torch
+
+    state = {name: torch.from_numpy(values.copy()) for name, values in tensors.items()}
+    try:
+        net.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
+    except RuntimeError:
+        raise CheckpointError("The checkpoint's weights do not fit the network that its card describes.") from None
+
+
+def store_tensors(net: SliceNet) -> Tensors:
+    """A network's weights as they are stored: matrices and kernels float16, the small rest as it is."""
+    return {
+        name: (values.half() if values.ndim > 1 and values.is_floating_point() else values).cpu().numpy()
+        for name, values in net.state_dict().items()
+    }

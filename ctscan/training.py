@@ -1,0 +1,299 @@
+"""TrainConfig and splits -> a fitted network, its history, and the checkpoint it becomes.
+
+The best epoch is chosen on `valid` alone; nothing here sees `test` before the network is final.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+from urllib.error import URLError
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.models import ResNet18_Weights, resnet18
+from tqdm.auto import tqdm
+
+from ctscan.augmentation import augment, build_augmentation
+from ctscan.card import Card
+from ctscan.classes import CLASS_KEYS
+from ctscan.classifier import Classifier
+from ctscan.config import TrainConfig
+from ctscan.data import Split, fingerprint
+from ctscan.gradcam import class_maps
+from ctscan.metrics import Score, score
+from ctscan.model import SliceNet
+from ctscan.phantom import draw_phantom
+from ctscan.runtime import TorchRuntime, load_tensors, store_tensors
+from ctscan.slices import Slice
+
+EVALUATION_BATCH = 32
+MAP_SCALE_PERCENTILE = 99
+Weights = dict[str, Tensor]
+
+
+class TrainingError(ValueError):
+    """A run that cannot start; the text is one sentence."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the log."""
+
+    epoch: int
+    rate: float
+    train_loss: float  # with augmentation, dropout and label smoothing
+    valid_loss: float
+    valid_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The network of the best epoch, in evaluation mode, with the history of all epochs."""
+
+    net: SliceNet
+    history: tuple[Epoch, ...]
+    best: Epoch
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one. Raises TrainingError where the named device is missing."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: this machine has no CUDA device that torch can use.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether this run computes in bf16: as asked, or where the processor has instructions for it."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def imagenet_weights(init: Path | None) -> Weights:
+    """The state dict of an ImageNet ResNet18: torchvision's, or the one in `init`. Raises TrainingError."""
+    if init is None:
+        try:
+            downloaded: Weights = resnet18(weights=ResNet18_Weights.IMAGENET1K_V1).state_dict()
+            return downloaded
+        except (URLError, OSError):
+            raise TrainingError(
+                "torchvision's ImageNet weights cannot be downloaded; give a file: --init."
+            ) from None
+    try:
+        return {name: values.float() for name, values in safetensors.torch.load_file(init).items()}
+    except (OSError, SafetensorError):
+        raise TrainingError(f"--init {init}: not a safetensors file that can be read.") from None
+
+
+def build_net(config: TrainConfig, weights: Weights) -> SliceNet:
+    """A network with ImageNet's trunk and a new head, seeded. Raises TrainingError where the weights do not fit."""
+    torch.manual_seed(config.seed)
+    net = SliceNet(config.architecture)
+    trunk = {n: v for n, v in weights.items() if not n.startswith("fc.")}
+    trunk = {n: v.long() if n.endswith("num_batches_tracked") else v for n, v in trunk.items()}
+    try:
+        net.trunk.load_state_dict(trunk)
+    except RuntimeError:
+        raise TrainingError("The starting weights are not a state dict of torchvision's resnet18.") from None
+    return net
+
+
+def build_optimiser(net: nn.Module, config: TrainConfig, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """Optimiser and schedule; both are stepped once a batch, `steps` batches an epoch."""
+    optimiser: torch.optim.Optimizer
+    if config.optimiser == "adamw":
+        optimiser = torch.optim.AdamW(net.parameters(), config.rate, weight_decay=config.weight_decay)
+    else:
+        optimiser = torch.optim.SGD(net.parameters(), config.rate, momentum=0.9, weight_decay=config.weight_decay)
+    if config.schedule == "one_cycle":
+        return optimiser, OneCycleLR(optimiser, config.rate, total_steps=steps * config.epochs)
+    return optimiser, StepLR(optimiser, step_size=7 * steps, gamma=0.1)
+
+
+class Trainer:
+    """One network on its way: `epoch()` takes it once through the slices."""
+
+    def __init__(self, config: TrainConfig, train: Split, weights: Weights, device: torch.device) -> None:
+        self.device = device
+        self.squares, self.labels = torch.from_numpy(train.squares), torch.from_numpy(train.labels)
+        self.net = build_net(config, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.batch, self.steps = config.batch, math.ceil(len(train) / config.batch)
+        self.optimiser, self.schedule = build_optimiser(self.net, config, self.steps)
+        self.loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        self.transform = build_augmentation(config.augmentation)
+        self.bf16 = uses_bf16(config, device)
+        self.average = (
+            AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+            if config.ema
+            else None
+        )
+
+    @property
+    def result(self) -> SliceNet:
+        """The network that counts: the average where one is kept, else the one that is trained."""
+        return cast(SliceNet, self.average.module) if self.average else self.net
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of augmented batches (B, 1, S, S) and labels (B,), in a new order."""
+        for index in torch.randperm(len(self.labels)).split(self.batch):
+            yield augment(self.transform, self.squares[index]), self.labels[index]
+
+    def step(self, squares: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimiser on a batch; gives the loss."""
+        squares = squares.to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            loss: Tensor = self.loss(self.net(squares), labels.to(self.device))
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.schedule.step()
+        if self.average:
+            self.average.update_parameters(self.net)
+        return loss.detach()
+
+    def epoch(self, progress: tqdm[Any]) -> float:
+        """Once through the slices; gives the mean loss of its steps."""
+        self.net.train()
+        total = 0.0
+        for squares, labels in self.batches():
+            total += float(self.step(squares, labels))
+            progress.update()
+            progress.set_postfix(loss=f"{total / (progress.n % self.steps or self.steps):.3f}")
+        return total / self.steps
+
+
+def compute_logits(net: SliceNet, squares: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
+    """Squares (N, 1, S, S) -> logits (N, K): evaluation mode, fp32, no augmentation."""
+    net.eval()
+    with torch.inference_mode():
+        parts = torch.from_numpy(squares).split(EVALUATION_BATCH)
+        return torch.cat([net(part.to(device)).cpu() for part in parts]).numpy()
+
+
+def evaluate(net: SliceNet, split: Split, device: torch.device) -> Score:
+    """The score of a network on a split."""
+    return score(compute_logits(net, split.squares, device), split.labels)
+
+
+def show_progress(config: TrainConfig, steps: int, title: str) -> tqdm[Any]:
+    """A bar over all steps of a run, with the loss and the time left."""
+    return tqdm(total=steps * config.epochs, desc=title, unit="step", dynamic_ncols=True)
+
+
+def fit(
+    config: TrainConfig, train: Split, valid: Split, on_epoch: Callable[[Epoch], None] = lambda epoch: None
+) -> Fitted:
+    """Train, and keep the epoch with the lowest cross-entropy on `valid`. Ctrl-C ends with the best so far.
+
+    Raises KeyboardInterrupt when interrupted before the first epoch is over, TrainingError as above.
+    """
+    device = choose_device(config.device)
+    trainer = Trainer(config, train, imagenet_weights(config.init), device)
+    history: list[Epoch] = []
+    best: tuple[Epoch, SliceNet] | None = None
+    with show_progress(config, trainer.steps, f"{config.recipe} on {device}") as progress:
+        try:
+            for number in range(1, config.epochs + 1):
+                start, rate = time.monotonic(), trainer.rate
+                train_loss = trainer.epoch(progress)
+                now = evaluate(trainer.result, valid, device)
+                seconds = time.monotonic() - start
+                history.append(Epoch(number, rate, train_loss, now.cross_entropy, now.accuracy, seconds))
+                on_epoch(history[-1])
+                if best is None or history[-1].valid_loss < best[0].valid_loss:
+                    best = history[-1], copy.deepcopy(trainer.result)
+        except KeyboardInterrupt:
+            if best is None:
+                raise
+            progress.write(f"Interrupted: keeping epoch {best[0].epoch}, the best so far.")
+    if best is None:
+        raise TrainingError("The validation loss was never a number; try a lower --rate.")
+    return Fitted(best[1].eval(), tuple(history), best[0])
+
+
+def cross_validate(config: TrainConfig, pool: Split) -> dict[str, Any]:
+    """Train on all folds but one, score the one left out after the last epoch, for each fold.
+
+    Folds are stratified by class; slices with the same pixels stay in one fold. With `ema` both the averaged
+    and the last weights are scored. Gives the scores by fold and over all folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    device, weights = choose_device(config.device), imagenet_weights(config.init)
+    folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=0)
+    logits: dict[str, NDArray[np.float32]] = {}
+    held_out: list[NDArray[np.integer]] = []
+    for number, (inside, outside) in enumerate(folds.split(pool.labels, pool.labels, pool.hashes), 1):
+        trainer = Trainer(config, pool.take(inside), weights, device)
+        with show_progress(config, trainer.steps, f"{config.recipe}, fold {number} of {config.folds}") as progress:
+            for _ in range(config.epochs):
+                trainer.epoch(progress)
+        held_out.append(outside)
+        for name, net in {"last": trainer.net, "result": trainer.result}.items():
+            table = logits.setdefault(name, np.zeros((len(pool), len(CLASS_KEYS)), np.float32))
+            table[outside] = compute_logits(net, pool.squares[outside], device)
+    result = {"folds": [score(logits["result"][o], pool.labels[o]).to_dict() for o in held_out]}
+    return result | {name: score(table, pool.labels).to_dict() for name, table in logits.items()}
+
+
+def measure_map_scale(net: SliceNet, train: Split, device: torch.device) -> float:
+    """Logit units: the 99th percentile of the positive map values of all classes over the training slices."""
+    maps = []
+    with torch.inference_mode():
+        for part in torch.from_numpy(train.squares).split(EVALUATION_BATCH):
+            maps.append(class_maps(net.head, net.features(part.to(device)))[1].cpu().numpy())
+    values = np.concatenate(maps)
+    positive = values[values > 0]
+    return float(np.percentile(positive, MAP_SCALE_PERCENTILE)) if len(positive) else 1.0
+
+
+def round_trip(config: TrainConfig, net: SliceNet) -> SliceNet:
+    """The network as its checkpoint will give it back: weights through float16, on the processor that scores."""
+    stored = SliceNet(config.architecture)
+    load_tensors(stored, store_tensors(net))
+    return stored.eval().requires_grad_(False)
+
+
+def build_card(config: TrainConfig, net: SliceNet, splits: dict[str, Split], scores: dict[str, Score]) -> Card:
+    """The card of a network that has been through `round_trip`."""
+    card = Card(
+        classes=CLASS_KEYS,
+        preprocess=config.preprocess,
+        architecture=config.architecture,
+        training=config.settings(),
+        data={
+            "fingerprint": fingerprint(splits.values()),
+            "slices": {name: len(split) for name, split in splits.items()},
+            "skipped": {name: list(split.skipped) for name, split in splits.items()},
+        },
+        metrics={name: value.to_dict() for name, value in scores.items()},
+        map_scale_top=measure_map_scale(net, splits["train"], torch.device("cpu")),
+        golden_logits=(),
+        tensors_sha256="",
+    )
+    logits = Classifier(card, TorchRuntime(net)).predict(Slice(draw_phantom())).logits
+    return replace(card, golden_logits=tuple(logits.tolist()))

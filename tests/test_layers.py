@@ -1,0 +1,105 @@
+"""Who may import whom: the arrow of imports is the arrow of data. This table is its documentation."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "ctscan"
+
+# module -> what it may import inside ctscan
+INSIDE: dict[str, set[str]] = {
+    "__init__": {"answer", "classifier", "slices"},
+    "headers": set(),
+    "classes": set(),
+    "phantom": set(),
+    "metrics": set(),
+    "preprocess": set(),
+    "ledger": set(),
+    "slices": {"headers"},
+    "card": {"classes", "preprocess"},
+    "checkpoint": {"card"},
+    "model": {"card"},
+    "gradcam": {"model"},
+    "runtime": {"checkpoint", "model", "gradcam"},
+    "classifier": {"card", "checkpoint", "metrics", "phantom", "preprocess", "runtime", "slices"},
+    "answer": {"classifier", "slices"},
+    "render": {"slices"},
+    "augmentation": set(),
+    "data": {"classes", "preprocess", "slices"},
+    "config": {"augmentation", "card", "preprocess"},
+    "training": {"augmentation", "card", "classes", "classifier", "config", "data", "gradcam", "metrics", "model"}
+    | {"phantom", "runtime", "slices"},
+    "run_folder": {"config", "training"},
+    "report": {"card", "checkpoint", "classes", "ledger"},
+    "__main__": {"answer", "checkpoint", "classifier", "report"},
+}
+TORCH = {"model", "gradcam", "runtime", "augmentation", "training"}  # runtime inside its functions only
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """The modules of ctscan that a file imports, and the top-level names of all others."""
+    inside, outside = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"ctscan.{a.name}" for a in node.names] if node.module == "ctscan" else [node.module]
+        for name in names:
+            head, _, rest = name.partition(".")
+            if head == "ctscan":
+                inside.add(rest.partition(".")[0])
+            else:
+                outside.add(head)
+    return inside, outside
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)
+def test_modules_import_what_their_row_says(path: Path) -> None:
+    inside, outside = imports(path)
+    assert inside <= INSIDE[path.stem]
+    assert "gradio" not in outside
+    if path.stem not in TORCH:
+        assert not outside & {"torch", "torchvision"}
+
+
+def test_the_table_has_no_dead_rows_and_no_cycle() -> None:
+    assert set(INSIDE) == {p.stem for p in PACKAGE.glob("*.py")}
+    done: set[str] = set()
+    while len(done) < len(INSIDE):
+        ready = {m for m, needs in INSIDE.items() if m not in done and needs <= done}
+        assert ready, f"a cycle among {set(INSIDE) - done}"
+        done |= ready
+
+
+def test_the_page_takes_from_the_package_only_what_it_shows() -> None:
+    allowed = {"answer", "card", "classes", "classifier", "metrics", "page", "render", "slices"}
+    for path in (PACKAGE / "page").glob("*.py"):
+        inside, outside = imports(path)
+        assert inside <= allowed, path.name
+        assert not outside & {"torch", "torchvision", "PIL"}, path.name
+
+
+def test_reading_preprocessing_and_rendering_run_without_torch() -> None:
+    program = (
+        "import sys; import ctscan, ctscan.slices, ctscan.preprocess, ctscan.checkpoint, ctscan.metrics;"
+        "import ctscan.render, ctscan.classifier, ctscan.answer;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'torchvision', 'gradio', 'matplotlib', 'sklearn')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+def test_no_pickle_and_no_blanket_exception_anywhere() -> None:
+    for path in [*PACKAGE.rglob("*.py"), ROOT / "app.py", ROOT / "train.py"]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not imports(path)[1] & {"pickle", "joblib", "dill", "shelve"}, path.name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler):
+                caught = ast.unparse(node.type) if node.type else "everything"
+                assert caught not in ("everything", "Exception", "BaseException"), f"{path.name}:{node.lineno}"
+            if isinstance(node, ast.Attribute):
+                assert ast.unparse(node) not in ("torch.load", "torch.save"), path.name

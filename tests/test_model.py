@@ -1,0 +1,36 @@
+"""The network: one grey channel in, normalisation inside, both heads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+from ctscan.card import Architecture
+from ctscan.model import IMAGENET_MEAN, IMAGENET_STD, SliceNet
+
+
+def test_grey_slices_are_normalised_inside_as_imagenet_was() -> None:
+    torch.manual_seed(0)
+    net = SliceNet(Architecture()).eval()
+    plain = resnet18(weights=None).eval()
+    plain.load_state_dict(dict(net.trunk.state_dict()), strict=False)
+    plain.fc = net.head
+    grey = torch.rand(2, 1, 96, 96)
+    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(net(grey), plain((grey.repeat(1, 3, 1, 1) - mean) / std), rtol=1e-4, atol=1e-5)
+
+
+def test_the_seed_design_is_not_normalised_and_has_three_layers() -> None:
+    net = SliceNet(Architecture(head="mlp", normalise=False))
+    assert (net.mean == 0).all()
+    assert (net.std == 1).all()
+    sizes = [(m.in_features, m.out_features) for m in net.head if isinstance(m, torch.nn.Linear)]
+    assert sizes == [(512, 512), (512, 256), (256, 4)]
+
+
+@pytest.mark.parametrize("wrong", [{"head": "conv"}, {"dropout": 1.0}, {"classes": 1}])
+def test_unknown_architectures_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="not an architecture"):
+        Architecture(**wrong)  # type: ignore[arg-type]

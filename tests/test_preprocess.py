@@ -1,0 +1,118 @@
+"""Geometry there and back, tone, and their indifference to the container and the window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ctscan.phantom import draw_phantom
+from ctscan.preprocess import Placement, Preprocess, equalise, find_body
+
+SHAPES = [(256, 320), (333, 217), (97, 400), (64, 64), (1024, 700)]
+
+
+def dot(shape: tuple[int, int], row: int, column: int, half: int) -> NDArray[np.float32]:
+    pixels = np.zeros(shape, np.float32)
+    pixels[row - half : row + half + 1, column - half : column + half + 1] = 1
+    return pixels
+
+
+def centre(weights: NDArray[np.floating]) -> tuple[float, float]:
+    rows, columns = np.indices(weights.shape)
+    return float((rows * weights).sum() / weights.sum()), float((columns * weights).sum() / weights.sum())
+
+
+@pytest.mark.parametrize("crop", ["body", "none"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_dot_survives_the_way_there_and_back(shape: tuple[int, int], crop: str) -> None:
+    placement = Preprocess(crop=crop, tone="none").place(draw_phantom(*shape))  # type: ignore[arg-type]
+    for part in (0.35, 0.5, 0.62):
+        row, column = round(shape[0] * part), round(shape[1] * (1 - part))
+        there = placement.apply(dot(shape, row, column, half=2))
+        back = centre(placement.invert(there))
+        model_pixel = max(
+            placement.box.height / placement.target.height, placement.box.width / placement.target.width
+        )
+        assert np.hypot(back[0] - row, back[1] - column) <= max(1.0, model_pixel)
+
+
+def test_one_bright_cell_of_a_map_lands_on_its_pixels() -> None:
+    placement = Preprocess(crop="none").place(np.zeros((400, 640), np.float32))
+    cells = np.zeros((4, 7, 7), np.float32)
+    cells[1, 2, 5] = 1
+    slice_map = placement.invert(cells)[1]
+    row, column = centre(slice_map)
+    assert row == pytest.approx((2 + 0.5) * 400 / 7 - 0.5, abs=1)
+    assert column == pytest.approx((5 + 0.5) * 640 / 7 - 0.5, abs=1)
+    assert slice_map.max() == pytest.approx(1, abs=0.02)
+
+
+def test_a_map_is_zero_where_the_model_saw_nothing() -> None:
+    pixels = draw_phantom(300, 300)
+    placement = Preprocess().place(np.pad(pixels, 100))
+    full = placement.invert(np.ones((7, 7), np.float32))
+    box = placement.box
+    outside = np.ones(full.shape, bool)
+    outside[box.top : box.top + box.height, box.left : box.left + box.width] = False
+    assert full.shape == (500, 500)
+    assert not full[outside].any()
+    assert (full[~outside] == 1).all()
+
+
+def test_the_body_is_found_and_table_and_labels_are_not() -> None:
+    pixels = np.pad(draw_phantom(256, 320), ((40, 60), (30, 50)))
+    pixels[5:15, 5:60] = 1  # burned-in text
+    body = find_body(pixels)
+    assert abs(body.top - (40 + 256 * 0.1)) <= 4
+    assert abs(body.top + body.height - (40 + 256 * 0.9)) <= 4
+    assert abs(body.left - (30 + 320 * 0.06)) <= 4
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((50, 70), np.float32), np.ones((50, 70), np.float32)])
+@pytest.mark.parametrize("tone", ["equalise", "none"])
+def test_flat_slices_stay_finite(pixels: NDArray[np.float32], tone: str) -> None:
+    square, placement = Preprocess(tone=tone)(pixels)  # type: ignore[arg-type]
+    assert square.shape == (1, 224, 224)
+    assert square.dtype == np.float32
+    assert np.isfinite(square).all()
+    assert placement.slice_shape == (50, 70)
+
+
+def test_equalised_greys_keep_their_order_and_range() -> None:
+    rng = np.random.default_rng(0)
+    square = rng.random((64, 64), np.float32) ** 3
+    even = equalise(square)
+    order = np.argsort(square, axis=None)
+    assert (np.diff(even.ravel()[order]) >= 0).all()
+    assert even.min() >= 0
+    assert even.max() <= 1
+    inside = square > 20 / 255
+    deciles = np.quantile(even[inside], np.linspace(0, 1, 11))
+    assert np.abs(deciles - np.linspace(40 / 255, 1, 11)).max() < 0.01
+
+
+def test_another_window_of_the_same_slice_is_nearly_the_same_square() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.03, (256, 320))  # as in a real slice, few pixels are quite alike
+    pixels = np.where(draw_phantom() > 0.1, np.clip(draw_phantom() + noise, 0.11, 1), draw_phantom()).astype(np.float32)
+    other = np.where(pixels > 0.1, 0.15 + 0.7 * pixels**0.8, pixels).astype(np.float32)
+    one, two = Preprocess()(pixels)[0], Preprocess()(other)[0]
+    assert np.abs(one - two).mean() < 0.02
+    assert np.abs(pixels - other).mean() > 0.02
+
+
+def test_the_result_changes_continuously() -> None:
+    pixels = draw_phantom()
+    nudged = np.clip(pixels + np.float32(1e-7), 0, 1)
+    assert np.abs(Preprocess()(pixels)[0] - Preprocess()(nudged)[0]).max() < 1e-4
+
+
+@pytest.mark.parametrize("wrong", [{"size": 8}, {"crop": "lung"}, {"tone": "jet"}])
+def test_unknown_preprocessing_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="not a preprocessing"):
+        Preprocess(**wrong)  # type: ignore[arg-type]
+
+
+def test_placement_is_a_value() -> None:
+    assert Preprocess().place(draw_phantom()) == Preprocess().place(draw_phantom())
+    assert isinstance(Preprocess().place(draw_phantom()), Placement)

@@ -1,0 +1,223 @@
+"""Training from a folder to a checkpoint, by the command a user types, on synthetic slices."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torchvision.models import resnet18
+
+from ctscan.augmentation import augment, build_augmentation
+from ctscan.checkpoint import read_checkpoint
+from ctscan.classifier import Classifier
+from ctscan.config import RECIPES, TrainConfig, parse_flags
+from ctscan.data import Split, load_split
+from ctscan.phantom import draw_phantom
+from ctscan.preprocess import Preprocess
+from ctscan.training import Trainer, TrainingError, build_net, choose_device, fit, imagenet_weights
+from tests.test_data import LONG, SHORT, write_split
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--size", "64", "--batch", "4", "--rate", "1e-3"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name, names, seed in (("train", LONG, 0), ("valid", LONG, 1), ("test", SHORT, 2)):
+        write_split(folder / name, names, each=2, seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("init") / "resnet18.safetensors"
+    safetensors.torch.save_file(resnet18(weights=None).state_dict(), path)
+    return path
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def train(data: Path, init: Path, tmp_path: Path) -> Run:
+    def run(*flags: str, folder: Path = data) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "train.py"), "--data", str(folder), "--init", str(init), *SMALL]
+        return subprocess.run([*command, *flags], cwd=tmp_path, text=True, capture_output=True, check=False)
+
+    return run
+
+
+def test_a_run_leaves_checkpoint_log_curves_scores_and_reading(train: Run, data: Path, tmp_path: Path) -> None:
+    done = train("--epochs", "2", "--out", "made/model.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "loss=" in done.stderr
+    classifier = Classifier.load(tmp_path / "made/model.safetensors")
+    card = classifier.card
+    assert set(card.metrics) == {"train", "valid", "test", "test_unseen"}
+    assert card.metrics["test"]["n"] == 8
+    assert len(card.metrics["test"]["interval95"]) == 2
+    assert card.data["slices"] == {"train": 8, "valid": 8, "test": 8}
+    assert card.map_scale_top > 0
+    assert str(data) not in card.to_json()
+    (folder,) = (tmp_path / "runs").iterdir()
+    rows = list(csv.DictReader((folder / "log.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert (folder / "curves.png").stat().st_size > 1000
+    assert json.loads((folder / "config.json").read_text())["epochs"] == 2
+    (reading,) = json.loads((tmp_path / "made/metrics.json").read_text())["readings"]
+    assert reading["model_id"] == card.model_id
+    best = min(rows, key=lambda row: float(row["valid_loss"]))
+    assert reading["best_epoch"] == int(best["epoch"])
+
+    again = train("--epochs", "1", "--out", "made/model.safetensors")
+    assert again.returncode == 2
+    assert "--force" in again.stderr
+    assert read_checkpoint(tmp_path / "made/model.safetensors").card == card
+
+
+def test_the_seed_recipe_has_the_seed_design(init: Path) -> None:
+    config = parse_flags(["--data", "x", "--recipe", "seed"])
+    assert (config.optimiser, config.rate, config.schedule, config.batch, config.epochs) == (
+        "sgd",
+        0.01,
+        "step",
+        32,
+        15,
+    )
+    assert (config.crop, config.tone, config.size, config.normalise, config.head) == (
+        "none",
+        "none",
+        224,
+        False,
+        "mlp",
+    )
+    squares = np.zeros((8, 1, 64, 64), np.float32)
+    split = Split(squares, np.arange(8) % 4, ("",) * 8)
+    trainer = Trainer(config, split, imagenet_weights(init), torch.device("cpu"))
+    assert trainer.optimiser.param_groups[0]["momentum"] == 0.9
+    rates = []
+    for _ in range(15):
+        rates.append(trainer.rate)
+        trainer.optimiser.step()
+        trainer.schedule.step()
+    assert rates[:7] == pytest.approx([0.01] * 7)
+    assert rates[7:14] == pytest.approx([0.001] * 7)
+    assert rates[14] == pytest.approx(0.0001)
+    flips = {True for t in build_augmentation("seed").transforms if getattr(t, "p", None) == 0.7}
+    assert flips == {True}
+
+
+def test_flags_come_from_the_configuration_and_win_over_the_recipe() -> None:
+    config = parse_flags(["--data", "x", "--recipe", "seed", "--epochs", "3", "--no-normalise", "--head", "linear"])
+    assert (config.epochs, config.normalise, config.head, config.rate) == (3, False, "linear", 0.01)
+    assert parse_flags(["--data", "x"]) == TrainConfig(Path("x"), **RECIPES["ctscan"])
+    for wrong in (["--epochs", "0"], ["--head", "conv"], ["--folds", "1"], ["--batch", "1"]):
+        with pytest.raises(SystemExit) as caught:
+            parse_flags(["--data", "x", *wrong])
+        assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--init", "nothing.safetensors"], "--init nothing.safetensors"),
+        (["--out", "/proc/none/x.safetensors"], "/proc/none"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_exit_2(train: Run, flags: list[str], sentence: str) -> None:
+    done = train("--epochs", "1", *flags)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("train.py: ")
+    assert sentence in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_named(train: Run, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "model.safetensors.partial").symlink_to("/dev/full")
+    done = train("--epochs", "1", "--out", "made/model.safetensors", "--no-read-test")
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert not (tmp_path / "made/model.safetensors").exists()
+
+
+def test_ctrl_c_leaves_the_best_so_far(data: Path, init: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), "--data", str(data), "--init", str(init), *SMALL]
+    running = subprocess.Popen(
+        [*command, "--epochs", "500", "--out", "m.safetensors"], cwd=tmp_path, text=True, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("runs/*/curves.png")):
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    _, messages = running.communicate(timeout=90)
+    assert running.returncode == 0, messages
+    assert "Interrupted" in messages
+    assert Classifier.load(tmp_path / "m.safetensors").card.metrics["valid"]["n"] == 8
+
+
+def test_the_same_seed_gives_the_same_first_epoch(data: Path, init: Path) -> None:
+    config = parse_flags(["--data", str(data), "--init", str(init), *SMALL, "--epochs", "1", "--precision", "fp32"])
+    train, valid = (load_split(data / name, config.preprocess) for name in ("train", "valid"))
+    losses = [fit(config, train, valid).history[0].train_loss for _ in range(2)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_sixteen_slices_are_learned_by_heart(init: Path, data: Path) -> None:
+    flags = [*SMALL, "--epochs", "12", "--augmentation", "none", "--precision", "fp32", "--label-smoothing", "0"]
+    config = parse_flags(["--data", str(data), "--init", str(init), *flags])
+    train = load_split(data / "train", config.preprocess)
+    fitted = fit(config, train, train)
+    assert fitted.best.valid_accuracy == 1
+    assert fitted.best.valid_loss == min(e.valid_loss for e in fitted.history)
+
+
+def test_cross_validation_does_not_touch_test(train: Run, data: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "data"
+    bare.mkdir()
+    for name in ("train", "valid"):
+        (bare / name).symlink_to(data / name)
+    done = train("--folds", "2", "--epochs", "1", "--ema", "0.5", "--out", "cv/x.safetensors", folder=bare)
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads((tmp_path / "cv/metrics.json").read_text())["cross_validations"]
+    assert entry["result"]["n"] == entry["last"]["n"] == 16
+    assert sum(fold["n"] for fold in entry["folds"]) == 16
+
+
+def test_foreign_starting_weights_and_a_missing_gpu_are_refused(init: Path) -> None:
+    config = parse_flags(["--data", "x", "--init", str(init)])
+    weights = imagenet_weights(init)
+    weights.pop("conv1.weight")
+    with pytest.raises(TrainingError, match="not a state dict"):
+        build_net(config, weights)
+    if not torch.cuda.is_available():
+        with pytest.raises(TrainingError, match="cuda"):
+            choose_device("cuda")
+
+
+def test_augmentation_keeps_shape_and_range_and_draws_for_each_slice() -> None:
+    torch.manual_seed(0)
+    square = torch.from_numpy(Preprocess(96)(draw_phantom())[0])
+    batch = augment(build_augmentation("full"), torch.stack([square] * 6))
+    assert batch.shape == (6, 1, 96, 96)
+    assert 0 <= float(batch.min()) <= float(batch.max()) <= 1
+    assert len({float(b.sum()) for b in batch}) == 6
+    assert torch.equal(augment(build_augmentation("none"), batch), batch)

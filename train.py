@@ -1,0 +1,109 @@
+"""Train a classifier: `python train.py --data DIR`. All flags: `python train.py --help`.
+
+DIR holds train/, valid/ and test/, each with one folder a class. The best epoch is chosen on valid alone, test is
+read once at the end, and the reading is kept in metrics.json beside the checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from datetime import date
+
+from ctscan.checkpoint import CheckpointError, write_checkpoint
+from ctscan.config import TrainConfig, parse_flags
+from ctscan.data import SPLITS, DataError, Split, join, load_split
+from ctscan.ledger import append
+from ctscan.metrics import Score
+from ctscan.run_folder import RunFolder
+from ctscan.runtime import store_tensors
+from ctscan.training import TrainingError, build_card, choose_device, cross_validate, evaluate, fit, round_trip
+
+MIN_FREE_BYTES = 64 << 20  # a checkpoint is 22 MB and is written beside the old one
+
+
+def load(config: TrainConfig, names: tuple[str, ...]) -> dict[str, Split]:
+    """The named splits; every file that had to be skipped is said."""
+    splits = {name: load_split(config.data / name, config.preprocess) for name in names}
+    for name, split in splits.items():
+        print(f"{name}: {len(split)} slices" + (f", {len(split.skipped)} skipped" if split.skipped else ""))
+        for line in split.skipped:
+            print(f"  skipped {line}")
+    return splits
+
+
+def check_target(config: TrainConfig) -> None:
+    """Refuse before the work, not after it."""
+    if config.out.exists() and not config.force:
+        raise TrainingError(f"{config.out} exists; give --force to replace it, or another --out.")
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(config.out.parent).free < MIN_FREE_BYTES:
+        raise TrainingError(
+            f"The disk of {config.out.parent} is full, less than {MIN_FREE_BYTES >> 20} MiB free."
+        )
+
+
+def train(config: TrainConfig) -> None:
+    """Fit, score, write checkpoint, run folder and ledger."""
+    check_target(config)
+    choose_device(config.device)
+    splits = load(config, SPLITS)
+    folder = RunFolder(config)
+    fitted = fit(config, splits["train"], splits["valid"], folder.log)
+    net = round_trip(config, fitted.net)
+    scored = splits if config.read_test else {name: splits[name] for name in ("train", "valid")}
+    if config.read_test:
+        scored = scored | {"test_unseen": splits["test"].unseen_by(splits["train"], splits["valid"])}
+    device = choose_device("cpu")
+    scores = {name: evaluate(net, split, device) for name, split in scored.items()}
+    card = write_checkpoint(config.out, build_card(config, net, splits, scores), store_tensors(net))
+    entry = {"date": f"{date.today()}", "model_id": card.model_id, "best_epoch": fitted.best.epoch}
+    entry |= {"settings": card.training, "data": card.data, "scores": card.metrics}
+    folder.write_json("metrics.json", entry)
+    if config.read_test:
+        append(config.ledger_path, "readings", entry)
+    print_scores(scores)
+    print(f"{config.out}: {card.model_id}, best epoch {fitted.best.epoch}; run folder {folder.path}")
+
+
+def validate(config: TrainConfig) -> None:
+    """Cross-validate in train + valid; test is not even read."""
+    splits = load(config, ("train", "valid"))
+    folder = RunFolder(config)
+    result = cross_validate(config, join(splits["train"], splits["valid"]))
+    entry = {"date": f"{date.today()}", "settings": config.settings(), "k": config.folds} | result
+    folder.write_json("cross_validation.json", entry)
+    append(config.ledger_path, "cross_validations", entry)
+    for name in ("result", "last"):
+        print(f"{name}: accuracy {result[name]['accuracy']:.4f}, cross-entropy {result[name]['cross_entropy']:.4f}")
+
+
+def print_scores(scores: dict[str, Score]) -> None:
+    """A table, one split a line."""
+    for name, value in scores.items():
+        low, high = value.interval95
+        print(
+            f"{name:>11}: {value.correct}/{value.n} = {value.accuracy:.2%} "
+            f"(95 % interval {low:.1%} to {high:.1%}), cross-entropy {value.cross_entropy:.4f}"
+        )
+
+
+def main() -> int:
+    """Exit status: 0, or 2 with one sentence for what a user can mend."""
+    config = parse_flags()
+    try:
+        (validate if config.folds else train)(config)
+    except (TrainingError, DataError, CheckpointError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"train.py: {error.filename or config.out}: {error.strerror}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train.py: interrupted before the first epoch was over; nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
