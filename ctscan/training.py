@@ -95,9 +95,7 @@ def imagenet_weights(init: Path | None) -> Weights:
             downloaded: Weights = resnet18(weights=ResNet18_Weights.IMAGENET1K_V1).state_dict()
             return downloaded
         except (URLError, OSError):
-            raise TrainingError(
-                "torchvision's ImageNet weights cannot be downloaded; give a file: --init."
-            ) from None
+            raise TrainingError("torchvision's ImageNet weights cannot be downloaded; give a file: --init.") from None
     try:
         return {name: values.float() for name, values in safetensors.torch.load_file(init).items()}
     except (OSError, SafetensorError):

@@ -94,7 +94,9 @@ def test_equalised_greys_keep_their_order_and_range() -> None:
 
 def test_another_window_of_the_same_slice_is_nearly_the_same_square() -> None:
     noise = np.random.default_rng(0).normal(0, 0.03, (256, 320))  # as in a real slice, few pixels are quite alike
-    pixels = np.where(draw_phantom() > 0.1, np.clip(draw_phantom() + noise, 0.11, 1), draw_phantom()).astype(np.float32)
+    pixels = np.where(draw_phantom() > 0.1, np.clip(draw_phantom() + noise, 0.11, 1), draw_phantom()).astype(
+        np.float32
+    )
     other = np.where(pixels > 0.1, 0.15 + 0.7 * pixels**0.8, pixels).astype(np.float32)
     one, two = Preprocess()(pixels)[0], Preprocess()(other)[0]
     assert np.abs(one - two).mean() < 0.02

@@ -1,0 +1,260 @@
+"""Bytes of a picture file -> Header: container, size, frames, orientation, and that the file is whole.
+
+Read before any pixel is decoded, so that a picture too large costs nothing, and because decoders turn a file that is
+cut off into grey without a word. Nothing here trusts a length that the file states.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ctscan import tiff
+
+Container = Literal["png", "jpeg", "webp", "bmp", "tiff"]
+
+MIN_SIDE = 32  # px: less than one cell of the map
+MAX_PIXELS = 50_000_000
+
+UNKNOWN = "This file is not a picture that ctscan can read. Please use PNG, JPEG, WebP, BMP or TIFF."
+EMPTY = "This file is empty."
+DICOM = "This is a DICOM file, which ctscan does not read yet. Please export the slice as PNG."
+NIFTI = "This looks like a NIfTI volume or a compressed archive, which ctscan does not read. Please use a PNG slice."
+DAMAGED = "This picture file is damaged and cannot be read."
+TRUNCATED = "This picture file is incomplete: its end is missing. Please copy or export it again."
+
+
+class UnreadableSlice(ValueError):
+    """A file that is no slice ctscan can read; the text is one plain sentence and is shown as it stands."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before its pixels are decoded."""
+
+    container: Container
+    width: int
+    height: int
+    frames: int = 1  # 2 stands for any number above 1
+    orientation: int = 1  # EXIF tag 274, 1 to 8
+
+
+def read_header(data: bytes) -> Header:
+    """Sniff the container by its first bytes, check size and completeness. Raises UnreadableSlice and nothing else."""
+    try:
+        container = sniff(data)
+        width, height = _SIZES[container](data)
+        check_size(width, height)
+        frames, orientation = _WALKS[container](data)
+    except (struct.error, IndexError, tiff.TiffError):
+        raise UnreadableSlice(DAMAGED) from None
+    return Header(container, width, height, frames, orientation if 1 <= orientation <= 8 else 1)
+
+
+def sniff(data: bytes) -> Container:
+    """The container by magic bytes; a file's name is never asked. Raises UnreadableSlice."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "tiff"
+    if data[:2] == b"BM" and len(data) > 26:
+        return "bmp"
+    if not data:
+        raise UnreadableSlice(EMPTY)
+    if data[128:132] == b"DICM":
+        raise UnreadableSlice(DICOM)
+    if data[:2] == b"\x1f\x8b" or data[344:347] in (b"n+1", b"ni1"):
+        raise UnreadableSlice(NIFTI)
+    raise UnreadableSlice(UNKNOWN)
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises UnreadableSlice for pictures too small to mean anything or too large to decode."""
+    if width < 1 or height < 1:
+        raise UnreadableSlice(DAMAGED)
+    if width * height > MAX_PIXELS:
+        raise UnreadableSlice(
+            f"This picture is too large: {width} × {height} pixels, where {MAX_PIXELS // 1_000_000} million are the most."
+        )
+    if min(width, height) < MIN_SIDE:
+        raise UnreadableSlice(
+            f"This picture is too small: {width} × {height} pixels, where {MIN_SIDE} on each side are the least."
+        )
+
+
+# --- PNG (W3C Recommendation, third edition)
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    if data[12:16] != b"IHDR":
+        raise UnreadableSlice(DAMAGED)
+    return struct.unpack_from(">II", data, 16)
+
+
+def _png_walk(data: bytes) -> tuple[int, int]:
+    frames, orientation, position = 1, 1, 8
+    while True:
+        if position + 12 > len(data):
+            raise UnreadableSlice(TRUNCATED)
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            raise UnreadableSlice(TRUNCATED)
+        critical = kind[:1].isupper()
+        if (
+            critical
+            and zlib.crc32(memoryview(data)[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]
+        ):
+            raise UnreadableSlice(DAMAGED)
+        if kind == b"acTL" and struct.unpack_from(">I", data, position + 8)[0] > 1:
+            frames = 2
+        if kind == b"eXIf":
+            orientation = _exif_orientation(data[position + 8 : end - 4])
+        if kind == b"IEND":
+            return frames, orientation
+        position = end
+
+
+# --- JPEG (ITU-T T.81, annex B)
+
+_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # entropy-coded data ends at a marker that is no restart
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of each segment up to the end-of-image marker. Raises UnreadableSlice where it is missing."""
+    position = 2
+    while True:
+        while position + 1 < len(data) and data[position] == data[position + 1] == 0xFF:
+            position += 1  # fill bytes
+        if position + 2 > len(data):
+            raise UnreadableSlice(TRUNCATED)
+        if data[position] != 0xFF:
+            raise UnreadableSlice(DAMAGED)
+        marker = data[position + 1]
+        position += 2
+        if marker == 0xD9:
+            return
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            continue
+        if position + 2 > len(data):
+            raise UnreadableSlice(TRUNCATED)
+        (length,) = struct.unpack_from(">H", data, position)
+        if length < 2:
+            raise UnreadableSlice(DAMAGED)
+        yield marker, data[position + 2 : position + length]
+        position += length
+        if marker == 0xDA:
+            found = _AFTER_SCAN.search(data, position)
+            if not found:
+                raise UnreadableSlice(TRUNCATED)
+            position = found.start()
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    for marker, content in _jpeg_segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            height, width = struct.unpack_from(">HH", content, 1)
+            return width, height
+        if marker == 0xDA:
+            break
+    raise UnreadableSlice(DAMAGED)
+
+
+def _jpeg_walk(data: bytes) -> tuple[int, int]:
+    orientation, scans = 1, 0
+    for marker, content in _jpeg_segments(data):
+        if marker == 0xE1 and content.startswith(b"Exif\0\0"):
+            orientation = _exif_orientation(content)
+        scans += marker == 0xDA
+    if not scans:
+        raise UnreadableSlice(DAMAGED)
+    return 1, orientation
+
+
+# --- WebP (RFC 9649)
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    kind = data[12:16]
+    if kind == b"VP8X":  # section 2.7: 24 bits each, less one
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L" and data[20] == 0x2F:  # section 3.4: 14 bits each, less one
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":  # RFC 6386, section 9.1
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    raise UnreadableSlice(DAMAGED)
+
+
+def _webp_walk(data: bytes) -> tuple[int, int]:
+    (size,) = struct.unpack_from("<I", data, 4)
+    end, position = 8 + size, 12
+    if end > len(data):
+        raise UnreadableSlice(TRUNCATED)
+    frames, orientation = 0, 1
+    while position + 8 <= end:
+        kind, length = struct.unpack_from("<4sI", data, position)
+        if position + 8 + length > end:
+            raise UnreadableSlice(DAMAGED)
+        frames += kind == b"ANMF"
+        if kind == b"EXIF":
+            orientation = _exif_orientation(data[position + 8 : position + 8 + length])
+        position += 8 + length + length % 2
+    return (2 if frames > 1 else 1), orientation
+
+
+# --- BMP (Windows BITMAPINFOHEADER and its kin)
+
+
+def _bmp_size(data: bytes) -> tuple[int, int]:
+    (header,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
+    return width, abs(height)  # negative: rows from top to bottom
+
+
+def _bmp_walk(data: bytes) -> tuple[int, int]:
+    (offset, header) = struct.unpack_from("<II", data, 10)
+    (bits,) = struct.unpack_from("<H", data, 24 if header == 12 else 28)
+    compression, stated = (0, 0) if header == 12 else struct.unpack_from("<II", data, 30)
+    width, height = _bmp_size(data)
+    run_length_coded = compression in (1, 2)
+    needed = stated if run_length_coded else (width * bits + 31) // 32 * 4 * height
+    if offset + needed > len(data) or (run_length_coded and not stated):
+        raise UnreadableSlice(TRUNCATED)
+    return 1, 1
+
+
+# --- TIFF
+
+
+def _tiff_size(data: bytes) -> tuple[int, int]:
+    directory = tiff.read_directory(data)
+    return directory.first(tiff.WIDTH, 0), directory.first(tiff.HEIGHT, 0)
+
+
+def _tiff_walk(data: bytes) -> tuple[int, int]:
+    directory = tiff.read_directory(data)
+    if not tiff.is_complete(data, directory):
+        raise UnreadableSlice(TRUNCATED)
+    return (2 if directory.next else 1), directory.first(tiff.ORIENTATION, 1)
+
+
+def _exif_orientation(block: bytes) -> int:
+    """The orientation in an EXIF block, 1 where there is none or the block is broken: it is no part of the pixels."""
+    try:
+        return tiff.read_directory(block.removeprefix(b"Exif\0\0")).first(tiff.ORIENTATION, 1)
+    except tiff.TiffError:
+        return 1
+
+
+_SIZES = {"png": _png_size, "jpeg": _jpeg_size, "webp": _webp_size, "bmp": _bmp_size, "tiff": _tiff_size}
+_WALKS = {"png": _png_walk, "jpeg": _jpeg_walk, "webp": _webp_walk, "bmp": _bmp_walk, "tiff": _tiff_walk}

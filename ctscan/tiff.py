@@ -1,0 +1,121 @@
+"""Bytes of a TIFF file -> its first directory. Enough to know size, frames, orientation and completeness.
+
+TIFF 6.0 (Adobe, 1992) and its 64-bit form BigTIFF. EXIF blocks have the same layout and are read here too.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Tags (TIFF 6.0, section 8 and appendix A).
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
+STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR = 273, 274, 277, 279, 284
+TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES = 324, 325, 338
+
+UNCOMPRESSED, CHUNKY, WHITE_IS_ZERO = 1, 1, 0
+ASSOCIATED, UNASSOCIATED = 1, 2  # extra samples: alpha already multiplied in, or not
+
+MAX_ENTRIES = 1000  # of a directory; real ones have some tens
+MAX_VALUES = 1 << 20  # of an entry; a strip a row of the tallest slice is far fewer
+
+# Field types that hold unsigned whole numbers: byte, short, long, and BigTIFF's long8.
+_TYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
+
+
+class TiffError(ValueError):
+    """Not a TIFF directory, or one that points outside the file."""
+
+
+@dataclass(frozen=True)
+class Directory:
+    """The whole-number entries of the first directory."""
+
+    order: str  # "<" or ">", as in struct
+    tags: dict[int, tuple[int, ...]]
+    places: dict[int, int]  # where in the file the value of a tag of one value stands
+    next: int  # offset of the next directory, 0 where there is none
+
+    def first(self, tag: int, default: int) -> int:
+        """The first value of a tag."""
+        values = self.tags.get(tag, ())
+        return values[0] if values else default
+
+
+def read_directory(data: bytes) -> Directory:
+    """The first directory. Raises TiffError."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        raise TiffError("no byte order mark")
+    try:
+        (version,) = struct.unpack_from(f"{order}H", data, 2)
+        if version == 42:
+            return _read(data, order, struct.unpack_from(f"{order}I", data, 4)[0], "H", "I", 12)
+        if version == 43:
+            return _read(data, order, struct.unpack_from(f"{order}Q", data, 8)[0], "Q", "Q", 20)
+    except (struct.error, OverflowError):
+        raise TiffError("points outside the file") from None
+    raise TiffError("unknown version")
+
+
+def _read(data: bytes, order: str, start: int, count_kind: str, offset_kind: str, entry_size: int) -> Directory:
+    (count,) = struct.unpack_from(order + count_kind, data, start)
+    if count > MAX_ENTRIES:
+        raise TiffError("too many entries")
+    first = start + struct.calcsize(order + count_kind)
+    tags: dict[int, tuple[int, ...]] = {}
+    places: dict[int, int] = {}
+    for place in range(first, first + count * entry_size, entry_size):
+        tag, kind, number = struct.unpack_from(f"{order}HH{offset_kind}", data, place)
+        if kind not in _TYPES or number > MAX_VALUES:
+            continue
+        dtype = np.dtype(order + _TYPES[kind])
+        value_place = place + 4 + struct.calcsize(order + offset_kind)
+        if number * dtype.itemsize > struct.calcsize(order + offset_kind):
+            (value_place,) = struct.unpack_from(order + offset_kind, data, value_place)
+        if value_place + number * dtype.itemsize > len(data):
+            raise TiffError("points outside the file")
+        tags[tag] = tuple(np.frombuffer(data, dtype, number, value_place).tolist())
+        if number == 1:
+            places[tag] = value_place
+    (following,) = struct.unpack_from(order + offset_kind, data, first + count * entry_size)
+    return Directory(order, tags, places, following)
+
+
+def is_complete(data: bytes, directory: Directory) -> bool:
+    """Whether every strip or tile of the directory lies within the file."""
+    offsets = directory.tags.get(STRIP_OFFSETS) or directory.tags.get(TILE_OFFSETS, ())
+    sizes = directory.tags.get(STRIP_BYTES) or directory.tags.get(TILE_BYTES, ())
+    if not offsets or len(offsets) != len(sizes):
+        return False
+    return all(o + s <= len(data) for o, s in zip(offsets, sizes, strict=True))
+
+
+def without_orientation(data: bytes, directory: Directory) -> bytes:
+    """The same file with its orientation tag set to 1: OpenCV turns a TIFF by it, and we turn it ourselves."""
+    place = directory.places.get(ORIENTATION)
+    if place is None:
+        return data
+    changed = bytearray(data)
+    struct.pack_into(f"{directory.order}H", changed, place, 1)
+    return bytes(changed)
+
+
+def read_grey_alpha(data: bytes, directory: Directory) -> NDArray[np.generic] | None:
+    """Pixels (H, W, 2) of an uncompressed grey TIFF with alpha, whose alpha OpenCV would drop; None for others."""
+    d = directory
+    bits = d.first(BITS, 1)
+    plain = d.first(COMPRESSION, 1) == UNCOMPRESSED and d.first(PLANAR, 1) == CHUNKY and bits in (8, 16)
+    if d.first(SAMPLES, 1) != 2 or not plain or STRIP_OFFSETS not in d.tags or d.first(PHOTOMETRIC, 1) > 1:
+        return None
+    strips = zip(d.tags[STRIP_OFFSETS], d.tags[STRIP_BYTES], strict=True)
+    raw = b"".join(data[offset : offset + size] for offset, size in strips)
+    height, width = d.first(HEIGHT, 0), d.first(WIDTH, 0)
+    dtype = np.dtype(f"{d.order}u{bits // 8}")
+    if len(raw) < height * width * 2 * dtype.itemsize:
+        raise TiffError("strips too short")
+    pixels = np.frombuffer(raw, dtype, height * width * 2).reshape(height, width, 2)
+    return pixels.astype(dtype.newbyteorder("="))

@@ -1,0 +1,398 @@
+"""The reader against Pillow, on real bytes of every kind, whole, cut, flipped and forged."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ctscan.headers import read_header
+from ctscan.phantom import draw_phantom
+from ctscan.slices import SEVERAL_FRAMES, TWELVE_BIT_NOTICE, Slice, UnreadableSlice, read_slice
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "chest-ctscan"
+
+
+def draw_grey(height: int = 157, width: int = 203) -> NDArray[np.uint8]:
+    """The phantom with a little noise: no two neighbours alike, no symmetry."""
+    noise = np.random.default_rng(0).integers(0, 12, (height, width))
+    return (draw_phantom(height, width) * 240 + noise).astype(np.uint8)
+
+
+GREY = draw_grey()
+UNIT = GREY.astype(np.float32) / 255
+
+
+def save(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def bmp32(alpha: int) -> bytes:
+    """A 32-bit BMP with a plain header, whose fourth byte means nothing."""
+    height, width = GREY.shape
+    pixels = np.full((height, width, 4), alpha, np.uint8)
+    pixels[..., :3] = GREY[::-1, :, None]
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 32, 0, pixels.nbytes, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + pixels.nbytes, 0, 0, 54) + info + pixels.tobytes()
+
+
+def tiff(
+    values: NDArray[Any], *, order: str = "<", photometric: int = 1, sample: int = 1, big: bool = False
+) -> bytes:
+    """An uncompressed TIFF made by hand: any type, either byte order, either size of offsets."""
+    body = values.astype(values.dtype.newbyteorder(order)).tobytes()  # type: ignore[arg-type]
+    start = 16 if big else 8
+    height, width = values.shape[:2]
+    entries = [(256, width), (257, height), (258, values.dtype.itemsize * 8), (259, 1), (262, photometric)]
+    entries += [(273, start), (277, 1), (278, height), (279, len(body)), (339, sample)]
+    count, entry, pointer = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
+    kind = 16 if big else 4
+    directory = struct.pack(order + count, len(entries))
+    directory += b"".join(struct.pack(order + entry, tag, kind, 1, value) for tag, value in entries)
+    mark = b"II" if order == "<" else b"MM"
+    head = mark + (struct.pack(order + "HHHQ", 43, 8, 0, start + len(body)) if big else b"")
+    head += b"" if big else struct.pack(order + "HI", 42, start + len(body))
+    return head + body + directory + struct.pack(order + pointer, 0)
+
+
+L = Image.fromarray(GREY)
+RGB = L.convert("RGB")
+OPAQUE = L.convert("RGBA")
+UP16 = Image.fromarray(GREY.astype(np.uint16) * 257)
+TIFF_COMPRESSIONS = ("tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits")
+
+LOSSLESS: dict[str, bytes] = {
+    "png L": save(L, "PNG"),
+    "png RGB": save(RGB, "PNG"),
+    "png RGBA": save(OPAQUE, "PNG"),
+    "png LA": save(L.convert("LA"), "PNG"),
+    "png palette": save(L.convert("P"), "PNG"),
+    "png 16": save(UP16, "PNG"),
+    "png 16 RGB": cv2.imencode(".png", np.repeat(GREY[..., None].astype(np.uint16) * 257, 3, 2))[1].tobytes(),
+    "bmp L": save(L, "BMP"),
+    "bmp RGB": save(RGB, "BMP"),
+    "bmp palette": save(L.convert("P"), "BMP"),
+    "bmp 32, fourth byte 0": bmp32(0),
+    "bmp 32, fourth byte 77": bmp32(77),
+    "webp RGB": save(RGB, "WEBP", lossless=True),
+    "webp RGBA": save(OPAQUE, "WEBP", lossless=True),
+    "tiff L": save(L, "TIFF"),
+    "tiff RGB": save(RGB, "TIFF"),
+    "tiff RGBA": save(OPAQUE, "TIFF"),
+    "tiff LA": save(L.convert("LA"), "TIFF"),
+    "tiff palette": save(L.convert("P"), "TIFF"),
+    "tiff 16": save(UP16, "TIFF"),
+    "tiff 16 big-endian": tiff(GREY.astype(np.uint16) * 257, order=">"),
+    "tiff big": tiff(GREY, big=True),
+    "tiff white is zero": tiff(255 - GREY, photometric=0),
+    "tiff 16 white is zero": tiff(65535 - GREY.astype(np.uint16) * 257, photometric=0),
+    "tiff float32": tiff(UNIT, sample=3),
+    "tiff float32 big-endian": tiff(UNIT, sample=3, order=">"),
+    "tiff float64": tiff(GREY.astype(np.float64) / 255, sample=3),
+    **{f"tiff {c}": save(L, "TIFF", compression=c) for c in TIFF_COMPRESSIONS},
+}
+WITH_NOTICE: dict[str, bytes] = {
+    "tiff float 0 to 255": tiff(GREY.astype(np.float32), sample=3),
+    "tiff int32": tiff(GREY.astype(np.int32), sample=2),
+    "tiff uint32": tiff(GREY.astype(np.uint32)),
+    "tiff int16": tiff(GREY.astype(np.int16), sample=2),
+}
+LOSSY: dict[str, bytes] = {
+    "jpeg L": save(L, "JPEG", quality=95),
+    "jpeg RGB": save(RGB, "JPEG", quality=95),
+    "jpeg progressive": save(L, "JPEG", quality=95, progressive=True),
+    "jpeg CMYK": save(RGB.convert("CMYK"), "JPEG", quality=95),
+    "webp lossy": save(RGB, "WEBP", quality=95),
+    "tiff jpeg": save(L, "TIFF", compression="jpeg"),
+    "tiff CMYK": save(RGB.convert("CMYK"), "TIFF"),
+}
+ALL = LOSSLESS | WITH_NOTICE | LOSSY
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_the_same_pixels_are_the_same_in_every_lossless_container(name: str) -> None:
+    slice_ = read_slice(LOSSLESS[name])
+    assert slice_.notices == ()
+    assert np.array_equal(slice_.pixels, UNIT)
+
+
+@pytest.mark.parametrize("name", WITH_NOTICE)
+def test_greys_without_a_stated_range_are_scaled_with_a_notice(name: str) -> None:
+    slice_ = read_slice(WITH_NOTICE[name])
+    assert np.abs(slice_.pixels - UNIT).max() <= 1e-6
+    assert "255" in slice_.notices[0]
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_lossy_pictures_are_what_pillow_reads(name: str) -> None:
+    theirs = np.asarray(Image.open(io.BytesIO(LOSSY[name])).convert("L"), np.float32) / 255
+    ours = read_slice(LOSSY[name]).pixels
+    # the two libraries' JPEG and CMYK arithmetic differ in rounding, by a few levels of 255
+    assert np.abs(ours - theirs).max() <= 6 / 255
+    assert np.abs(ours - theirs).mean() <= 1 / 255
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_one_bit_pictures(kind: str) -> None:
+    black_and_white = L.point(lambda v: 255 * (v > 100)).convert("1", dither=Image.Dither.NONE)
+    expected = np.asarray(black_and_white, np.float32)
+    assert np.array_equal(read_slice(save(black_and_white, kind)).pixels, expected)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_few_bit_palettes(bits: int) -> None:
+    picture = L.quantize(2**bits)
+    expected = np.asarray(picture.convert("L"), np.float32) / 255
+    assert np.array_equal(read_slice(save(picture, "PNG", bits=bits)).pixels, expected)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_transparency_is_composited_on_black(kind: str) -> None:
+    alpha = np.linspace(0, 255, GREY.size).astype(np.uint8).reshape(GREY.shape)
+    picture = Image.fromarray(np.dstack([GREY, GREY, GREY, alpha]), "RGBA")
+    black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+    expected = np.asarray(Image.alpha_composite(black, picture).convert("L"), np.float32) / 255
+    read = read_slice(save(picture, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {})))
+    assert np.abs(read.pixels - expected).max() <= 1.01 / 255
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_with_alpha_is_composited_on_black(kind: str) -> None:
+    alpha = np.where(np.indices(GREY.shape)[1] < 100, 0, 255).astype(np.uint8)
+    picture = Image.merge("LA", [L, Image.fromarray(alpha)])
+    assert np.array_equal(read_slice(save(picture, kind)).pixels, UNIT * (alpha == 255))
+
+
+def test_a_transparent_palette_colour_is_black() -> None:
+    picture = L.convert("P")
+    expected = np.where(GREY == 7, 0, UNIT)
+    assert (GREY == 7).any()
+    assert np.array_equal(read_slice(save(picture, "PNG", transparency=7)).pixels, expected)
+
+
+def test_an_interlaced_png_is_read() -> None:
+    raw = b"".join(interlaced_rows(GREY))
+    height, width = GREY.shape
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1)), (b"IDAT", zlib.compress(raw))]
+    assert np.array_equal(read_slice(png(*chunks, (b"IEND", b""))).pixels, UNIT)
+
+
+def interlaced_rows(grey: NDArray[np.uint8]) -> list[bytes]:
+    """Adam7: seven passes, each a picture of its own."""
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    return [b"\0" + row.tobytes() for top, left, down, right in passes for row in grey[top::down, left::right]]
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    parts = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_orientation_is_honoured_exactly_once(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    options: dict[str, Any] = {"exif": exif} if kind != "TIFF" else {"tiffinfo": {274: orientation}}
+    data = save(RGB, kind, **options, **({"lossless": True} if kind == "WEBP" else {}))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("L"), np.float32) / 255
+    ours = read_slice(data).pixels
+    assert ours.shape == expected.shape
+    assert np.abs(ours - expected).max() <= (4 / 255 if kind == "JPEG" else 0)
+
+
+def test_twelve_bits_in_sixteen_are_scaled_with_a_notice() -> None:
+    twelve = GREY.astype(np.uint16) * 16
+    for data in (save(Image.fromarray(twelve), "PNG"), save(Image.fromarray(twelve), "TIFF")):
+        slice_ = read_slice(data)
+        assert slice_.notices == (TWELVE_BIT_NOTICE,)
+        assert np.array_equal(slice_.pixels, twelve.astype(np.float32) / 4095)
+    at_the_border = twelve.copy()
+    at_the_border[0, 0] = 4096
+    assert read_slice(save(Image.fromarray(at_the_border), "PNG")).notices == ()
+
+
+def test_negative_greys_are_stretched_with_a_notice() -> None:
+    hounsfield = tiff(GREY.astype(np.int16) * 8 - 1024, sample=2)
+    slice_ = read_slice(hounsfield)
+    assert (slice_.pixels.min(), slice_.pixels.max()) == (0, 1)
+    assert "-1024" in slice_.notices[0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_refused(value: float) -> None:
+    broken = UNIT.copy()
+    broken[3, 4] = value
+    with pytest.raises(UnreadableSlice, match="not numbers"):
+        read_slice(tiff(broken, sample=3))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_of_several_frames_the_first_is_taken_with_a_notice(kind: str) -> None:
+    other = Image.fromarray(255 - GREY).convert("RGB")
+    extra = {"lossless": True} if kind == "WEBP" else {}
+    slice_ = read_slice(save(RGB, kind, save_all=True, append_images=[other], **extra))
+    assert slice_.notices == (SEVERAL_FRAMES,)
+    assert np.array_equal(slice_.pixels, UNIT)
+
+
+NOT_PICTURES = {
+    "empty": (b"", "empty"),
+    "text": (b"a report, not a picture\n" * 30, "PNG, JPEG"),
+    "gif": (save(L, "GIF"), "PNG, JPEG"),
+    "pdf": (b"%PDF-1.7\n" + b"0" * 400, "PNG, JPEG"),
+    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>' + b" " * 400, "PNG, JPEG"),
+    "dicom": (b"\0" * 128 + b"DICM" + b"\0" * 400, "DICOM"),
+    "nifti": (b"\x5c\x01\0\0" + b"\0" * 340 + b"n+1\0" + b"\0" * 99, "NIfTI"),
+    "zip": (b"PK\x03\x04" + b"\0" * 400, "PNG, JPEG"),
+    "magic alone, png": (b"\x89PNG\r\n\x1a\n", "damaged"),
+    "magic alone, jpeg": (b"\xff\xd8\xff", "incomplete"),
+    "magic alone, bmp": (b"BM" + b"\0" * 60, "damaged"),
+    "magic alone, tiff": (b"II*\0", "damaged"),
+    "magic alone, webp": (b"RIFF\0\0\0\0WEBP", "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_PICTURES)
+def test_what_is_no_picture_is_refused_with_a_sentence(name: str) -> None:
+    data, words = NOT_PICTURES[name]
+    with pytest.raises(UnreadableSlice, match=words):
+        read_slice(data)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ("tiff jpeg",)])
+def test_a_file_cut_anywhere_is_refused(name: str) -> None:
+    data = ALL[name]
+    whole = read_slice(data).pixels
+    for length in [*(len(data) * k // 20 for k in range(1, 20)), *(len(data) - k for k in (1, 2, 10))]:
+        try:
+            cut = read_slice(data[:length])
+        except UnreadableSlice:
+            continue
+        assert np.array_equal(cut.pixels, whole), f"{name} cut to {length} of {len(data)} bytes was read differently"
+
+
+def test_bytes_behind_the_end_do_no_harm() -> None:
+    for name, data in LOSSLESS.items():
+        assert np.array_equal(read_slice(data + b"behind" * 50).pixels, UNIT), name
+
+
+@pytest.mark.parametrize(("height", "width"), [(31, 100), (100, 31), (1, 1)])
+def test_too_small_is_said_with_the_size(height: int, width: int) -> None:
+    with pytest.raises(UnreadableSlice, match=f"too small: {width} × {height}"):
+        read_slice(save(Image.new("L", (width, height)), "PNG"))
+    assert read_slice(save(Image.new("L", (32, 32)), "PNG")).pixels.shape == (32, 32)
+
+
+HUGE = {
+    "png": png((b"IHDR", struct.pack(">IIBBBBB", 65000, 65000, 8, 0, 0, 0, 0))),
+    "jpeg": b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 11, 8, 65000, 65000, 1) + b"\1\x11\0",
+    "bmp": b"BM"
+    + struct.pack("<IHHI", 99, 0, 0, 54)
+    + struct.pack("<IiiHHII", 40, 65000, -65000, 1, 24, 0, 0)
+    + b"\0" * 20,
+    "webp": b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + (64999).to_bytes(3, "little") * 2,
+    "tiff": b"II*\0\x08\0\0\0\2\0" + struct.pack("<HHIIHHIII", 256, 4, 1, 65000, 257, 4, 1, 65000, 0),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_too_large_by_its_header_is_refused_before_decoding(name: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(UnreadableSlice, match="too large: 65000 × 65000"):
+        read_slice(HUGE[name])
+    assert time.monotonic() - start < 0.5
+
+
+def test_a_png_with_too_few_pixels_is_refused() -> None:
+    height, width = GREY.shape
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))]
+    rows = b"".join(b"\0" + row.tobytes() for row in GREY[: height // 2])
+    with pytest.raises(UnreadableSlice):
+        read_slice(png(*chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
+
+
+def test_forged_lengths_and_offsets_are_refused() -> None:
+    forged = [
+        tiff(GREY).replace(struct.pack("<HHII", 279, 4, 1, GREY.size), struct.pack("<HHII", 279, 4, 1, 2**32 - 1)),
+        tiff(GREY).replace(struct.pack("<HHII", 273, 4, 1, 8), struct.pack("<HHII", 273, 4, 2**31, 8)),
+        b"II*\0" + struct.pack("<I", 2**32 - 8) + b"\0" * 100,
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 2**31) + b"IHDR" + struct.pack(">II", 100, 100) + b"\0" * 100,
+    ]
+    for data in forged:
+        with pytest.raises(UnreadableSlice):
+            read_slice(data)
+
+
+def test_a_slice_holds_pixels_and_sentences_only() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "CANARY of the patient"
+    slice_ = read_slice(save(L, "JPEG", exif=exif))
+    assert set(vars(slice_)) == {"pixels", "notices"}
+    assert not slice_.pixels.flags.writeable
+    assert slice_.pixels.dtype == np.float32
+    assert "CANARY" not in repr(slice_)
+
+
+SEEDS = [
+    ALL[n] for n in ("png L", "png palette", "jpeg L", "webp RGB", "bmp L", "tiff L", "tiff tiff_lzw", "tiff big")
+]
+
+
+def reads_or_refuses(data: bytes) -> None:
+    try:
+        slice_ = read_slice(data)
+    except UnreadableSlice as error:
+        assert str(error).endswith(".")
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(slice_, Slice)
+        assert slice_.pixels.min() >= 0
+        assert slice_.pixels.max() <= 1
+
+
+@settings(max_examples=250, derandomize=True, deadline=None)
+@given(st.sampled_from(SEEDS), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6))
+def test_flipped_bytes_are_read_or_refused(data: bytes, changes: list[tuple[float, int]]) -> None:
+    broken = bytearray(data)
+    for place, value in changes:  # half of the changes hit the header, where they matter
+        reach = len(broken) if value % 2 else min(len(broken), 200)
+        broken[int(place * (reach - 1))] = value
+    reads_or_refuses(bytes(broken))
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(st.sampled_from([s[:12] for s in SEEDS]), st.binary(max_size=300))
+def test_rubbish_behind_a_magic_number_is_refused(magic: bytes, rest: bytes) -> None:
+    reads_or_refuses(magic + rest)
+
+
+def test_headers_say_what_pillow_says() -> None:
+    for name, data in ALL.items():
+        if name not in ("tiff float64", "tiff big"):  # which Pillow does not read
+            header = read_header(data)
+            assert (header.width, header.height) == Image.open(io.BytesIO(data)).size, name
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the data set is not here")
+def test_real_slices_are_what_pillow_reads() -> None:
+    files = sorted((DATA / "test").rglob("*"))[::25]
+    for file in (f for f in files if f.is_file()):
+        data = file.read_bytes()
+        picture = Image.open(io.BytesIO(data)).convert("RGBA")
+        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+        expected = np.asarray(Image.alpha_composite(black, picture).convert("L"), np.float32) / 255
+        assert np.abs(read_slice(data).pixels - expected).max() <= (4 if data[:2] == b"\xff\xd8" else 1.01) / 255
