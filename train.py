@@ -38,9 +38,7 @@ def check_target(config: TrainConfig) -> None:
         raise TrainingError(f"{config.out} exists; give --force to replace it, or another --out.")
     config.out.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(config.out.parent).free < MIN_FREE_BYTES:
-        raise TrainingError(
-            f"The disk of {config.out.parent} is full, less than {MIN_FREE_BYTES >> 20} MiB free."
-        )
+        raise TrainingError(f"The disk of {config.out.parent} is full, less than {MIN_FREE_BYTES >> 20} MiB free.")
 
 
 def train(config: TrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""What a training step costs, all told, against the bare step on the same tensors: `python -m benchmarks.training`."""
+"""What a training step costs, all told, against the bare step: `python -m benchmarks.training`."""
 
 from __future__ import annotations
 

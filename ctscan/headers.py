@@ -28,7 +28,7 @@ DAMAGED = "This picture file is damaged and cannot be read."
 TRUNCATED = "This picture file is incomplete: its end is missing. Please copy or export it again."
 
 
-class UnreadableSlice(ValueError):
+class UnreadableSlice(ValueError):  # noqa: N818 - it names what the file is
     """A file that is no slice ctscan can read; the text is one plain sentence and is shown as it stands."""
 
 
@@ -44,7 +44,7 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Sniff the container by its first bytes, check size and completeness. Raises UnreadableSlice and nothing else."""
+    """Container by its first bytes, size within limits, nothing missing. Raises UnreadableSlice and nothing else."""
     try:
         container = sniff(data)
         width, height = _SIZES[container](data)
@@ -82,7 +82,7 @@ def check_size(width: int, height: int) -> None:
         raise UnreadableSlice(DAMAGED)
     if width * height > MAX_PIXELS:
         raise UnreadableSlice(
-            f"This picture is too large: {width} × {height} pixels, where {MAX_PIXELS // 1_000_000} million are the most."
+            f"This picture is too large: {width} × {height} pixels, where {MAX_PIXELS // 10**6} million are the most."
         )
     if min(width, height) < MIN_SIDE:
         raise UnreadableSlice(
@@ -108,11 +108,8 @@ def _png_walk(data: bytes) -> tuple[int, int]:
         end = position + 12 + length
         if end > len(data):
             raise UnreadableSlice(TRUNCATED)
-        critical = kind[:1].isupper()
-        if (
-            critical
-            and zlib.crc32(memoryview(data)[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]
-        ):
+        (checksum,) = struct.unpack_from(">I", data, end - 4)
+        if kind[:1].isupper() and zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:  # critical
             raise UnreadableSlice(DAMAGED)
         if kind == b"acTL" and struct.unpack_from(">I", data, position + 8)[0] > 1:
             frames = 2
@@ -129,7 +126,7 @@ _AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # entropy-coded data end
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment up to the end-of-image marker. Raises UnreadableSlice where it is missing."""
+    """Marker and content of each segment up to the end of the image. Raises UnreadableSlice where that is missing."""
     position = 2
     while True:
         while position + 1 < len(data) and data[position] == data[position + 1] == 0xFF:

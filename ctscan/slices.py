@@ -99,11 +99,11 @@ def to_grey(pixels: NDArray[Any]) -> NDArray[Any]:
 def to_unit_range(grey: NDArray[Any]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Any depth -> float32 in [0, 1] and the notices that this earns. Raises UnreadableSlice for NaN and infinity."""
     if grey.dtype == np.uint8:
-        return grey.astype(np.float32) / 255, ()
+        return grey.astype(np.float32) / np.float32(255), ()
     if grey.dtype == np.uint16:
         if grey.max() > TWELVE_BITS:
-            return grey.astype(np.float32) / SIXTEEN_BITS, ()
-        return grey.astype(np.float32) / TWELVE_BITS, (TWELVE_BIT_NOTICE,)
+            return grey.astype(np.float32) / np.float32(SIXTEEN_BITS), ()
+        return grey.astype(np.float32) / np.float32(TWELVE_BITS), (TWELVE_BIT_NOTICE,)
     return _scale_measured(grey.astype(np.float64), may_be_unit=np.issubdtype(grey.dtype, np.floating))
 
 
@@ -113,7 +113,7 @@ def _scale_measured(grey: NDArray[np.float64], *, may_be_unit: bool) -> tuple[ND
     if not np.isfinite([low, high]).all():
         raise UnreadableSlice("This picture holds values that are not numbers.")
     usual = ((1,) if may_be_unit else ()) + (255, TWELVE_BITS, SIXTEEN_BITS)
-    top = next((t for t in usual if 0 <= low and high <= t), None)
+    top = next((t for t in usual if low >= 0 and high <= t), None)
     if top == 1:
         return grey.astype(np.float32), ()
     if top:

@@ -353,11 +353,14 @@ SEEDS = [
 
 
 def reads_or_refuses(data: bytes) -> None:
+    sentence, slice_ = "", None
     try:
         slice_ = read_slice(data)
     except UnreadableSlice as error:
-        assert str(error).endswith(".")
-        assert "\n" not in str(error)
+        sentence = str(error)
+    if slice_ is None:
+        assert sentence.endswith(".")
+        assert "\n" not in sentence
     else:
         assert isinstance(slice_, Slice)
         assert slice_.pixels.min() >= 0
