@@ -40,9 +40,7 @@ def predict(files: list[Path], checkpoint: Path, device: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Dispatch the subcommand."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ctscan", description="An explained classifier of chest CT slices."
-    )
+    parser = argparse.ArgumentParser(prog="python -m ctscan", description="An explained classifier of chest CT slices.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("predict", help="classify slices; for education and research only")
     command.add_argument("files", nargs="+", type=Path, metavar="FILE")

@@ -11,9 +11,7 @@ from ctscan.metrics import score, softmax, wilson_interval
 
 
 def test_score_of_four_slices_by_hand() -> None:
-    logits = np.log(
-        np.array([[0.7, 0.1, 0.1, 0.1], [0.2, 0.5, 0.2, 0.1], [0.6, 0.2, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]])
-    )
+    logits = np.log(np.array([[0.7, 0.1, 0.1, 0.1], [0.2, 0.5, 0.2, 0.1], [0.6, 0.2, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]]))
     result = score(logits, np.array([0, 1, 2, 3]))
     assert (result.n, result.correct, result.accuracy) == (4, 3, 0.75)
     assert result.cross_entropy == pytest.approx(-(math.log(0.7) + math.log(0.5) + math.log(0.1) + math.log(0.7)) / 4)

@@ -31,9 +31,7 @@ def test_a_dot_survives_the_way_there_and_back(shape: tuple[int, int], crop: str
         row, column = round(shape[0] * part), round(shape[1] * (1 - part))
         there = placement.apply(dot(shape, row, column, half=2))
         back = centre(placement.invert(there))
-        model_pixel = max(
-            placement.box.height / placement.target.height, placement.box.width / placement.target.width
-        )
+        model_pixel = max(placement.box.height / placement.target.height, placement.box.width / placement.target.width)
         assert np.hypot(back[0] - row, back[1] - column) <= max(1.0, model_pixel)
 
 
@@ -94,9 +92,7 @@ def test_equalised_greys_keep_their_order_and_range() -> None:
 
 def test_another_window_of_the_same_slice_is_nearly_the_same_square() -> None:
     noise = np.random.default_rng(0).normal(0, 0.03, (256, 320))  # as in a real slice, few pixels are quite alike
-    pixels = np.where(draw_phantom() > 0.1, np.clip(draw_phantom() + noise, 0.11, 1), draw_phantom()).astype(
-        np.float32
-    )
+    pixels = np.where(draw_phantom() > 0.1, np.clip(draw_phantom() + noise, 0.11, 1), draw_phantom()).astype(np.float32)
     other = np.where(pixels > 0.1, 0.15 + 0.7 * pixels**0.8, pixels).astype(np.float32)
     one, two = Preprocess()(pixels)[0], Preprocess()(other)[0]
     assert np.abs(one - two).mean() < 0.02

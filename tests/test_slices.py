@@ -49,9 +49,7 @@ def bmp32(alpha: int) -> bytes:
     return b"BM" + struct.pack("<IHHI", 54 + pixels.nbytes, 0, 0, 54) + info + pixels.tobytes()
 
 
-def tiff(
-    values: NDArray[Any], *, order: str = "<", photometric: int = 1, sample: int = 1, big: bool = False
-) -> bytes:
+def tiff(values: NDArray[Any], *, order: str = "<", photometric: int = 1, sample: int = 1, big: bool = False) -> bytes:
     """An uncompressed TIFF made by hand: any type, either byte order, either size of offsets."""
     body = values.astype(values.dtype.newbyteorder(order)).tobytes()  # type: ignore[arg-type]
     start = 16 if big else 8
@@ -347,9 +345,7 @@ def test_a_slice_holds_pixels_and_sentences_only() -> None:
     assert "CANARY" not in repr(slice_)
 
 
-SEEDS = [
-    ALL[n] for n in ("png L", "png palette", "jpeg L", "webp RGB", "bmp L", "tiff L", "tiff tiff_lzw", "tiff big")
-]
+SEEDS = [ALL[n] for n in ("png L", "png palette", "jpeg L", "webp RGB", "bmp L", "tiff L", "tiff tiff_lzw", "tiff big")]
 
 
 def reads_or_refuses(data: bytes) -> None:

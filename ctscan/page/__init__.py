@@ -1,0 +1,1 @@
+"""The web page. Gradio is imported here and in app.py only."""

@@ -1,0 +1,56 @@
+"""Card -> the tabs that explain: how to read a map, what the classes are, what the model is and is worth."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from ctscan.card import Card
+from ctscan.classes import CLASSES
+from ctscan.page import words
+
+SPLIT_NAMES = {
+    "train": "train (the slices it learned from)",
+    "valid": "valid (chose the best epoch)",
+    "test": "test, as published",
+    "test_unseen": "test slices whose pixels are in neither",
+}
+
+
+def how_to_read() -> str:
+    """The tab on reading maps."""
+    parts = "".join(f"<h3>{escape(title)}</h3><p>{escape(text)}</p>" for title, text in words.HOW_TO_READ)
+    return f'<article class="prose">{parts}</article>'
+
+
+def about(card: Card) -> str:
+    """The tab on classes, model and privacy."""
+    classes = "".join(f"<dt>{escape(c.label)}</dt><dd>{escape(words.CLASS_LONG[c.key])}</dd>" for c in CLASSES)
+    return (
+        f'<article class="prose"><h3>The four classes</h3><dl>{classes}</dl><p>{escape(words.SITE)}</p>'
+        f"<h3>The model</h3><p>{escape(model(card))}</p>{scores(card.metrics)}<p>{escape(words.LEAK)}</p>"
+        f"<h3>Intended use</h3><p>{escape(card.intended_use)}</p>"
+        f"<h3>What happens to your slice</h3><p>{escape(words.KEPT_NOTHING)}</p></article>"
+    )
+
+
+def model(card: Card) -> str:
+    """What the model is, from its card."""
+    counts = ", ".join(f"{n} {name}" for name, n in card.data.get("slices", {}).items())
+    return (
+        f"{card.model_id}: a ResNet18 that started from ImageNet weights, with all layers fine-tuned on the public "
+        f"Kaggle set “Chest CT-Scan images” ({counts}). At each start its weights are checked against their SHA-256, "
+        "and its answer to a synthetic slice against the one it gave when it was made."
+    )
+
+
+def scores(metrics: dict[str, Any]) -> str:
+    """Accuracy by split, with n and interval."""
+    lines = "".join(
+        f'<tr><th scope="row">{escape(SPLIT_NAMES.get(name, name))}</th><td>{s["n"]}</td>'
+        f"<td>{100 * s['accuracy']:.1f} %</td>"
+        f"<td>{100 * s['interval95'][0]:.1f} to {100 * s['interval95'][1]:.1f} %</td></tr>"
+        for name, s in metrics.items()
+    )
+    head = "<tr><th>slices</th><th>n</th><th>right</th><th>95 % interval</th></tr>"
+    return f'<div class="scroll"><table class="figures"><thead>{head}</thead><tbody>{lines}</tbody></table></div>'

@@ -1,0 +1,75 @@
+"""A folder of example slices -> what the page shows of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctscan.slices import UnreadableSlice, read_slice
+
+LISTING = "examples.json"
+NOT_PICTURES = {".json", ".md", ".txt"}
+MOST = 24  # thumbnails; a folder may hold more, the page would not
+
+logger = logging.getLogger(__name__)
+
+
+class ExamplesError(ValueError):
+    """A folder of examples that cannot be used; the text is one sentence."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example: the bytes as a visitor would upload them, and what to call them."""
+
+    data: bytes
+    title: str
+    description: str
+    source: str = ""
+
+
+def read_examples(folder: Path) -> tuple[Example, ...]:
+    """The readable pictures of a folder, in the order of its examples.json or of their names.
+
+    Files that are no readable slices are skipped with a log line. Raises ExamplesError where the folder or its
+    listing cannot be read.
+    """
+    try:
+        entries = read_listing(folder)
+        found = [Example((folder / e["file"]).read_bytes(), e["title"], e["description"], e["source"]) for e in entries]
+    except OSError as error:
+        raise ExamplesError(f"The examples in {folder} cannot be read ({error.strerror}).") from None
+    except (ValueError, KeyError, TypeError):
+        raise ExamplesError(f"{folder / LISTING} is not a list of file, title, description and source.") from None
+    return tuple(example for example in found if is_readable(example))[:MOST]
+
+
+def read_listing(folder: Path) -> list[dict[str, str]]:
+    """The entries of examples.json, or one for each file that may be a picture."""
+    listing = folder / LISTING
+    if listing.exists():
+        entries: list[dict[str, str]] = json.loads(listing.read_text(encoding="utf-8"))
+        return entries
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    names = [p.name for p in files if p.suffix.lower() not in NOT_PICTURES]
+    return [
+        {
+            "file": name,
+            "title": f"Example {number}",
+            "description": f"Example {number} of {len(names)}.",
+            "source": "",
+        }
+        for number, name in enumerate(names, 1)
+    ]
+
+
+def is_readable(example: Example) -> bool:
+    """Whether the reader takes it; if not, say so in the log."""
+    try:
+        read_slice(example.data)
+    except UnreadableSlice as error:
+        logger.warning("%s is left out: %s", example.title, error)
+        return False
+    return True

@@ -1,0 +1,49 @@
+// What the page does without the server: paste, the opacity slider, and a word on files that are too large.
+(() => {
+  const LIMIT = 16 * 1024 * 1024; // bytes, as the server's
+
+  window.ctscanNote = (text) => {
+    const note = document.querySelector("#input .note");
+    if (note) note.textContent = text;
+  };
+
+  const isTooLarge = (files) => {
+    const large = Array.from(files || []).some((file) => file.size > LIMIT);
+    window.ctscanNote(large ? CTSCAN_TOO_LARGE : "");
+    return large;
+  };
+
+  const stop = (event) => {
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  };
+
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("#upload input[type=file]") && isTooLarge(event.target.files)) {
+      stop(event);
+      event.target.value = "";
+    }
+  }, true);
+
+  document.addEventListener("drop", (event) => {
+    if (event.target.closest("#upload") && isTooLarge(event.dataTransfer.files)) stop(event);
+  }, true);
+
+  document.addEventListener("paste", (event) => {
+    const file = Array.from(event.clipboardData ? event.clipboardData.files : [])[0];
+    const input = document.querySelector("#upload input[type=file]");
+    if (!file || !input) return;
+    event.preventDefault();
+    const transfer = new DataTransfer();
+    transfer.items.add(file);
+    input.files = transfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+
+  document.addEventListener("input", (event) => {
+    const shown = event.target.closest(".explanation");
+    if (shown && event.target.matches(".opacity input")) {
+      shown.style.setProperty("--opacity", event.target.value / 100);
+    }
+  });
+})();

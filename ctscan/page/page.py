@@ -1,0 +1,142 @@
+"""Classifier and examples -> gr.Blocks. No state is kept for a visitor: an answer is HTML in the browser."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from numpy.typing import NDArray
+
+from ctscan.answer import Answer, AnswerJSON, answer
+from ctscan.classifier import Classifier
+from ctscan.page import about, result, words
+from ctscan.page.examples import Example
+from ctscan.page.explanation import EMPTY, explanation
+from ctscan.render import data_uri, fit, overlay, to_bytes
+from ctscan.slices import read_slice
+
+THUMBNAIL = 160  # px, longer side
+DELETE_CACHE = (60, 600)  # s: look every minute, delete what is older than ten
+QUEUE = 16  # requests that may wait
+CONCURRENCY = 2  # requests that compute at once; the network uses all cores for one
+
+PICK_EXAMPLE = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-index]');
+  if (button) trigger('click', { index: Number(button.dataset.index) });
+});
+"""
+
+
+class Page:
+    """The handlers and the layout around one classifier."""
+
+    def __init__(self, classifier: Classifier, examples: tuple[Example, ...]) -> None:
+        self.classifier = classifier
+        self.examples = examples
+
+    # --- handlers
+
+    def show(self, data: bytes | None, origin: str = "") -> tuple[None, str, str, str]:
+        """Bytes of a file -> (an empty upload, sentence, pictures, rows)."""
+        if data is None:
+            return None, result.EMPTY_SENTENCE, EMPTY, ""
+        given = answer(self.classifier, data)
+        return None, result.sentence(given, origin), explanation(given), result.rows(given)
+
+    def show_upload(self, data: bytes | None) -> tuple[None, str, str, str]:
+        """A visitor's own file."""
+        return self.show(data)
+
+    def show_example(self, event: gr.EventData) -> tuple[None, str, str, str]:
+        """A click on a thumbnail."""
+        return self.show_numbered(int(event.index))
+
+    def show_numbered(self, index: int) -> tuple[None, str, str, str]:
+        """One of the examples, named as one; the empty page where there is no such example."""
+        if not 0 <= index < len(self.examples):
+            return self.show(None)
+        example = self.examples[index]
+        origin = f"Bundled example: {example.description} {example.source}".strip()
+        return self.show(example.data, origin)
+
+    def classify(self, data: bytes | None) -> tuple[AnswerJSON, NDArray[np.uint8] | None]:
+        """Classify one chest CT slice: research and education only, not for diagnosis.
+
+        Gives the answer and, as PNG, the slice under the map of the most likely class on the fixed scale.
+        """
+        given = answer(self.classifier, data or b"")
+        return given.to_json(), draw_overlay(given)
+
+    # --- layout
+
+    def build(self) -> gr.Blocks:
+        """The page. The first screen is an example that the model has just answered."""
+        _, sentence, pictures, rows = self.show_numbered(0)
+        blocks: gr.Blocks
+        with gr.Blocks(title=words.NAME, analytics_enabled=False, delete_cache=DELETE_CACHE) as blocks:
+            gr.HTML(f"<h1>{words.NAME}</h1><p>{words.STRIP}</p>", elem_id="strip")
+            with gr.Tabs():
+                with gr.Tab("Slice"), gr.Row(elem_id="stage"):
+                    self._build_stage(sentence, pictures, rows)
+                with gr.Tab("How to read it"):
+                    gr.HTML(about.how_to_read())
+                with gr.Tab("About"):
+                    gr.HTML(about.about(self.classifier.card))
+            self._build_api()
+        blocks.queue(max_size=QUEUE, default_concurrency_limit=CONCURRENCY, api_open=False)
+        return blocks
+
+    def _build_stage(self, sentence: str, pictures: str, rows: str) -> None:
+        with gr.Column(elem_id="input"):
+            upload = gr.File(type="binary", label=words.UPLOAD, height=140, elem_id="upload", buttons=[])
+            gr.HTML(f'<p class="hint">{words.UPLOAD_HINT} {words.PRIVACY}</p><p class="note" role="alert"></p>')
+            clear = gr.Button(words.CLEAR, elem_id="clear", size="md")
+            thumbnails = gr.HTML(self._draw_thumbnails(), js_on_load=PICK_EXAMPLE, elem_id="examples")
+        shown = [
+            upload,
+            gr.HTML(sentence, elem_id="sentence"),
+            gr.HTML(pictures, elem_id="explanation"),
+            gr.HTML(rows, elem_id="rows"),
+        ]
+        private: dict[str, Any] = {"outputs": shown, "api_visibility": "private", "show_progress": "minimal"}
+        model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": CONCURRENCY}
+        upload.upload(self.show_upload, upload, **private, **model)
+        thumbnails.click(self.show_example, None, **private, **model)
+        empty = json.dumps([None, *self.show(None)[1:]])
+        clear.click(None, None, shown, js=f"() => {{ ctscanNote(''); return {empty}; }}", api_visibility="private")
+
+    def _draw_thumbnails(self) -> str:
+        if not self.examples:
+            return ""
+        buttons = "".join(draw_thumbnail(index, example) for index, example in enumerate(self.examples))
+        hint = f'<p class="hint">{words.EXAMPLES_HINT}</p>'
+        return f'<h3>{words.EXAMPLES}</h3><div class="thumbnails">{buttons}</div>{hint}'
+
+    def _build_api(self) -> None:
+        with gr.Column(visible=False):
+            data, call = gr.File(type="binary", label="slice"), gr.Button()
+            outputs = [gr.JSON(label="answer"), gr.Image(label="overlay", format="png", buttons=[])]
+        call.click(
+            self.classify, data, outputs, api_name="classify", concurrency_id="model", concurrency_limit=CONCURRENCY
+        )
+
+
+def draw_overlay(given: Answer) -> NDArray[np.uint8] | None:
+    """The slice at its own pixels under the top class's map, or None where there is no answer."""
+    if given.prediction is None or given.slice is None:
+        return None
+    evidence = given.prediction.evidence(given.prediction.top)
+    return overlay(to_bytes(given.slice.pixels), evidence, given.prediction.map_top)
+
+
+def draw_thumbnail(index: int, example: Example) -> str:
+    """A button with the picture on it."""
+    address = data_uri(fit(to_bytes(read_slice(example.data).pixels), THUMBNAIL))
+    return (
+        f'<button type="button" data-index="{index}" title="{escape(example.description)}">'
+        f'<img src="{address}" alt=""><span>{escape(example.title)}</span></button>'
+    )

@@ -1,0 +1,62 @@
+"""Answer -> the sentence and the four rows, as HTML."""
+
+from __future__ import annotations
+
+from html import escape
+
+from ctscan.answer import Answer
+from ctscan.classes import CLASSES
+from ctscan.classifier import Prediction
+from ctscan.page import words
+
+
+def percent(probability: float) -> str:
+    """One decimal, and never a certainty: `97.3 %`, `<0.1 %`, `>99.9 %`, with a space that does not break."""
+    if probability < 0.001:
+        return "<0.1\u00a0%"
+    if probability > 0.999:
+        return ">99.9\u00a0%"
+    return f"{100 * probability:.1f}\u00a0%"
+
+
+def sentence(answer: Answer, origin: str = "") -> str:
+    """What the answer is, in one sentence, with the notices; `origin` says what slice this is."""
+    notices = "".join(f'<p class="notice">{escape(n)}</p>' for n in answer.notices)
+    if answer.prediction is None:
+        return f'<section class="sentence refused" role="status"><h2>Not read</h2>{notices}</section>'
+    top = CLASSES[answer.prediction.top]
+    share = percent(float(answer.prediction.probabilities[answer.prediction.top]))
+    return (
+        f'<section class="sentence" role="status">{origin_line(origin)}'
+        f"<h2>Looks most like <b>{escape(top.title)}</b></h2>"
+        f"<p>{escape(words.CLASS_SHORT[top.key])} Model score {escape(share)}, not calibrated.</p>{notices}</section>"
+    )
+
+
+def origin_line(origin: str) -> str:
+    """A small line above the answer."""
+    return f'<p class="origin">{escape(origin)}</p>' if origin else ""
+
+
+def rows(answer: Answer) -> str:
+    """Name, number and bar of each class."""
+    if answer.prediction is None:
+        return ""
+    lines = "".join(row(answer.prediction, index) for index in range(len(CLASSES)))
+    return f'<section class="scores"><h3>{words.SCORES}</h3><ul>{lines}</ul></section>'
+
+
+def row(prediction: Prediction, index: int) -> str:
+    """One class."""
+    shown, share = CLASSES[index], float(prediction.probabilities[index])
+    site = f"<small>in the data: {escape(shown.site)}</small>" if shown.site else ""
+    mark = ' class="top"' if index == prediction.top else ""
+    return (
+        f'<li{mark}><span class="name">{escape(shown.title)}{site}</span> '
+        f'<span class="number">{escape(percent(share))}</span>'
+        f'<span class="meter" aria-hidden="true"><span style="width:{100 * share:.2f}%"></span></span></li>'
+    )
+
+
+EMPTY_SENTENCE = f'<section class="sentence" role="status"><h2>{words.EMPTY_SENTENCE}</h2></section>'
+BUSY = f'<section class="sentence refused" role="status"><h2>Not answered</h2><p>{words.BUSY}</p></section>'

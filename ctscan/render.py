@@ -1,0 +1,77 @@
+"""Slices and maps -> pictures. Numpy and OpenCV only.
+
+Colours are OpenCV's inferno, whose lightness rises evenly with the value; the low end is transparent, so that no
+evidence looks like nothing and the pixels under it are the slice's own.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+DEFAULT_OPACITY = 0.6
+LONGEST_SIDE = 1024  # px of a picture on the page
+LONGEST_LAYER = 320  # px: a map of 7 x 7 cells has no finer detail, and the browser scales it smoothly
+
+Grey = NDArray[np.uint8]
+Colour = NDArray[np.uint8]
+
+
+def colour_table() -> NDArray[np.uint8]:
+    """(256, 3) RGB, dark to light."""
+    ramp = np.arange(256, dtype=np.uint8)[:, None]
+    return cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO)[:, 0, ::-1].astype(np.uint8)
+
+
+def to_bytes(pixels: NDArray[np.float32]) -> Grey:
+    """Float (H, W) in [0, 1] -> uint8."""
+    return np.rint(pixels * 255).astype(np.uint8)
+
+
+def strength(evidence: NDArray[np.float32], top: float) -> NDArray[np.float32]:
+    """Evidence in logit units -> 0 to 1 on the scale that ends at `top`; above it colours saturate."""
+    share: NDArray[np.float32] = np.clip(evidence / top, 0, 1).astype(np.float32)
+    return share
+
+
+def layer(evidence: NDArray[np.float32], top: float) -> Colour:
+    """Evidence (H, W), >= 0, logit units -> RGBA (H, W, 4): the colour of the value, as opaque as it is strong."""
+    share = strength(evidence, top)
+    return np.dstack([colour_table()[to_bytes(share)], to_bytes(share)])
+
+
+def overlay(grey: Grey, evidence: NDArray[np.float32], top: float, opacity: float = DEFAULT_OPACITY) -> Colour:
+    """A slice (H, W) under its map, RGB (H, W, 3). Where there is no evidence the slice's pixels are unchanged."""
+    coloured = layer(evidence, top).astype(np.float32)
+    alpha = coloured[..., 3:] / 255 * opacity
+    return np.rint(grey[..., None] * (1 - alpha) + coloured[..., :3] * alpha).astype(np.uint8)
+
+
+def fit(picture: NDArray[Any], longest: int) -> NDArray[Any]:
+    """Shrunk to at most `longest` pixels on the longer side; smaller pictures stay as they are."""
+    height, width = picture.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def encode_png(picture: NDArray[np.uint8]) -> bytes:
+    """Grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4) -> PNG without any text."""
+    swap = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[
+        picture.ndim if picture.ndim == 2 else picture.shape[2]
+    ]
+    done, data = cv2.imencode(".png", picture if swap is None else cv2.cvtColor(picture, swap))
+    if not done:
+        raise ValueError("OpenCV cannot encode this picture")
+    return data.tobytes()
+
+
+def data_uri(picture: NDArray[np.uint8]) -> str:
+    """A PNG inside an address: it is shown without ever being a file."""
+    return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
