@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def parse_flags() -> argparse.Namespace:
 def main() -> int:
     """Exit status: 0, or 2 with one sentence for what a user can mend."""
     flags = parse_flags()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped Space cleans up as Ctrl-C does
     folder = None
     try:
         folder = prepare()
@@ -39,6 +41,8 @@ def main() -> int:
     except (CheckpointError, ExamplesError, ServerError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 0
     finally:
         if folder:
             folder.delete()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -89,18 +91,26 @@ def write_checkpoint(path: Path, card: Card, tensors: Tensors) -> Card:
 
     Raises CheckpointError where the file cannot be written, as on a full disk; what stood there stays.
     """
-    ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
-    bare = safetensors.numpy.save(ordered)
-    body = memoryview(bare)[LENGTH_BYTES + int.from_bytes(bare[:LENGTH_BYTES], "little") :]
+    bare = safetensors.numpy.save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
+    start = LENGTH_BYTES + int.from_bytes(bare[:LENGTH_BYTES], "little")
+    header, body = json.loads(bare[LENGTH_BYTES:start]), bare[start:]
     card = replace(card, tensors_sha256=hashlib.sha256(body).hexdigest())
     text = card.to_json()
-    metadata = {"card": text, "card_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    header["__metadata__"] = {"card": text, "card_sha256": hashlib.sha256(text.encode()).hexdigest()}
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(safetensors.numpy.save(ordered, metadata))
+        partial.write_bytes(encode_header(header) + body)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise CheckpointError(f"The checkpoint {path} cannot be written ({error.strerror}).") from None
     return card
+
+
+def encode_header(header: dict[str, Any]) -> bytes:
+    """Length and JSON of a safetensors header, keys sorted (the library's order varies), padded to 8 bytes."""
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text

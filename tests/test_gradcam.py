@@ -28,6 +28,12 @@ def build(head: str, seed: int = 0) -> SliceNet:
     return net.requires_grad_(False)
 
 
+def last_layer(net: SliceNet) -> torch.nn.Linear:
+    layer = net.head[-1]
+    assert isinstance(layer, torch.nn.Linear)
+    return layer
+
+
 def squares(n: int, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, 1, 14, 14, generator=generator)
@@ -45,7 +51,8 @@ def library_maps(net: SliceNet, x: Tensor, index: int) -> np.ndarray:
         gradients = cam.activations_and_grads.gradients[0].numpy()
         raw = cam.get_cam_image(x, net.trunk.layer4[-1], [ClassifierOutputTarget(index)], activations, gradients)
     net.requires_grad_(False)
-    return np.maximum(raw, 0)
+    positive: np.ndarray = np.maximum(raw, 0)
+    return positive
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -64,7 +71,7 @@ def test_maps_equal_the_library(head: str, batch: int) -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_a_map_without_evidence_is_zero_in_both(head: str) -> None:
     net, x = build(head), squares(1)
-    last = net.head[-1]
+    last = last_layer(net)
     features = net.features(x)
     _, gradients = head_gradients(net.head, pool(features))
     with torch.no_grad():  # turn class 2's row against every feature: all its evidence becomes negative
@@ -81,7 +88,7 @@ def test_a_map_without_evidence_is_zero_in_both(head: str) -> None:
 def test_signed_map_and_bias_sum_to_the_logit() -> None:
     net = build("linear")
     logits, maps = class_maps(net.head, net.features(squares(3)))
-    torch.testing.assert_close(maps.sum(dim=(2, 3)) + net.head[-1].bias, logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(maps.sum(dim=(2, 3)) + last_layer(net).bias, logits, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -15,13 +15,14 @@ PACKAGE = ROOT / "ctscan"
 # module -> what it may import inside ctscan
 INSIDE: dict[str, set[str]] = {
     "__init__": {"answer", "classifier", "slices"},
-    "headers": set(),
+    "tiff": set(),
+    "headers": {"tiff"},
     "classes": set(),
     "phantom": set(),
     "metrics": set(),
     "preprocess": set(),
     "ledger": set(),
-    "slices": {"headers"},
+    "slices": {"headers", "tiff"},
     "card": {"classes", "preprocess"},
     "checkpoint": {"card"},
     "model": {"card"},

@@ -1,0 +1,143 @@
+"""Checkpoints, a running app and a browser, each started once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ctscan.card import Architecture, Card
+from ctscan.checkpoint import write_checkpoint
+from ctscan.classes import CLASS_KEYS
+from ctscan.classifier import Classifier
+from ctscan.model import SliceNet
+from ctscan.phantom import draw_phantom
+from ctscan.preprocess import Preprocess
+from ctscan.runtime import TorchRuntime, load_tensors, store_tensors
+from ctscan.slices import Slice
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+ROOT = Path(__file__).parent.parent
+COMMITTED = ROOT / "checkpoints" / "resnet18.safetensors"
+SPACE = {"SYSTEM": "spaces", "SPACE_ID": "somebody/ctscan"}
+START_LIMIT = 90  # s
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights: what is true of it is true of any."""
+    torch.manual_seed(7)
+    made = SliceNet(Architecture())
+    stored = SliceNet(Architecture())
+    load_tensors(stored, store_tensors(made))
+    card = Card(CLASS_KEYS, Preprocess(), Architecture(), {"recipe": "test"}, {"slices": {}}, {}, 0.05, (), "")
+    logits = Classifier(card, TorchRuntime(stored)).predict(Slice(draw_phantom())).logits
+    path = tmp_path_factory.mktemp("checkpoint") / "random.safetensors"
+    write_checkpoint(path, replace(card, golden_logits=tuple(logits.tolist())), store_tensors(made))
+    return path
+
+
+@pytest.fixture(scope="session")
+def classifier(checkpoint_path: Path) -> Classifier:
+    """The random one, loaded as the app loads it."""
+    return Classifier.load(checkpoint_path)
+
+
+@pytest.fixture(scope="session")
+def best_checkpoint(checkpoint_path: Path) -> Path:
+    """The committed checkpoint where there is one, else the random one."""
+    return COMMITTED if COMMITTED.exists() else checkpoint_path
+
+
+@pytest.fixture(scope="session")
+def slice_png() -> bytes:
+    """A slice as a visitor would upload it."""
+    return cv2.imencode(".png", (draw_phantom(300, 400) * 255).astype(np.uint8))[1].tobytes()
+
+
+@dataclass(frozen=True)
+class App:
+    """A running `python app.py`."""
+
+    address: str
+    process: subprocess.Popen[str]
+    temporary: Path  # TMPDIR of the process
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def running_app(checkpoint: Path, temporary: Path, environment: dict[str, str] | None = None) -> Iterator[App]:
+    """`python app.py` on a free port, until the block ends."""
+    port = free_port()
+    command = [sys.executable, str(ROOT / "app.py"), "--checkpoint", str(checkpoint), "--port", str(port)]
+    settings = os.environ | {"TMPDIR": str(temporary)} | (environment or {})
+    process = subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    app = App(f"http://127.0.0.1:{port}", process, temporary)
+    try:
+        wait_until_ready(app)
+        yield app
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def wait_until_ready(app: App) -> None:
+    """Return when the page is served."""
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline:
+        assert app.process.poll() is None, app.process.stdout and app.process.stdout.read()
+        try:
+            with urllib.request.urlopen(app.address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("app.py did not start")
+
+
+@pytest.fixture(scope="session")
+def app(best_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The app as a newcomer starts it."""
+    with running_app(best_checkpoint, tmp_path_factory.mktemp("laptop")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def app_on_space(best_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The app where Gradio believes to be on a Hugging Face Space and changes its defaults."""
+    with running_app(best_checkpoint, tmp_path_factory.mktemp("space"), SPACE) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium driven by Playwright; skips where either is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no browser is installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()

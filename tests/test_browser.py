@@ -1,0 +1,156 @@
+"""The page as a visitor has it: a real browser, real files."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.conftest import ROOT, App
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+MASS = ROOT / "examples" / "03-lower-lobe-mass-soft-tissue-window.png"
+
+
+@pytest.fixture
+def opened(browser: Browser, app: App) -> Iterator[tuple[Page, list[str], list[str]]]:
+    """A fresh page, the addresses it asked for, the errors it logged."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    asked: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(app.address)
+    page.wait_for_selector(".scores")
+    yield page, asked, errors
+    page.close()
+
+
+def shares(page: Page) -> list[float]:
+    return [float(re.sub(r"[^\d.]", "", t)) for t in page.locator(".scores .number").all_inner_texts()]
+
+
+def upload(page: Page, name: str, data: bytes) -> None:
+    page.set_input_files("#upload input[type=file]", {"name": name, "mimeType": "image/png", "buffer": data})
+
+
+def wait_for(page: Page, selector: str, text: str) -> None:
+    page.locator(selector, has_text=text).first.wait_for(timeout=20_000)
+
+
+def test_the_first_screen_is_a_worked_example(opened: tuple[Page, list[str], list[str]], app: App) -> None:
+    page, asked, errors = opened
+    assert "Bundled example" in page.inner_text("#sentence")
+    assert sum(shares(page)) == pytest.approx(100, abs=0.3)
+    assert page.locator(".thumbnails button").count() == 6
+    assert not [u for u in asked if not u.startswith((app.address, "data:", "blob:"))]
+    assert not errors
+
+
+def test_upload_rubbish_then_a_good_slice_then_clear(opened: tuple[Page, list[str], list[str]]) -> None:
+    page, _, errors = opened
+    upload(page, "slice.png", b"this is no picture")
+    wait_for(page, "#sentence", "PNG, JPEG, WebP, BMP or TIFF")
+    assert page.locator(".scores").count() == 0
+    upload(page, "JANE DOE.png", MASS.read_bytes())
+    wait_for(page, "#sentence", "Looks most like")
+    assert page.locator(".scores li").count() == 4
+    assert "JANE" not in page.content()
+    page.click("#clear")
+    wait_for(page, "#sentence", "No slice yet")
+    assert page.locator(".explanation img").count() == 0
+    assert page.locator(".scores").count() == 0
+    upload(page, "again.png", MASS.read_bytes())
+    wait_for(page, "#sentence", "Looks most like")
+    assert not errors
+
+
+def test_class_and_opacity_change_without_the_server(opened: tuple[Page, list[str], list[str]]) -> None:
+    page, asked, _ = opened
+    before = len(asked)
+    for index in (3, 0, 2, 1):
+        page.check(f'.classes input[value="{index}"]')
+        seen = page.locator(".layer").evaluate_all("all => all.map(e => getComputedStyle(e).display !== 'none')")
+        assert seen == [i == index for i in range(4)]
+        assert page.locator(f'.foot .of[data-class="{index}"]').is_visible()
+    page.locator(".opacity input").fill("25")
+    assert page.locator(".layer").nth(1).evaluate("e => getComputedStyle(e).opacity") == "0.25"
+    assert len(asked) == before
+
+
+def test_a_pasted_picture_is_answered(opened: tuple[Page, list[str], list[str]]) -> None:
+    page, _, _ = opened
+    page.click("#clear")
+    wait_for(page, "#sentence", "No slice yet")
+    paste = """(data) => {
+        const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([bytes], 'image.png', { type: 'image/png' }));
+        document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true }));
+    }"""
+    page.evaluate(paste, base64.b64encode(MASS.read_bytes()).decode())
+    wait_for(page, "#sentence", "Looks most like")
+
+
+def test_an_example_is_answered_and_named_as_one(opened: tuple[Page, list[str], list[str]]) -> None:
+    page, _, _ = opened
+    page.locator(".thumbnails button").nth(3).click()
+    wait_for(page, "#sentence", "nodule in the right upper lobe")
+    assert sum(shares(page)) == pytest.approx(100, abs=0.3)
+
+
+def test_a_file_too_large_is_said_before_it_is_sent(opened: tuple[Page, list[str], list[str]]) -> None:
+    page, asked, _ = opened
+    before = len(asked)
+    upload(page, "large.png", b"\x89PNG" + b"0" * (16 << 20))
+    wait_for(page, "#input .note", "larger than 16 MB")
+    assert not [u for u in asked[before:] if "upload" in u]
+    upload(page, "small.png", MASS.read_bytes())
+    wait_for(page, "#sentence", "Looks most like")
+    page.wait_for_function("document.querySelector('#input .note').textContent === ''")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 390, 768, 1440])
+def test_nothing_overflows_and_the_strip_stays(browser: Browser, app: App, width: int, scheme: Any) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.goto(app.address)
+    page.wait_for_selector(".scores")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    page.wait_for_timeout(200)
+    top = page.locator("#strip").bounding_box()
+    assert top is not None
+    assert -1 <= top["y"] <= 1
+    assert page.locator("#strip", has_text="Not for diagnosis").is_visible()
+    if width < 720:
+        tops = [page.locator(s).bounding_box() for s in ("#sentence", ".covered", "#rows", "#upload")]
+        heights = [box["y"] for box in tops if box]
+        assert heights == sorted(heights)
+    page.close()
+
+
+def test_every_control_is_reached_by_tab_and_pictures_are_described(
+    opened: tuple[Page, list[str], list[str]],
+) -> None:
+    page, _, _ = opened
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                """() => { const e = document.activeElement;
+                return e.closest('#upload') ? 'upload' : e.id === 'clear' || e.closest('#clear') ? 'clear'
+                  : e.matches('.thumbnails button') ? 'example' : e.name === 'ctscan-class' ? 'class'
+                  : e.matches('.opacity input') ? 'opacity' : e.role === 'tab' ? 'tab' : ''; }"""
+            )
+        )
+    assert reached >= {"upload", "clear", "example", "class", "opacity", "tab"}
+    alts = page.locator(".explanation img").evaluate_all("all => all.map(e => e.alt)")
+    assert sum(bool(alt) for alt in alts) == 6  # all but the slice that lies under the layers

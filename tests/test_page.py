@@ -1,0 +1,184 @@
+"""What the page says: numbers, sentences, and which pictures it draws, without a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ctscan.answer import answer
+from ctscan.classes import CLASSES
+from ctscan.classifier import Classifier, Prediction
+from ctscan.page import result, words
+from ctscan.page.about import about, how_to_read
+from ctscan.page.examples import ExamplesError, read_examples
+from ctscan.page.explanation import EMPTY, describe, explanation, find_peak
+from ctscan.page.page import Page
+from ctscan.phantom import draw_phantom
+from ctscan.preprocess import Preprocess
+from tests.conftest import free_port
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def prediction(classifier: Classifier, slice_png: bytes) -> Prediction:
+    given = answer(classifier, slice_png).prediction
+    assert given is not None
+    return given
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [(0, "<0.1"), (0.0009, "<0.1"), (0.001, "0.1"), (0.4567, "45.7"), (0.999, "99.9"), (0.9991, ">99.9"), (1, ">99.9")],
+)
+def test_numbers_have_one_decimal_and_are_never_certain(probability: float, text: str) -> None:
+    assert result.percent(probability) == f"{text}\u00a0%"
+
+
+def test_rows_name_every_class_and_sum_to_a_hundred(classifier: Classifier, slice_png: bytes) -> None:
+    html = result.rows(answer(classifier, slice_png))
+    assert all(c.title in html for c in CLASSES)
+    shares = [float(n) for n in re.findall(r"([\d.]+)\u00a0%", html)]
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+    assert "not calibrated" in html
+
+
+def test_an_unreadable_file_gives_the_readers_sentence_and_no_number(classifier: Classifier) -> None:
+    given = answer(classifier, b"<b>no picture</b>")
+    assert given.to_json() == {
+        "verdict": "unreadable",
+        "probabilities": None,
+        "top_class": None,
+        "model_id": classifier.card.model_id,
+        "notices": list(given.notices),
+    }
+    assert given.notices[0] in result.sentence(given)
+    assert "%" not in result.sentence(given) + result.rows(given)
+    assert explanation(given) == EMPTY
+
+
+def test_all_four_maps_are_delivered_at_once(classifier: Classifier, slice_png: bytes) -> None:
+    html = explanation(answer(classifier, slice_png))
+    assert html.count('<img class="layer"') == 4
+    assert html.count("data:image/png;base64,") == 7  # slice twice, four layers, the square
+    assert html.count(" checked") == 1
+    assert len(html) < 3_000_000
+
+
+def test_a_weak_map_is_said_to_be_none_and_is_not_stretched(prediction: Prediction) -> None:
+    weak = replace(prediction, maps=prediction.maps * 1e-3)
+    evidence = [weak.evidence(i) for i in range(4)]
+    assert all(words.NO_EVIDENCE in describe(weak, evidence, i) for i in range(4))
+    strong = replace(prediction, maps=np.full_like(prediction.maps, prediction.map_top))
+    assert all("top of the scale" in describe(strong, [strong.evidence(i) for i in range(4)], i) for i in range(4))
+    at_the_limit = replace(prediction, maps=np.full_like(prediction.maps, prediction.map_top * 0.101))
+    assert at_the_limit.is_localised(0)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "words_"),
+    [(5, 5, ("patient's right", "front")), (50, 95, ("patient's left", "half-way")), (90, 50, ("middle", "back"))],
+)
+def test_the_peak_is_named_for_picture_and_patient(row: int, column: int, words_: tuple[str, str]) -> None:
+    evidence = np.zeros((99, 99), np.float32)
+    evidence[row, column] = 1
+    assert all(word in find_peak(evidence) for word in words_)
+
+
+def test_the_probabilities_do_not_depend_on_the_container(classifier: Classifier) -> None:
+    grey = (draw_phantom(211, 300) * 255).astype(np.uint8)
+    files = [cv2.imencode(kind, grey)[1].tobytes() for kind in (".png", ".bmp", ".tif")]
+    files.append(cv2.imencode(".png", grey.astype(np.uint16) * 257)[1].tobytes())
+    files.append(cv2.imencode(".webp", grey, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes())
+    predictions = [answer(classifier, data).prediction for data in files]
+    for p in predictions:
+        assert p is not None
+        assert predictions[0] is not None
+        assert np.abs(p.probabilities - predictions[0].probabilities).max() <= 1e-5
+
+
+def test_the_signed_maps_and_the_bias_make_the_logits(classifier: Classifier, prediction: Prediction) -> None:
+    sums = prediction.maps.sum(axis=(1, 2))
+    other = classifier.predict(answer(classifier, cv2_png(draw_phantom(200, 333))).slice)  # type: ignore[arg-type]
+    bias = prediction.logits - sums
+    assert np.abs(bias - (other.logits - other.maps.sum(axis=(1, 2)))).max() < 1e-4
+
+
+def cv2_png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", (pixels * 255).astype(np.uint8))[1].tobytes()
+
+
+def test_the_square_shown_is_what_the_model_was_given(classifier: Classifier, prediction: Prediction) -> None:
+    pixels = (draw_phantom(300, 400) * 255).astype(np.uint8).astype(np.float32) / np.float32(255)
+    assert np.array_equal(prediction.square, classifier.card.preprocess(pixels)[0][0])
+    assert classifier.card.preprocess == Preprocess()
+
+
+def test_classes_are_explained_with_the_facts_and_the_caveat(classifier: Classifier) -> None:
+    text = about(classifier.card)
+    for fact in ("glands", "never smoked", "women", "fast-growing", "abnormal cells", "rapidly", "bronchi", "smoking"):
+        assert fact in text
+    assert "normal chests" in text
+    assert "follow-up" in text
+    assert "never of the disease" in text
+    assert "cannot be histology" in text
+    assert "T2_N0" not in text
+    assert "not where a tumour is" in how_to_read()
+
+
+def test_the_bundled_examples_are_six_with_source_and_licence(classifier: Classifier) -> None:
+    examples = read_examples(EXAMPLES)
+    assert len(examples) == 6
+    readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for entry in json.loads((EXAMPLES / "examples.json").read_text()):
+        assert entry["file"] in readme
+        assert not any(c.title.lower() in (entry["title"] + entry["description"]).lower() for c in CLASSES)
+    assert (EXAMPLES / "LICENSE-pyradiomics.txt").exists()
+    assert (EXAMPLES / "LICENSE-TotalSegmentator.txt").exists()
+    _, sentence, _, rows = Page(classifier, examples).show_numbered(0)
+    assert "Bundled example" in sentence
+    assert "Adenocarcinoma" in rows
+
+
+def test_any_folder_can_be_shown_and_what_is_unreadable_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(cv2_png(draw_phantom()))
+    (tmp_path / "a patient.png").write_bytes(cv2_png(draw_phantom(90, 90)))
+    (tmp_path / "broken.png").write_bytes(b"?")
+    (tmp_path / "README.md").write_text("words")
+    examples = read_examples(tmp_path)
+    assert [e.title for e in examples] == ["Example 1", "Example 2"]
+    with pytest.raises(ExamplesError, match="cannot be read"):
+        read_examples(tmp_path / "none")
+    (tmp_path / "examples.json").write_text('[{"file": "b.png"}]')
+    with pytest.raises(ExamplesError, match="not a list"):
+        read_examples(tmp_path)
+
+
+def test_a_page_without_examples_starts_empty(classifier: Classifier) -> None:
+    assert Page(classifier, ()).show_numbered(0)[1:] == (result.EMPTY_SENTENCE, EMPTY, "")
+
+
+@pytest.mark.parametrize("flags", [["--checkpoint", "none.safetensors"], ["--examples", "none"], ["--port", "BUSY"]])
+def test_what_a_user_can_mend_is_one_line_and_exit_2(flags: list[str], checkpoint_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        flags = [str(taken.getsockname()[1]) if f == "BUSY" else f for f in flags]
+        defaults = ["--checkpoint", str(checkpoint_path), "--port", str(free_port())]
+        command = [sys.executable, str(ROOT / "app.py"), *defaults, *flags]
+        done = subprocess.run(command, text=True, capture_output=True, timeout=90, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("app.py: ")
+    assert flags[-1] in done.stderr

@@ -1,0 +1,175 @@
+"""What the app promises to keep and to send: nothing. Each line twice, as on a laptop and as on a Space."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import stat
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctscan.page.page import DELETE_CACHE, QUEUE, Page
+from ctscan.page.server import MAX_BYTES, ServerError, TemporaryFolder, settings
+from tests.conftest import App, running_app
+
+
+@pytest.fixture(params=["app", "app_on_space"])
+def served(request: pytest.FixtureRequest) -> App:
+    running: App = request.getfixturevalue(request.param)
+    return running
+
+
+@pytest.fixture
+def config(served: App) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{served.address}/config") as response:
+        loaded: dict[str, Any] = json.load(response)
+    return loaded
+
+
+def status(address: str, data: bytes | None = None, kind: str = "application/json") -> int:
+    request = urllib.request.Request(address, data, {"Content-Type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_nothing_that_tells_or_remembers_is_on(config: dict[str, Any]) -> None:
+    assert config["analytics_enabled"] is False
+    assert config["run_history"] is False
+    assert config["show_error"] is False
+    assert config["footer_links"] == []
+    assert not config.get("pwa")
+    assert not config.get("mcp_server")
+    assert config["max_file_size"] == MAX_BYTES
+
+
+def test_no_flag_share_or_deep_link_button(config: dict[str, Any]) -> None:
+    kinds = {c["type"] for c in config["components"]}
+    assert not kinds & {"deeplinkbutton", "loginbutton", "duplicatebutton", "logoutbutton"}
+    for component in config["components"]:
+        assert "share" not in (component["props"].get("buttons") or [])
+        assert "flag" not in str(component["props"].get("value", "")).lower()[:40]
+
+
+def test_the_launch_settings_leave_nothing_to_defaults() -> None:
+    given = settings("127.0.0.1", 7860)
+    off = ("share", "run_history", "pwa", "ssr_mode", "enable_monitoring", "show_error", "mcp_server")
+    assert [given[name] for name in off] == [False] * len(off)
+    assert given["max_file_size"] == MAX_BYTES == 16 * 1024 * 1024
+
+
+def test_the_page_is_served_by_python_and_names_no_other_host(served: App) -> None:
+    with urllib.request.urlopen(served.address) as response:
+        html = response.read().decode()
+    assert not re.findall(r'<(?:script|link)[^>]+(?:src|href)="(?:https?:)?//[^"]*', html)
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/deep_link", "/gradio_api/deep_link/"])
+def test_deep_links_answer_404(served: App, path: str) -> None:
+    assert status(served.address + path) == 404
+    assert status(f"{served.address}{path}?session_hash=x", b"{}") == 404
+
+
+def test_monitoring_is_closed(served: App) -> None:
+    assert status(f"{served.address}/monitoring") in (403, 404)
+    assert status(f"{served.address}/monitoring/summary") in (403, 404)
+
+
+ROUTES = ["/", "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/call/classify", "/gradio_api/run/classify"]
+
+
+@pytest.mark.parametrize("path", [*ROUTES, "/gradio_api/component_server", "/nowhere"])
+def test_a_body_above_the_limit_is_413_on_every_route(served: App, path: str) -> None:
+    host = served.address.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=20)
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(MAX_BYTES + 1))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def chunks(head: bytes, tail: bytes) -> Iterator[bytes]:
+    yield head
+    for _ in range(17):
+        yield b"A" * (1 << 20)
+    yield tail
+
+
+JSON = b'{"data": ["', b'"]}'
+FORM = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n', b"\r\n--x--\r\n"
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/call/classify", "/gradio_api/upload"])
+def test_a_body_of_unstated_length_is_413_too(served: App, path: str) -> None:
+    form = path.endswith("upload")
+    kind = "multipart/form-data; boundary=x" if form else "application/json"
+    connection = http.client.HTTPConnection(served.address.removeprefix("http://"), timeout=20)
+    with suppress(BrokenPipeError, ConnectionResetError):  # the server may answer before it has everything
+        body = chunks(*(FORM if form else JSON))
+        connection.request("POST", path, body, {"Content-Type": kind}, encode_chunked=True)
+    try:
+        assert connection.getresponse().status == 413
+    except (ConnectionResetError, http.client.RemoteDisconnected):
+        pytest.fail("closed without an answer")
+    finally:
+        connection.close()
+    assert status(served.address) == 200
+
+
+def test_the_temporary_folder_is_the_apps_own(served: App) -> None:
+    (base,) = served.temporary.glob("ctscan-*")
+    (folder,) = (p for p in base.iterdir() if p.is_dir())
+    assert stat.S_IMODE(base.stat().st_mode) == stat.S_IMODE(folder.stat().st_mode) == 0o700
+    form = FORM[0] + b"CANARY" + FORM[1]
+    assert status(f"{served.address}/gradio_api/upload", form, "multipart/form-data; boundary=x") == 200
+    kept = [p for p in served.temporary.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert kept
+    assert all(folder in p.parents for p in kept)
+
+
+def test_uploads_age_out_and_the_queue_is_bounded(classifier: Any) -> None:
+    blocks = Page(classifier, ()).build()
+    assert blocks.delete_cache == DELETE_CACHE == (60, 600)
+    assert blocks._queue.max_size == QUEUE == 16
+    assert {f.concurrency_id for f in blocks.fns.values() if f.fn} == {"model"}
+    assert not blocks.api_open
+
+
+def test_what_a_killed_app_left_is_deleted_at_the_next_start(checkpoint_path: Path, tmp_path: Path) -> None:
+    with running_app(checkpoint_path, tmp_path) as first:
+        (base,) = tmp_path.glob("ctscan-*")
+        (left,) = (p for p in base.iterdir() if p.is_dir())
+        (left / "upload").write_text("CANARY")
+        first.process.kill()
+        first.process.wait()
+        assert (left / "upload").exists()
+    with running_app(checkpoint_path, tmp_path) as second:
+        assert not left.exists()
+        (own,) = (p for p in base.iterdir() if p.is_dir())
+        neighbour = TemporaryFolder.__new__(TemporaryFolder)
+        neighbour._delete_left_behind(base)
+        assert own.exists()
+        assert second.process.poll() is None
+    assert not [p for p in base.iterdir() if p.is_dir()]
+
+
+def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import tempfile
+
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"ctscan-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ServerError, match="somebody else"):
+        TemporaryFolder()

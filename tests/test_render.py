@@ -1,0 +1,60 @@
+"""Pictures: what has no evidence is the slice itself, and colours mean the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ctscan.phantom import draw_phantom
+from ctscan.render import colour_table, encode_png, fit, layer, overlay, to_bytes
+
+GREY = to_bytes(draw_phantom(80, 100))
+
+
+def ramp(top: float) -> np.ndarray:
+    return np.tile(np.linspace(0, top, 100, dtype=np.float32), (80, 1))
+
+
+def test_without_evidence_the_slice_is_untouched_bit_by_bit() -> None:
+    shown = overlay(GREY, np.zeros(GREY.shape, np.float32), top=0.3, opacity=1)
+    assert all(np.array_equal(shown[..., c], GREY) for c in range(3))
+    assert not layer(np.zeros(GREY.shape, np.float32), top=0.3)[..., 3].any()
+
+
+def test_colours_saturate_above_the_top_and_are_never_stretched() -> None:
+    assert np.array_equal(layer(np.full((4, 4), 0.3, np.float32), 0.3), layer(np.full((4, 4), 9, np.float32), 0.3))
+    weak = layer(ramp(0.03), top=0.3)
+    assert 25 <= weak[..., 3].max() <= 26
+
+
+def test_the_colour_table_is_evenly_lighter() -> None:
+    lightness = cv2.cvtColor(colour_table()[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0, :, 0]
+    steps = np.diff(lightness[::5])
+    assert (steps > 0).all()
+    assert steps.max() < 3 * np.median(steps)
+
+
+def test_an_overlay_lies_between_slice_and_colour() -> None:
+    evidence = ramp(0.3)
+    shown = overlay(GREY, evidence, 0.3, opacity=0.5).astype(float)
+    colour = layer(evidence, 0.3)[..., :3].astype(float)
+    low, high = np.minimum(GREY[..., None], colour), np.maximum(GREY[..., None], colour)
+    assert ((shown >= low - 1) & (shown <= high + 1)).all()
+
+
+def test_png_gives_back_every_kind_of_picture() -> None:
+    rgba = layer(ramp(0.3), 0.3)
+    for picture, flag in ((GREY, 0), (rgba[..., :3].copy(), 1), (rgba, -1)):
+        data = encode_png(picture)
+        back: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED if flag else cv2.IMREAD_GRAYSCALE)
+        if flag:
+            back = cv2.cvtColor(back, cv2.COLOR_BGRA2RGBA if flag < 0 else cv2.COLOR_BGR2RGB)
+        assert np.array_equal(back, picture)
+        assert b"tEXt" not in data
+
+
+def test_large_pictures_shrink_and_small_ones_stay() -> None:
+    assert fit(np.zeros((3000, 1500), np.uint8), 1024).shape == (1024, 512)
+    assert fit(GREY, 1024) is GREY
