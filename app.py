@@ -13,6 +13,7 @@ from ctscan.classifier import Classifier
 from ctscan.page.examples import ExamplesError, read_examples
 from ctscan.page.page import Page
 from ctscan.page.server import ServerError, prepare, serve
+from ctscan.runtime import DeviceError
 
 HERE = Path(__file__).parent
 
@@ -24,7 +25,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--examples", type=Path, default=HERE / "examples", help="folder of slices to show")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
     return parser.parse_args()
 
 
@@ -38,7 +39,7 @@ def main() -> int:
         examples = read_examples(flags.examples)
         classifier = Classifier.load(flags.checkpoint, flags.device)
         serve(Page(classifier, examples).build(), flags.host, flags.port)
-    except (CheckpointError, ExamplesError, ServerError) as error:
+    except (CheckpointError, DeviceError, ExamplesError, ServerError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

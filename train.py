@@ -10,14 +10,16 @@ import shutil
 import sys
 from datetime import date
 
+import torch
+
 from ctscan.checkpoint import CheckpointError, write_checkpoint
 from ctscan.config import TrainConfig, parse_flags
 from ctscan.data import SPLITS, DataError, Split, join, load_split
 from ctscan.ledger import append
 from ctscan.metrics import Score
 from ctscan.run_folder import RunFolder
-from ctscan.runtime import store_tensors
-from ctscan.training import TrainingError, build_card, choose_device, cross_validate, evaluate, fit, round_trip
+from ctscan.runtime import DeviceError, choose_device, store_tensors
+from ctscan.training import TrainingError, build_card, cross_validate, evaluate, fit, round_trip
 
 MIN_FREE_BYTES = 64 << 20  # a checkpoint is 22 MB and is written beside the old one
 
@@ -52,7 +54,7 @@ def train(config: TrainConfig) -> None:
     scored = splits if config.read_test else {name: splits[name] for name in ("train", "valid")}
     if config.read_test:
         scored = scored | {"test_unseen": splits["test"].unseen_by(splits["train"], splits["valid"])}
-    device = choose_device("cpu")
+    device = torch.device("cpu")
     scores = {name: evaluate(net, split, device) for name, split in scored.items()}
     card = write_checkpoint(config.out, build_card(config, net, splits, scores), store_tensors(net))
     entry = {"date": f"{date.today()}", "model_id": card.model_id, "best_epoch": fitted.best.epoch}
@@ -91,7 +93,7 @@ def main() -> int:
     config = parse_flags()
     try:
         (validate if config.folds else train)(config)
-    except (TrainingError, DataError, CheckpointError) as error:
+    except (TrainingError, DataError, CheckpointError, DeviceError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -9,4 +9,8 @@
 Torch is imported only where a tensor is meant: model, gradcam, training, and inside the torch runtime.
 """
 
+from ctscan.classifier import Classifier, Prediction
+from ctscan.slices import Slice, UnreadableSlice, read_slice
+
+__all__ = ["Classifier", "Prediction", "Slice", "UnreadableSlice", "read_slice"]
 __version__ = "0.1.0"

@@ -14,6 +14,7 @@ from ctscan.answer import answer
 from ctscan.checkpoint import CheckpointError
 from ctscan.classifier import Classifier
 from ctscan.report import write
+from ctscan.runtime import DeviceError
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "checkpoints" / "resnet18.safetensors"
@@ -23,7 +24,7 @@ def predict(files: list[Path], checkpoint: Path, device: str) -> int:
     """Print an answer for each file. Exit status 2 where the checkpoint is refused or a file cannot be opened."""
     try:
         classifier = Classifier.load(checkpoint, device)
-    except CheckpointError as error:
+    except (CheckpointError, DeviceError) as error:
         print(f"ctscan: {error}", file=sys.stderr)
         return 2
     status = 0
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("predict", help="classify slices; for education and research only")
     command.add_argument("files", nargs="+", type=Path, metavar="FILE")
     command.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    command.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    command.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
     commands.add_parser("report", help="write the numbers of README.md and checkpoints/README.md anew")
     options = parser.parse_args(arguments)
     if options.command == "report":

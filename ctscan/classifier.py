@@ -13,7 +13,7 @@ from ctscan.checkpoint import CheckpointError, read_checkpoint
 from ctscan.metrics import softmax
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Placement
-from ctscan.runtime import Runtime, TorchRuntime
+from ctscan.runtime import Runtime, TorchRuntime, choose_device
 from ctscan.slices import Slice
 
 GOLDEN_TOLERANCE = 1e-3  # logits, fp32: what processors differ by is below it, what a wrong weight does is above
@@ -56,9 +56,9 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu") -> Classifier:
-        """Read, verify and test a checkpoint. Raises CheckpointError."""
+        """Read, verify and test a checkpoint on `auto`, `cpu` or `cuda`. Raises CheckpointError and DeviceError."""
         checkpoint = read_checkpoint(Path(path))
-        classifier = cls(checkpoint.card, TorchRuntime.from_checkpoint(checkpoint, device))
+        classifier = cls(checkpoint.card, TorchRuntime.from_checkpoint(checkpoint, choose_device(device)))
         classifier.self_test()
         return classifier
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ctscan.model import SliceNet
 
 
+class DeviceError(ValueError):
+    """A device that this machine does not have; the text is one sentence."""
+
+
 @dataclass(frozen=True, eq=False)
 class Output:
     """What a network says of N squares."""
@@ -58,6 +62,17 @@ class TorchRuntime:
             features = self._net.features(torch.from_numpy(squares).to(self._device))
             logits, maps = class_maps(self._net.head, features)
             return Output(logits.cpu().numpy(), maps.cpu().numpy())
+
+
+def choose_device(name: str) -> str:
+    """`auto` is cuda where there is one. Raises DeviceError where the named device is missing."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("--device cuda: this machine has no CUDA device that torch can use.")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
 
 
 def load_tensors(net: SliceNet, tensors: Tensors) -> None:

@@ -36,7 +36,7 @@ from ctscan.gradcam import class_maps
 from ctscan.metrics import Score, score
 from ctscan.model import SliceNet
 from ctscan.phantom import draw_phantom
-from ctscan.runtime import TorchRuntime, load_tensors, store_tensors
+from ctscan.runtime import TorchRuntime, choose_device, load_tensors, store_tensors
 from ctscan.slices import Slice
 
 EVALUATION_BATCH = 32
@@ -67,15 +67,6 @@ class Fitted:
     net: SliceNet
     history: tuple[Epoch, ...]
     best: Epoch
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one. Raises TrainingError where the named device is missing."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--device cuda: this machine has no CUDA device that torch can use.")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
@@ -209,7 +200,7 @@ def fit(
 
     Raises KeyboardInterrupt when interrupted before the first epoch is over, TrainingError as above.
     """
-    device = choose_device(config.device)
+    device = torch.device(choose_device(config.device))
     trainer = Trainer(config, train, imagenet_weights(config.init), device)
     history: list[Epoch] = []
     best: tuple[Epoch, SliceNet] | None = None
@@ -241,7 +232,7 @@ def cross_validate(config: TrainConfig, pool: Split) -> dict[str, Any]:
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    device, weights = choose_device(config.device), imagenet_weights(config.init)
+    device, weights = torch.device(choose_device(config.device)), imagenet_weights(config.init)
     folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=0)
     logits: dict[str, NDArray[np.float32]] = {}
     held_out: list[NDArray[np.integer]] = []

@@ -72,17 +72,26 @@ def test_maps_equal_the_library(head: str, batch: int) -> None:
 def test_a_map_without_evidence_is_zero_in_both(head: str) -> None:
     net, x = build(head), squares(1)
     last = last_layer(net)
+    with torch.no_grad():  # every feature speaks against class 2: weights towards it are positive, its own negative
+        for layer in net.head:
+            if isinstance(layer, torch.nn.Linear) and layer is not last:
+                layer.weight.abs_()
+        last.weight[2] = -last.weight[2].abs()
     features = net.features(x)
-    _, gradients = head_gradients(net.head, pool(features))
-    with torch.no_grad():  # turn class 2's row against every feature: all its evidence becomes negative
-        if head == "linear":
-            last.weight[2] = -last.weight[2].abs()
-        else:
-            last.weight[2] = 0.0
-    _, maps = class_maps(net.head, features)
+    logits, maps = class_maps(net.head, features)
+    assert (maps[0, 2] < 0).any()
     assert (maps[0, 2] <= 0).all()
     assert not library_maps(net, x, 2).any()
-    assert gradients.shape == (1, 4, 512)
+    assert logits.shape == (1, 4)
+
+
+def test_gradients_are_those_of_each_sample_alone() -> None:
+    net = build("mlp")
+    pooled = pool(net.features(squares(3)))
+    _, together = head_gradients(net.head, pooled)
+    for index in range(3):
+        _, alone = head_gradients(net.head, pooled[index : index + 1])
+        torch.testing.assert_close(together[index : index + 1], alone)
 
 
 def test_signed_map_and_bias_sum_to_the_logit() -> None:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ctscan"
 
 # module -> what it may import inside ctscan
 INSIDE: dict[str, set[str]] = {
-    "__init__": {"answer", "classifier", "slices"},
+    "__init__": {"classifier", "slices"},
     "tiff": set(),
     "headers": {"tiff"},
     "classes": set(),
@@ -38,7 +38,7 @@ INSIDE: dict[str, set[str]] = {
     | {"phantom", "runtime", "slices"},
     "run_folder": {"config", "training"},
     "report": {"card", "checkpoint", "classes", "ledger"},
-    "__main__": {"answer", "checkpoint", "classifier", "report"},
+    "__main__": {"answer", "checkpoint", "classifier", "report", "runtime"},
 }
 TORCH = {"model", "gradcam", "runtime", "augmentation", "training"}  # runtime inside its functions only
 

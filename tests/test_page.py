@@ -167,7 +167,9 @@ def test_a_page_without_examples_starts_empty(classifier: Classifier) -> None:
     assert Page(classifier, ()).show_numbered(0)[1:] == (result.EMPTY_SENTENCE, EMPTY, "")
 
 
-@pytest.mark.parametrize("flags", [["--checkpoint", "none.safetensors"], ["--examples", "none"], ["--port", "BUSY"]])
+@pytest.mark.parametrize(
+    "flags", [["--checkpoint", "none.safetensors"], ["--examples", "none"], ["--port", "BUSY"], ["--device", "cuda"]]
+)
 def test_what_a_user_can_mend_is_one_line_and_exit_2(flags: list[str], checkpoint_path: Path) -> None:
     import socket
 

@@ -24,7 +24,8 @@ from ctscan.config import RECIPES, TrainConfig, parse_flags
 from ctscan.data import Split, load_split
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
-from ctscan.training import Trainer, TrainingError, build_net, choose_device, fit, imagenet_weights
+from ctscan.runtime import DeviceError, choose_device
+from ctscan.training import Trainer, TrainingError, build_net, fit, imagenet_weights
 from tests.test_data import LONG, SHORT, write_split
 
 ROOT = Path(__file__).parent.parent
@@ -209,7 +210,7 @@ def test_foreign_starting_weights_and_a_missing_gpu_are_refused(init: Path) -> N
     with pytest.raises(TrainingError, match="not a state dict"):
         build_net(config, weights)
     if not torch.cuda.is_available():
-        with pytest.raises(TrainingError, match="cuda"):
+        with pytest.raises(DeviceError, match="cuda"):
             choose_device("cuda")
 
 
