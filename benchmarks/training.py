@@ -15,7 +15,7 @@ from ctscan.classes import CLASS_KEYS
 from ctscan.config import TrainConfig
 from ctscan.data import Split
 from ctscan.phantom import draw_phantom
-from ctscan.training import Trainer, choose_device
+from ctscan.training import Trainer
 
 STEPS = 4  # a round, on one batch each
 
@@ -29,7 +29,7 @@ def main() -> None:
     n = config.batch * STEPS
     squares = np.repeat(config.preprocess(draw_phantom())[0][None], n, axis=0)
     split = Split(squares, np.arange(n) % len(CLASS_KEYS), ("",) * n)
-    trainer = Trainer(config, split, resnet18(weights=None).state_dict(), choose_device("cpu"))
+    trainer = Trainer(config, split, resnet18(weights=None).state_dict(), torch.device("cpu"))
     trainer.schedule.step = lambda *_: None  # type: ignore[method-assign]  # the schedule ends, the benchmark goes on
     batches = [(x.to(memory_format=torch.channels_last), y) for x, y in trainer.batches()]
 
