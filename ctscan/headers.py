@@ -19,12 +19,15 @@ Container = Literal["png", "jpeg", "webp", "bmp", "tiff"]
 
 MIN_SIDE = 32  # px: less than one cell of the map
 MAX_PIXELS = 50_000_000
+MAX_PARTS = 100_000  # chunks or segments; a PNG at the limit of pixels, in chunks of 8 KiB, has half as many
+MAX_SCANS = 64  # of a JPEG; each costs a pass over all pixels, however few bytes it has. Encoders write about ten
 
 UNKNOWN = "This file is not a picture that ctscan can read. Please use PNG, JPEG, WebP, BMP or TIFF."
 EMPTY = "This file is empty."
 DICOM = "This is a DICOM file, which ctscan does not read yet. Please export the slice as PNG."
 NIFTI = "This looks like a NIfTI volume or a compressed archive, which ctscan does not read. Please use a PNG slice."
 DAMAGED = "This picture file is damaged and cannot be read."
+UNUSUAL = "This picture is damaged or stored in a way that ctscan cannot decode. Please export it as PNG."
 TRUNCATED = "This picture file is incomplete: its end is missing. Please copy or export it again."
 
 
@@ -65,7 +68,7 @@ def sniff(data: bytes) -> Container:
         return "webp"
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "tiff"
-    if data[:2] == b"BM" and len(data) > 26:
+    if data[:2] == b"BM" and data[14:18] in _BMP_HEADERS:  # two letters alone may begin a text
         return "bmp"
     if not data:
         raise UnreadableSlice(EMPTY)
@@ -99,9 +102,13 @@ def _png_size(data: bytes) -> tuple[int, int]:
     return struct.unpack_from(">II", data, 16)
 
 
-def _png_walk(data: bytes) -> tuple[int, int]:
-    frames, orientation, position = 1, 1, 8
-    while True:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Type and content of each chunk up to IEND (section 5.3). Raises UnreadableSlice where one is missing or broken.
+
+    The type and nothing else of pixel data (IDAT, fdAT), which need no copy.
+    """
+    position = 8
+    for _ in range(MAX_PARTS):
         if position + 12 > len(data):
             raise UnreadableSlice(TRUNCATED)
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -111,13 +118,33 @@ def _png_walk(data: bytes) -> tuple[int, int]:
         (checksum,) = struct.unpack_from(">I", data, end - 4)
         if kind[:1].isupper() and zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:  # critical
             raise UnreadableSlice(DAMAGED)
-        if kind == b"acTL" and struct.unpack_from(">I", data, position + 8)[0] > 1:
+        yield kind, b"" if kind in (b"IDAT", b"fdAT") else data[position + 8 : end - 4]
+        if kind == b"IEND":
+            return
+        position = end
+    raise UnreadableSlice(UNUSUAL)
+
+
+def _png_walk(data: bytes) -> tuple[int, int]:
+    frames, exif = 1, b""
+    for kind, content in png_chunks(data):
+        if kind == b"acTL" and struct.unpack_from(">I", content)[0] > 1:
             frames = 2
         if kind == b"eXIf":
-            orientation = _exif_orientation(data[position + 8 : end - 4])
-        if kind == b"IEND":
-            return frames, orientation
-        position = end
+            exif = exif or content
+    return frames, _exif_orientation(exif)
+
+
+def png_transparent_grey(data: bytes) -> int | None:
+    """The one grey that a grey PNG without alpha calls transparent (tRNS, section 11.3.1.1), in its own depth."""
+    if data[25] != 0:  # colour type: greyscale
+        return None
+    for kind, content in png_chunks(data):
+        if kind == b"tRNS":
+            return int(struct.unpack_from(">H", content)[0]) & (1 << data[24]) - 1
+        if kind == b"IDAT":  # tRNS stands before it
+            break
+    return None
 
 
 # --- JPEG (ITU-T T.81, annex B)
@@ -128,7 +155,7 @@ _AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # entropy-coded data end
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Marker and content of each segment up to the end of the image. Raises UnreadableSlice where that is missing."""
     position = 2
-    while True:
+    for _ in range(MAX_PARTS):
         while position + 1 < len(data) and data[position] == data[position + 1] == 0xFF:
             position += 1  # fill bytes
         if position + 2 > len(data):
@@ -153,6 +180,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
             if not found:
                 raise UnreadableSlice(TRUNCATED)
             position = found.start()
+    raise UnreadableSlice(UNUSUAL)
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
@@ -166,14 +194,16 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_walk(data: bytes) -> tuple[int, int]:
-    orientation, scans = 1, 0
+    exif, scans = b"", 0
     for marker, content in _jpeg_segments(data):
         if marker == 0xE1 and content.startswith(b"Exif\0\0"):
-            orientation = _exif_orientation(content)
+            exif = exif or content
         scans += marker == 0xDA
     if not scans:
         raise UnreadableSlice(DAMAGED)
-    return 1, orientation
+    if scans > MAX_SCANS:
+        raise UnreadableSlice(UNUSUAL)
+    return 1, _exif_orientation(exif)
 
 
 # --- WebP (RFC 9649)
@@ -197,19 +227,26 @@ def _webp_walk(data: bytes) -> tuple[int, int]:
     end, position = 8 + size, 12
     if end > len(data):
         raise UnreadableSlice(TRUNCATED)
-    frames, orientation = 0, 1
-    while position + 8 <= end:
+    frames, exif = 0, b""
+    for _ in range(MAX_PARTS):
+        if position + 8 > end:
+            return (2 if frames > 1 else 1), _exif_orientation(exif)
         kind, length = struct.unpack_from("<4sI", data, position)
         if position + 8 + length > end:
             raise UnreadableSlice(DAMAGED)
         frames += kind == b"ANMF"
         if kind == b"EXIF":
-            orientation = _exif_orientation(data[position + 8 : position + 8 + length])
+            exif = exif or data[position + 8 : position + 8 + length]
         position += 8 + length + length % 2
-    return (2 if frames > 1 else 1), orientation
+    raise UnreadableSlice(UNUSUAL)
 
 
-# --- BMP (Windows BITMAPINFOHEADER and its kin)
+# --- BMP (BITMAPCOREHEADER, OS/2 2 and BITMAPINFOHEADER up to BITMAPV5HEADER, told apart by their sizes)
+
+_BMP_HEADERS = tuple(struct.pack("<I", size) for size in (12, 16, 40, 52, 56, 64, 108, 124))
+_BMP_WITH_ALPHA_MASK = 56  # bytes of the smallest header that has one
+_BIT_FIELDS = (3, 6)  # BI_BITFIELDS, BI_ALPHABITFIELDS
+_BGR_MASKS = (0xFF0000, 0xFF00, 0xFF)  # red, green, blue
 
 
 def _bmp_size(data: bytes) -> tuple[int, int]:
@@ -228,6 +265,22 @@ def _bmp_walk(data: bytes) -> tuple[int, int]:
     if offset + needed > len(data) or (run_length_coded and not stated):
         raise UnreadableSlice(TRUNCATED)
     return 1, 1
+
+
+def bmp_has_alpha(data: bytes) -> bool:
+    """Whether the fourth byte of a 32-bit BMP is alpha, which takes a mask that says so; it is padding otherwise."""
+    header, compression = struct.unpack_from("<I12xI", data, 14)
+    if header < _BMP_WITH_ALPHA_MASK or compression not in _BIT_FIELDS:
+        return False
+    return bool(struct.unpack_from("<I", data, 66)[0])
+
+
+def bmp_hides_its_colours(data: bytes) -> bool:
+    """Whether a 32-bit BMP orders its channels by masks that stand behind a short header, where OpenCV misses them."""
+    header, bits, compression = struct.unpack_from("<I10xHI", data, 14)
+    if header >= _BMP_WITH_ALPHA_MASK or bits != 32 or compression not in _BIT_FIELDS:
+        return False
+    return struct.unpack_from("<III", data, 54) != _BGR_MASKS
 
 
 # --- TIFF

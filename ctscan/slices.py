@@ -6,6 +6,7 @@ JPEG decoder, and strangers' bytes come here. The header is read first, by `head
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctscan import tiff
-from ctscan.headers import DAMAGED, Header, UnreadableSlice, read_header
+from ctscan.headers import (
+    DAMAGED,
+    UNUSUAL,
+    Header,
+    UnreadableSlice,
+    bmp_has_alpha,
+    bmp_hides_its_colours,
+    png_transparent_grey,
+    read_header,
+)
 
 __all__ = ["Slice", "UnreadableSlice", "read_slice"]
 
 LUMA_BGR = (0.114, 0.587, 0.299)  # ITU-R BT.601
-TWELVE_BITS, SIXTEEN_BITS = 4095, 65535
+EIGHT_BITS, TWELVE_BITS, SIXTEEN_BITS = 255, 4095, 65535
+
+# What forged bytes can raise in a parser, in NumPy or in OpenCV.
+BROKEN = (struct.error, LookupError, ValueError, OverflowError, MemoryError, cv2.error)
 
 SEVERAL_FRAMES = "The file holds several frames; the first is shown."
 TWELVE_BIT_NOTICE = "The greys use 12 of 16 bits, so they were scaled by 4095."
@@ -35,6 +48,15 @@ class Slice:
 
 def read_slice(data: bytes) -> Slice:
     """PNG, JPEG, WebP, BMP or TIFF, recognised by content. Raises UnreadableSlice and nothing else."""
+    try:
+        return _read(data)
+    except UnreadableSlice:
+        raise
+    except BROKEN:
+        raise UnreadableSlice(DAMAGED) from None
+
+
+def _read(data: bytes) -> Slice:
     header = read_header(data)
     grey = to_grey(decode(data, header))
     if grey.shape != (header.height, header.width):
@@ -47,40 +69,90 @@ def read_slice(data: bytes) -> Slice:
 
 def decode(data: bytes, header: Header) -> NDArray[Any]:
     """The first frame as stored: (H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) BGR or (H, W, 4) BGRA."""
-    try:
-        return decode_tiff(data) if header.container == "tiff" else decode_plain(data)
-    except (cv2.error, MemoryError, tiff.TiffError):
-        raise UnreadableSlice(DAMAGED) from None
+    match header.container:
+        case "tiff":
+            return decode_tiff(data)
+        case "bmp":
+            return decode_bmp(data)
+        case "png":
+            return decode_png(data)
+        case _:
+            return decode_plain(data)
 
 
 def decode_plain(data: bytes) -> NDArray[Any]:
     """By OpenCV. `IMREAD_UNCHANGED` keeps depth and alpha, and leaves the EXIF orientation to us."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise UnreadableSlice(DAMAGED)
+        raise UnreadableSlice(UNUSUAL)
     return pixels
 
 
+def decode_png(data: bytes) -> NDArray[Any]:
+    """By OpenCV, which keeps the transparent grey of a PNG that has one; it is black, as all that is transparent."""
+    pixels = decode_plain(data)
+    transparent = png_transparent_grey(data)
+    if transparent is None or pixels.ndim != 2:
+        return pixels
+    stored_top = (1 << data[24]) - 1  # byte 24: bit depth; OpenCV widens 1, 2 and 4 bits to 8
+    return np.where(pixels == transparent * (np.iinfo(pixels.dtype).max // stored_top), 0, pixels).astype(pixels.dtype)
+
+
+def decode_bmp(data: bytes) -> NDArray[Any]:
+    """By OpenCV, which takes any fourth byte behind bit masks for alpha and knows those of short headers as BGR."""
+    if bmp_hides_its_colours(data):
+        raise UnreadableSlice(UNUSUAL)
+    pixels = decode_plain(data)
+    return pixels if pixels.ndim == 2 or bmp_has_alpha(data) else pixels[..., :3]
+
+
 def decode_tiff(data: bytes) -> NDArray[Any]:
-    """By OpenCV, but for what it gets wrong: orientation, grey with alpha, and 16-bit greys whose white is zero."""
+    """By OpenCV, but for what it gets wrong: orientation, alpha of grey, separate planes, greys whose white is 0."""
     directory = tiff.read_directory(data)
     pixels: NDArray[Any] | None = tiff.read_grey_alpha(data, directory)
-    if pixels is None and directory.first(tiff.SAMPLES, 1) == 2:
+    by_opencv = pixels is None
+    if pixels is None:
+        pixels = _decode_tiff_by_opencv(data, directory)
+    if directory.first(tiff.PHOTOMETRIC, 1) == tiff.WHITE_IS_ZERO and not (by_opencv and pixels.dtype == np.uint8):
+        pixels = invert(pixels)
+    alpha = pixels.ndim == 3 and pixels.shape[2] in (2, 4)
+    return pixels[..., :-1] if alpha and is_on_black(pixels, directory) else pixels
+
+
+def _decode_tiff_by_opencv(data: bytes, directory: tiff.Directory) -> NDArray[Any]:
+    unassociated = directory.first(tiff.EXTRA_SAMPLES, 0) == tiff.UNASSOCIATED
+    if directory.first(tiff.SAMPLES, 1) == 2 and unassociated:  # OpenCV drops the alpha
         raise UnreadableSlice(
             "This TIFF holds compressed grey with transparency, which ctscan cannot read. Please use PNG."
         )
-    if pixels is None:
-        pixels = decode_plain(tiff.without_orientation(data, directory))
-    if directory.first(tiff.PHOTOMETRIC, 1) == tiff.WHITE_IS_ZERO and pixels.dtype == np.uint16:
-        pixels = SIXTEEN_BITS - pixels
-    return pixels[..., :3] if is_on_black(pixels, directory) else pixels
+    pixels = decode_plain(tiff.without_orientation(data, directory))
+    separate = directory.first(tiff.PLANAR, tiff.CHUNKY) != tiff.CHUNKY and directory.first(tiff.SAMPLES, 1) > 1
+    if separate and pixels.dtype != np.uint8:  # OpenCV reads them as if they were interleaved
+        raise UnreadableSlice(UNUSUAL)
+    return pixels
 
 
 def is_on_black(pixels: NDArray[Any], directory: tiff.Directory) -> bool:
-    """Whether a TIFF's colours are multiplied by its alpha: by the file, or by OpenCV, which does so at 8 bits."""
-    extra = directory.first(tiff.EXTRA_SAMPLES, 0)
-    multiplied = extra == tiff.ASSOCIATED or (extra == tiff.UNASSOCIATED and pixels.dtype == np.uint8)
-    return pixels.ndim == 3 and pixels.shape[2] == 4 and multiplied
+    """Whether the last of 2 or 4 channels of a TIFF is to be dropped: no alpha, or multiplied into the others already.
+
+    The file multiplies associated alpha, OpenCV any alpha of 8-bit colours; an extra sample of no stated meaning
+    (TIFF 6.0, ExtraSamples 0) is none.
+    """
+    by_opencv = pixels.shape[2] == 4 and pixels.dtype == np.uint8
+    return by_opencv or directory.first(tiff.EXTRA_SAMPLES, 0) != tiff.UNASSOCIATED
+
+
+def invert(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Greys whose white is zero -> greys whose black is zero, about the full scale of their depth; alpha stays."""
+    grey = pixels[..., 0] if pixels.ndim == 3 else pixels
+    top = usual_top(grey)
+    turned: NDArray[Any]
+    if top is None:
+        wide = grey.astype(np.float64)
+        turned = wide.min() + wide.max() - wide
+    else:
+        turned = (top - grey).astype(grey.dtype)
+    return turned if pixels.ndim == 2 else np.dstack([turned, pixels[..., 1:]])
 
 
 def to_grey(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -96,29 +168,38 @@ def to_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     return (np.rint(grey) if whole else grey).astype(pixels.dtype)
 
 
+def usual_top(grey: NDArray[Any]) -> int | None:
+    """The value of white: of the depth, else the first usual one that holds all greys; None where none does."""
+    if grey.dtype == np.uint8:
+        return EIGHT_BITS
+    # Float, signed and 32-bit greys state no range of their own.
+    tops: tuple[int, ...] = (EIGHT_BITS, TWELVE_BITS, SIXTEEN_BITS)
+    if grey.dtype == np.uint16:
+        tops = (TWELVE_BITS, SIXTEEN_BITS)
+    elif np.issubdtype(grey.dtype, np.floating):
+        tops = (1, *tops)
+    low, high = grey.min(), grey.max()
+    return next((top for top in tops if low >= 0 and high <= top), None)
+
+
 def to_unit_range(grey: NDArray[Any]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Any depth -> float32 in [0, 1] and the notices that this earns. Raises UnreadableSlice for NaN and infinity."""
-    if grey.dtype == np.uint8:
-        return grey.astype(np.float32) / np.float32(255), ()
-    if grey.dtype == np.uint16:
-        if grey.max() > TWELVE_BITS:
-            return grey.astype(np.float32) / np.float32(SIXTEEN_BITS), ()
-        return grey.astype(np.float32) / np.float32(TWELVE_BITS), (TWELVE_BIT_NOTICE,)
-    return _scale_measured(grey.astype(np.float64), may_be_unit=np.issubdtype(grey.dtype, np.floating))
-
-
-def _scale_measured(grey: NDArray[np.float64], *, may_be_unit: bool) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Float, signed and 32-bit greys state no range of their own: the first usual one that holds them is taken."""
-    low, high = float(grey.min()), float(grey.max())
-    if not np.isfinite([low, high]).all():
+    if not np.isfinite([grey.min(), grey.max()]).all():
         raise UnreadableSlice("This picture holds values that are not numbers.")
-    usual = ((1,) if may_be_unit else ()) + (255, TWELVE_BITS, SIXTEEN_BITS)
-    top = next((t for t in usual if low >= 0 and high <= t), None)
-    if top == 1:
-        return grey.astype(np.float32), ()
-    if top:
-        return (grey / top).astype(np.float32), (f"The greys were taken to lie between 0 and {top}.",)
-    scaled = (grey - low) / (high - low) if high > low else np.zeros_like(grey)
+    top = usual_top(grey)
+    if top is None:
+        return _stretch(grey.astype(np.float64))
+    pixels: NDArray[np.float32] = np.divide(grey, top, dtype=np.float32)
+    if grey.dtype == np.uint16:
+        return pixels, (TWELVE_BIT_NOTICE,) if top == TWELVE_BITS else ()
+    stated = top == 1 or grey.dtype == np.uint8
+    return pixels, () if stated else (f"The greys were taken to lie between 0 and {top}.",)
+
+
+def _stretch(grey: NDArray[np.float64]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    low, high = float(grey.min()), float(grey.max())
+    half_span = high / 2 - low / 2  # halves, because the difference of the largest floats is infinite
+    scaled = (grey / 2 - low / 2) / half_span if half_span > 0 else np.zeros_like(grey)
     return scaled.astype(np.float32), (f"The greys were stretched from {low:g} … {high:g}, darkest to brightest.",)
 
 

@@ -19,6 +19,9 @@ TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES = 324, 325, 338
 UNCOMPRESSED, CHUNKY, WHITE_IS_ZERO = 1, 1, 0
 ASSOCIATED, UNASSOCIATED = 1, 2  # extra samples: alpha already multiplied in, or not
 
+LISTS = (STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES)  # of which every value is needed
+SINGLES = (WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, SAMPLES, PLANAR, EXTRA_SAMPLES)  # the first one
+
 MAX_ENTRIES = 1000  # of a directory; real ones have some tens
 MAX_VALUES = 1 << 20  # of an entry; a strip a row of the tallest slice is far fewer
 
@@ -32,7 +35,7 @@ class TiffError(ValueError):
 
 @dataclass(frozen=True)
 class Directory:
-    """The whole-number entries of the first directory."""
+    """The entries of the first directory that this program asks for."""
 
     order: str  # "<" or ">", as in struct
     tags: dict[int, tuple[int, ...]]
@@ -70,7 +73,8 @@ def _read(data: bytes, order: str, start: int, count_kind: str, offset_kind: str
     places: dict[int, int] = {}
     for place in range(first, first + count * entry_size, entry_size):
         tag, kind, number = struct.unpack_from(f"{order}HH{offset_kind}", data, place)
-        if kind not in _TYPES or number > MAX_VALUES:
+        # The first of two entries of one tag counts, as in libtiff: else its size would not be the one checked here.
+        if tag not in LISTS + SINGLES or tag in tags or kind not in _TYPES or number > MAX_VALUES:
             continue
         dtype = np.dtype(order + _TYPES[kind])
         value_place = place + 4 + struct.calcsize(order + offset_kind)
@@ -78,7 +82,8 @@ def _read(data: bytes, order: str, start: int, count_kind: str, offset_kind: str
             (value_place,) = struct.unpack_from(order + offset_kind, data, value_place)
         if value_place + number * dtype.itemsize > len(data):
             raise TiffError("points outside the file")
-        tags[tag] = tuple(np.frombuffer(data, dtype, number, value_place).tolist())
+        wanted = number if tag in LISTS else min(number, 1)
+        tags[tag] = tuple(np.frombuffer(data, dtype, wanted, value_place).tolist())
         if number == 1:
             places[tag] = value_place
     (following,) = struct.unpack_from(order + offset_kind, data, first + count * entry_size)

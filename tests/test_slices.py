@@ -40,36 +40,79 @@ def save(picture: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def bmp32(alpha: int) -> bytes:
-    """A 32-bit BMP with a plain header, whose fourth byte means nothing."""
+def bmp(pixels: bytes, bits: int, *, size: int = 40, compression: int = 0, behind: bytes = b"") -> bytes:
+    """A BMP made by hand, bottom row first; `behind` are the masks and colours behind the 40 common header bytes."""
     height, width = GREY.shape
-    pixels = np.full((height, width, 4), alpha, np.uint8)
-    pixels[..., :3] = GREY[::-1, :, None]
-    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 32, 0, pixels.nbytes, 0, 0, 0, 0)
-    return b"BM" + struct.pack("<IHHI", 54 + pixels.nbytes, 0, 0, 54) + info + pixels.tobytes()
+    info = struct.pack("<IiiHHIIiiII", size, width, height, 1, bits, compression, len(pixels), 0, 0, 0, 0) + behind
+    info = info.ljust(size, b"\0")
+    return b"BM" + struct.pack("<IHHI", 14 + len(info) + len(pixels), 0, 0, 14 + len(info)) + info + pixels
 
 
-def tiff(values: NDArray[Any], *, order: str = "<", photometric: int = 1, sample: int = 1, big: bool = False) -> bytes:
-    """An uncompressed TIFF made by hand: any type, either byte order, either size of offsets."""
+def bgr_and(fourth: int | NDArray[np.uint8]) -> bytes:
+    """Rows of a 32-bit BMP."""
+    pixels = np.empty((*GREY.shape, 4), np.uint8)
+    pixels[..., :3], pixels[..., 3] = GREY[..., None], fourth
+    return pixels[::-1].tobytes()
+
+
+def run_lengths(grey: NDArray[np.uint8]) -> bytes:
+    """BI_RLE8: each pixel a run of one, each row ended."""
+    return b"".join(np.insert(row[:, None], 0, 1, axis=1).tobytes() + b"\0\0" for row in grey[::-1]) + b"\0\1"
+
+
+BGR_MASKS = struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)
+ALPHA_MASK = struct.pack("<I", 0xFF000000)
+GREYS = b"".join(bytes([i, i, i, 0]) for i in range(256))
+
+
+def tiff(
+    values: NDArray[Any],
+    *,
+    order: str = "<",
+    sample: int = 1,
+    big: bool = False,
+    deflate: bool = False,
+    tags: dict[int, int] | None = None,
+) -> bytes:
+    """A TIFF made by hand: any type, either byte order, either size of offsets, one strip, `tags` of one value."""
     body = values.astype(values.dtype.newbyteorder(order)).tobytes()  # type: ignore[arg-type]
+    body = zlib.compress(body) if deflate else body
     start = 16 if big else 8
     height, width = values.shape[:2]
-    entries = [(256, width), (257, height), (258, values.dtype.itemsize * 8), (259, 1), (262, photometric)]
-    entries += [(273, start), (277, 1), (278, height), (279, len(body)), (339, sample)]
+    samples = values.shape[2] if values.ndim == 3 else 1
+    entries = {256: width, 257: height, 258: values.dtype.itemsize * 8, 259: 8 if deflate else 1, 262: 1, 273: start}
+    entries |= {277: samples, 278: height, 279: len(body), 339: sample} | (tags or {})
     count, entry, pointer = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
     kind = 16 if big else 4
     directory = struct.pack(order + count, len(entries))
-    directory += b"".join(struct.pack(order + entry, tag, kind, 1, value) for tag, value in entries)
+    directory += b"".join(struct.pack(order + entry, tag, kind, 1, value) for tag, value in sorted(entries.items()))
     mark = b"II" if order == "<" else b"MM"
     head = mark + (struct.pack(order + "HHHQ", 43, 8, 0, start + len(body)) if big else b"")
     head += b"" if big else struct.pack(order + "HI", 42, start + len(body))
     return head + body + directory + struct.pack(order + pointer, 0)
 
 
+def tiled_tiff(grey: NDArray[Any], side: int = 64) -> bytes:
+    """An uncompressed TIFF in square tiles."""
+    height, width = grey.shape
+    padded = np.pad(grey, ((0, -height % side), (0, -width % side)))
+    corners = [(y, x) for y in range(0, height, side) for x in range(0, width, side)]
+    tiles = [padded[y : y + side, x : x + side].tobytes() for y, x in corners]
+    offsets = [8 + i * len(tiles[0]) for i in range(len(tiles))]
+    behind = 8 + len(tiles) * len(tiles[0])
+    lists = struct.pack(f"<{len(tiles) * 2}I", *offsets, *[len(t) for t in tiles])
+    tags = [(256, 1, width), (257, 1, height), (258, 1, grey.dtype.itemsize * 8), (259, 1, 1), (262, 1, 1)]
+    tags += [(277, 1, 1), (322, 1, side), (323, 1, side), (324, len(tiles), behind)]
+    tags += [(325, len(tiles), behind + len(lists) // 2)]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", t, 4, n, v) for t, n, v in tags)
+    return b"II*\0" + struct.pack("<I", behind + len(lists)) + b"".join(tiles) + lists + directory + b"\0" * 4
+
+
 L = Image.fromarray(GREY)
 RGB = L.convert("RGB")
 OPAQUE = L.convert("RGBA")
-UP16 = Image.fromarray(GREY.astype(np.uint16) * 257)
+GREY16 = GREY.astype(np.uint16) * 257
+UP16 = Image.fromarray(GREY16)
 TIFF_COMPRESSIONS = ("tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits")
 
 LOSSLESS: dict[str, bytes] = {
@@ -83,8 +126,12 @@ LOSSLESS: dict[str, bytes] = {
     "bmp L": save(L, "BMP"),
     "bmp RGB": save(RGB, "BMP"),
     "bmp palette": save(L.convert("P"), "BMP"),
-    "bmp 32, fourth byte 0": bmp32(0),
-    "bmp 32, fourth byte 77": bmp32(77),
+    "bmp 32, fourth byte 0": bmp(bgr_and(0), 32),
+    "bmp 32, fourth byte 77": bmp(bgr_and(77), 32),
+    "bmp 32, masks, fourth byte 0": bmp(bgr_and(0), 32, compression=3, behind=BGR_MASKS),
+    "bmp 32, version 4, no alpha": bmp(bgr_and(0), 32, size=108, compression=3, behind=BGR_MASKS),
+    "bmp 32, version 4, opaque": bmp(bgr_and(255), 32, size=108, compression=3, behind=BGR_MASKS + ALPHA_MASK),
+    "bmp run lengths": bmp(run_lengths(GREY), 8, compression=1, behind=GREYS),
     "webp RGB": save(RGB, "WEBP", lossless=True),
     "webp RGBA": save(OPAQUE, "WEBP", lossless=True),
     "tiff L": save(L, "TIFF"),
@@ -93,10 +140,17 @@ LOSSLESS: dict[str, bytes] = {
     "tiff LA": save(L.convert("LA"), "TIFF"),
     "tiff palette": save(L.convert("P"), "TIFF"),
     "tiff 16": save(UP16, "TIFF"),
-    "tiff 16 big-endian": tiff(GREY.astype(np.uint16) * 257, order=">"),
+    "tiff 16 big-endian": tiff(GREY16, order=">"),
     "tiff big": tiff(GREY, big=True),
-    "tiff white is zero": tiff(255 - GREY, photometric=0),
-    "tiff 16 white is zero": tiff(65535 - GREY.astype(np.uint16) * 257, photometric=0),
+    "tiff tiles": tiled_tiff(GREY),
+    "tiff 16 tiles": tiled_tiff(GREY16),
+    "tiff white is zero": tiff(255 - GREY, tags={262: 0}),
+    "tiff 16 white is zero": tiff(65535 - GREY16, tags={262: 0}),
+    "tiff LA white is zero": tiff(np.dstack([255 - GREY, np.full_like(GREY, 255)]), tags={262: 0, 338: 2}),
+    "tiff grey and an extra sample": tiff(np.dstack([GREY, GREY // 2]), tags={338: 0}),
+    "tiff deflated grey and an extra sample": tiff(np.dstack([GREY, GREY // 2]), deflate=True, tags={338: 0}),
+    "tiff RGB and an extra sample": tiff(np.dstack([GREY] * 3 + [GREY * 0]), tags={262: 2, 338: 0}),
+    "tiff 16 RGB and an extra sample": tiff(np.dstack([GREY16] * 3 + [GREY16 * 0]), tags={262: 2, 338: 0}),
     "tiff float32": tiff(UNIT, sample=3),
     "tiff float32 big-endian": tiff(UNIT, sample=3, order=">"),
     "tiff float64": tiff(GREY.astype(np.float64) / 255, sample=3),
@@ -107,6 +161,7 @@ WITH_NOTICE: dict[str, bytes] = {
     "tiff int32": tiff(GREY.astype(np.int32), sample=2),
     "tiff uint32": tiff(GREY.astype(np.uint32)),
     "tiff int16": tiff(GREY.astype(np.int16), sample=2),
+    "tiff int16 white is zero": tiff(255 - GREY.astype(np.int16), sample=2, tags={262: 0}),
 }
 LOSSY: dict[str, bytes] = {
     "jpeg L": save(L, "JPEG", quality=95),
@@ -181,6 +236,37 @@ def test_a_transparent_palette_colour_is_black() -> None:
     assert np.array_equal(read_slice(save(picture, "PNG", transparency=7)).pixels, expected)
 
 
+def test_a_transparent_grey_is_black() -> None:
+    transparent = int(GREY[80, 100])
+    expected = np.where(transparent == GREY, 0, UNIT)
+    for picture, stored in ((L, transparent), (UP16, transparent * 257)):
+        data = save(picture, "PNG")
+        with_grey = data[:33] + png((b"tRNS", struct.pack(">H", stored)))[8:] + data[33:]  # behind IHDR
+        assert np.array_equal(read_slice(with_grey).pixels, expected)
+
+
+def test_the_fourth_byte_of_a_bmp_is_alpha_where_a_mask_says_so() -> None:
+    alpha = np.where(np.indices(GREY.shape)[1] < 100, 0, 255).astype(np.uint8)
+    data = bmp(bgr_and(alpha), 32, size=108, compression=3, behind=BGR_MASKS + ALPHA_MASK)
+    assert np.array_equal(read_slice(data).pixels, UNIT * (alpha == 255))
+
+
+OTHERWISE = {
+    "bmp of unusual masks": bmp(bgr_and(9), 32, compression=3, behind=BGR_MASKS[::-1]),
+    "tiff 16 in planes": tiff(np.dstack([GREY16] * 3), tags={262: 2, 284: 2}),
+    "tiff int16 in planes": tiff(np.dstack([GREY.astype(np.int16)] * 3), sample=2, tags={262: 2, 284: 2}),
+    "tiff of 4 bits": tiff(GREY, tags={256: 406, 258: 4}),
+    "tiff of half floats": tiff(UNIT.astype(np.float16), sample=3),
+    "tiff deflated LA": tiff(np.dstack([GREY, GREY]), deflate=True, tags={338: 2}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_would_be_read_wrongly_is_refused_with_a_way_out(name: str) -> None:
+    with pytest.raises(UnreadableSlice, match="PNG"):
+        read_slice(OTHERWISE[name])
+
+
 def test_an_interlaced_png_is_read() -> None:
     raw = b"".join(interlaced_rows(GREY))
     height, width = GREY.shape
@@ -230,6 +316,11 @@ def test_negative_greys_are_stretched_with_a_notice() -> None:
     assert "-1024" in slice_.notices[0]
 
 
+def test_the_largest_floats_are_stretched() -> None:
+    slice_ = read_slice(tiff(np.where(GREY > 100, 1.7e308, -1.7e308), sample=3))
+    assert np.array_equal(slice_.pixels, GREY > 100)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_no_numbers_are_refused(value: float) -> None:
     broken = UNIT.copy()
@@ -258,7 +349,8 @@ NOT_PICTURES = {
     "zip": (b"PK\x03\x04" + b"\0" * 400, "PNG, JPEG"),
     "magic alone, png": (b"\x89PNG\r\n\x1a\n", "damaged"),
     "magic alone, jpeg": (b"\xff\xd8\xff", "incomplete"),
-    "magic alone, bmp": (b"BM" + b"\0" * 60, "damaged"),
+    "text that begins like a bmp": (b"BMI 24, no contrast agent\n" * 30, "PNG, JPEG"),
+    "magic alone, bmp": (b"BM" + b"\0" * 12 + b"\x28" + b"\0" * 45, "damaged"),
     "magic alone, tiff": (b"II*\0", "damaged"),
     "magic alone, webp": (b"RIFF\0\0\0\0WEBP", "damaged"),
 }
@@ -271,7 +363,7 @@ def test_what_is_no_picture_is_refused_with_a_sentence(name: str) -> None:
         read_slice(data)
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n not in ("tiff jpeg",)])
+@pytest.mark.parametrize("name", ALL)
 def test_a_file_cut_anywhere_is_refused(name: str) -> None:
     data = ALL[name]
     whole = read_slice(data).pixels
@@ -335,6 +427,54 @@ def test_forged_lengths_and_offsets_are_refused() -> None:
             read_slice(data)
 
 
+def test_strips_without_their_sizes_are_refused() -> None:
+    both = tiff(np.dstack([GREY, GREY]), tags={338: 2})
+    forged = both.replace(struct.pack("<HHI", 279, 4, 1), struct.pack("<HHI", 325, 4, 1))  # sizes of tiles instead
+    with pytest.raises(UnreadableSlice):
+        read_slice(forged)
+
+
+def test_entries_that_share_a_large_value_are_read_quickly() -> None:
+    entries = b"".join(struct.pack("<HHII", 1000 + i, 1, 1 << 20, 0) for i in range(900))
+    exif = b"II*\0" + struct.pack("<IH", 8, 900) + entries + b"\0" * (4 + (1 << 20))
+    data = LOSSLESS["png L"]
+    forged = data[:33] + png((b"eXIf", exif))[8:] + data[33:]  # behind IHDR
+    start = time.monotonic()
+    assert np.array_equal(read_slice(forged).pixels, UNIT)
+    assert time.monotonic() - start < 2
+
+
+def test_of_two_sizes_in_one_directory_the_first_counts() -> None:
+    whole = tiff(GREY)
+    width = struct.pack("<HHII", 256, 4, 1, 203)
+    two = whole.replace(struct.pack("<H", 10) + width, struct.pack("<HHHII", 11, 256, 4, 1, 1 << 20) + width)
+    with pytest.raises(UnreadableSlice, match="too large"):
+        read_slice(two)
+
+
+def many_parts() -> dict[str, bytes]:
+    """Small files that cost long walks or, the last, many passes over all pixels."""
+    whole = {kind: save(RGB, kind) for kind in ("PNG", "JPEG", "WEBP")}
+    chunks = png((b"teSt", b""))[8:] * 200_000
+    parts = whole["WEBP"][12:] + b"ABCD\0\0\0\0" * 200_000
+    progressive = save(L, "JPEG", progressive=True)
+    scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    return {
+        "png": whole["PNG"][:33] + chunks + whole["PNG"][33:],
+        "jpeg": whole["JPEG"][:2] + b"\xff\xfe\0\2" * 200_000 + whole["JPEG"][2:],
+        "webp": b"RIFF" + struct.pack("<I", 4 + len(parts)) + b"WEBP" + parts,
+        "jpeg scans": progressive[:-2] + scan * 1000 + progressive[-2:],
+    }
+
+
+def test_files_of_very_many_parts_are_refused_quickly() -> None:
+    for name, data in many_parts().items():
+        start = time.monotonic()
+        with pytest.raises(UnreadableSlice):
+            read_slice(data)
+        assert time.monotonic() - start < 2, name
+
+
 def test_a_slice_holds_pixels_and_sentences_only() -> None:
     exif = Image.Exif()
     exif[0x010E] = "CANARY of the patient"
@@ -345,7 +485,9 @@ def test_a_slice_holds_pixels_and_sentences_only() -> None:
     assert "CANARY" not in repr(slice_)
 
 
-SEEDS = [ALL[n] for n in ("png L", "png palette", "jpeg L", "webp RGB", "bmp L", "tiff L", "tiff tiff_lzw", "tiff big")]
+PLAIN_SEEDS = ("png L", "png palette", "jpeg L", "webp RGB", "bmp L", "bmp run lengths", "bmp 32, masks, fourth byte 0")
+TIFF_SEEDS = ("L", "tiff_lzw", "big", "tiles", "LA", "float64", "16 white is zero")
+SEEDS = [ALL[n] for n in (*PLAIN_SEEDS, *(f"tiff {n}" for n in TIFF_SEEDS))]
 
 
 def reads_or_refuses(data: bytes) -> None:
@@ -374,6 +516,17 @@ def test_flipped_bytes_are_read_or_refused(data: bytes, changes: list[tuple[floa
 
 
 @settings(max_examples=100, derandomize=True, deadline=None)
+@given(st.sampled_from([s for s in SEEDS if s[:2] in (b"II", b"MM")]), st.lists(st.tuples(st.integers(), st.binary())))
+def test_changed_directories_are_read_or_refused(data: bytes, changes: list[tuple[int, bytes]]) -> None:
+    """Of a TIFF the entries matter, and most stand at its end."""
+    broken = bytearray(data)
+    for place, value in changes:
+        end = len(broken) - place % min(len(broken), 200)
+        broken[end - len(value[:end]) : end] = value[:end]
+    reads_or_refuses(bytes(broken))
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
 @given(st.sampled_from([s[:12] for s in SEEDS]), st.binary(max_size=300))
 def test_rubbish_behind_a_magic_number_is_refused(magic: bytes, rest: bytes) -> None:
     reads_or_refuses(magic + rest)
@@ -381,9 +534,12 @@ def test_rubbish_behind_a_magic_number_is_refused(magic: bytes, rest: bytes) -> 
 
 def test_headers_say_what_pillow_says() -> None:
     for name, data in ALL.items():
-        if name not in ("tiff float64", "tiff big"):  # which Pillow does not read
-            header = read_header(data)
-            assert (header.width, header.height) == Image.open(io.BytesIO(data)).size, name
+        header = read_header(data)
+        try:
+            theirs = Image.open(io.BytesIO(data)).size
+        except OSError:
+            theirs = (203, 157)  # a form that Pillow does not read
+        assert (header.width, header.height) == theirs, name
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the data set is not here")
