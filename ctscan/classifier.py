@@ -38,9 +38,9 @@ class Prediction:
         """Index of the class with the highest probability."""
         return int(self.probabilities.argmax())
 
-    def evidence(self, index: int) -> NDArray[np.float32]:
-        """Grad-CAM of a class at the slice's own pixels: float32 (H, W), >= 0, logit units."""
-        return self.placement.invert(np.maximum(self.maps[index], 0))
+    def evidence(self, index: int, shape: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        """Grad-CAM of a class over the slice: float32, (H, W) of the slice or `shape`, >= 0, logit units."""
+        return self.placement.invert(np.maximum(self.maps[index], 0), shape)
 
     def is_localised(self, index: int) -> bool:
         """Whether the class's map has a place worth showing: a peak of a tenth of the scale or more."""

@@ -35,7 +35,7 @@ class TrainConfig:
     precision: Literal["auto", "bf16", "fp32"] = _flag("auto takes bf16 where the processor gains by it", "auto")
     seed: int = _flag("seed of weights, order and augmentation", 0)
 
-    epochs: int = _flag("passes over the training slices", 20)
+    epochs: int = _flag("passes over the training slices", 24)
     batch: int = _flag("slices a step", 32)
     optimiser: Literal["adamw", "sgd"] = _flag("sgd has momentum .9", "adamw")
     schedule: Literal["one_cycle", "step"] = _flag("step divides the rate by 10 every 7 epochs", "one_cycle")

@@ -60,30 +60,38 @@ class Placement:
         square[target.top : target.top + target.height, target.left : target.left + target.width] = scaled
         return square
 
-    def invert(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Maps over the square, float32 (..., h, w), interpolated bilinearly at the slice's pixels: (..., H, W).
+    def invert(self, maps: NDArray[np.float32], shape: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        """Maps over the square, float32 (..., h, w), interpolated bilinearly over the slice: (..., *shape).
 
-        Zero outside `box`, of which the model saw nothing.
+        `shape` is the slice's own unless given; a smaller one covers the same slice with larger pixels. Zero
+        outside `box`, of which the model saw nothing.
         """
-        h, w = maps.shape[-2:]
-        rows = _bilinear_weights(self.box.height, self.target.top, self.target.height, self.size, h)
-        columns = _bilinear_weights(self.box.width, self.target.left, self.target.width, self.size, w)
-        full = np.zeros((*maps.shape[:-2], *self.slice_shape), np.float32)
-        box = self.box
-        full[..., box.top : box.top + box.height, box.left : box.left + box.width] = rows @ maps @ columns.T
-        return full
+        box, target = self.box, self.target
+        height, width = shape or self.slice_shape
+        across_rows = _positions(height, self.slice_shape[0], box.top, box.height, target.top, target.height)
+        across_columns = _positions(width, self.slice_shape[1], box.left, box.width, target.left, target.width)
+        rows = _bilinear_weights(across_rows / self.size, maps.shape[-2])
+        columns = _bilinear_weights(across_columns / self.size, maps.shape[-1])
+        over_slice: NDArray[np.float32] = rows @ maps @ columns.T
+        return over_slice
 
 
-def _bilinear_weights(length: int, start: int, extent: int, size: int, cells: int) -> NDArray[np.float32]:
-    """(length, cells): how much each of `cells` across the square weighs at each of `length` slice pixels.
+def _positions(
+    pixels: int, length: int, start: int, extent: int, target_start: int, target_extent: int
+) -> NDArray[np.float64]:
+    """Where along the square each of `pixels` across a slice of `length` lies, NaN outside the box."""
+    along = (np.arange(pixels) + 0.5) * (length / pixels) - start
+    return np.where((along >= 0) & (along < extent), target_start + along * (target_extent / extent), np.nan)
 
-    The slice pixels lie evenly over `extent` pixels of the square from `start` on. Beyond the outermost cell
-    centres the outermost value holds.
+
+def _bilinear_weights(position: NDArray[np.float64], cells: int) -> NDArray[np.float32]:
+    """(P, cells): how much each of `cells` weighs at each position, 0 to 1 across the square; nothing at NaN.
+
+    Beyond the outermost cell centres the outermost value holds.
     """
-    in_square = start + (np.arange(length) + 0.5) * (extent / length)
-    position = np.clip(in_square * (cells / size) - 0.5, 0, cells - 1)
-    distance = np.abs(position[:, None] - np.arange(cells)[None, :])
-    weights: NDArray[np.float32] = np.maximum(1 - distance, 0).astype(np.float32)
+    place = np.clip(position * cells - 0.5, 0, cells - 1)
+    distance = np.abs(place[:, None] - np.arange(cells)[None, :])
+    weights: NDArray[np.float32] = np.nan_to_num(np.maximum(1 - distance, 0)).astype(np.float32)
     return weights
 
 

@@ -7,7 +7,6 @@ evidence looks like nothing and the pixels under it are the slice's own.
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 DEFAULT_OPACITY = 0.6
 LONGEST_SIDE = 1024  # px of a picture on the page
+LONGEST_OVERLAY = 2048  # px of the picture that the API gives
 LONGEST_LAYER = 320  # px: a map of 7 x 7 cells has no finer detail, and the browser scales it smoothly
 
 Grey = NDArray[np.uint8]
@@ -51,14 +51,18 @@ def overlay(grey: Grey, evidence: NDArray[np.float32], top: float, opacity: floa
     return np.rint(grey[..., None] * (1 - alpha) + coloured[..., :3] * alpha).astype(np.uint8)
 
 
-def fit(picture: NDArray[Any], longest: int) -> NDArray[Any]:
-    """Shrunk to at most `longest` pixels on the longer side; smaller pictures stay as they are."""
-    height, width = picture.shape[:2]
-    scale = longest / max(height, width)
-    if scale >= 1:
-        return picture
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+def fitted(shape: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Height and width shrunk to at most `longest` on the longer side; smaller ones stay as they are."""
+    scale = min(1.0, longest / max(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def fit(pixels: NDArray[np.float32], longest: int) -> NDArray[np.float32]:
+    """A slice (H, W) shrunk to at most `longest` pixels on the longer side."""
+    height, width = fitted((pixels.shape[0], pixels.shape[1]), longest)
+    if (height, width) == pixels.shape:
+        return pixels
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def encode_png(picture: NDArray[np.uint8]) -> bytes:

@@ -46,6 +46,16 @@ def test_one_bright_cell_of_a_map_lands_on_its_pixels() -> None:
     assert slice_map.max() == pytest.approx(1, abs=0.02)
 
 
+def test_a_smaller_map_covers_the_same_slice() -> None:
+    pixels = np.pad(draw_phantom(300, 400), ((40, 0), (0, 80)))
+    placement = Preprocess().place(pixels)
+    cells = np.random.default_rng(0).random((7, 7), np.float32)
+    full, small = placement.invert(cells), placement.invert(cells, (170, 240))
+    averaged = full.reshape(170, 2, 240, 2).mean(axis=(1, 3))
+    inside = placement.invert(np.ones((7, 7), np.float32)).reshape(170, 2, 240, 2).min(axis=(1, 3)) == 1
+    assert np.abs(averaged - small)[inside].max() < 0.02
+
+
 def test_a_map_is_zero_where_the_model_saw_nothing() -> None:
     pixels = draw_phantom(300, 300)
     placement = Preprocess().place(np.pad(pixels, 100))
@@ -55,7 +65,7 @@ def test_a_map_is_zero_where_the_model_saw_nothing() -> None:
     outside[box.top : box.top + box.height, box.left : box.left + box.width] = False
     assert full.shape == (500, 500)
     assert not full[outside].any()
-    assert (full[~outside] == 1).all()
+    assert np.allclose(full[~outside], 1)
 
 
 def test_the_body_is_found_and_table_and_labels_are_not() -> None:

@@ -22,6 +22,7 @@ from ctscan.render import (
     colour_table,
     data_uri,
     fit,
+    fitted,
     layer,
     to_bytes,
 )
@@ -36,8 +37,9 @@ def explanation(answer: Answer) -> str:
     if answer.prediction is None or answer.slice is None:
         return EMPTY
     slice_, prediction = answer.slice, answer.prediction
-    evidence = [prediction.evidence(index) for index in range(len(CLASSES))]
-    address = data_uri(fit(to_bytes(slice_.pixels), LONGEST_SIDE))
+    shape = fitted(prediction.placement.slice_shape, LONGEST_LAYER)
+    evidence = [prediction.evidence(index, shape) for index in range(len(CLASSES))]
+    address = data_uri(to_bytes(fit(slice_.pixels, LONGEST_SIDE)))
     return (
         f'<div class="explanation" style="--opacity:{DEFAULT_OPACITY}">'
         f'<div class="pictures">{untouched(slice_, address)}{covered(prediction, evidence, address)}</div>'
@@ -65,7 +67,7 @@ def covered(prediction: Prediction, evidence: list[NDArray[np.float32]], address
     """The slice with all four layers, of which the browser shows one."""
     layers = "".join(
         f'<img class="layer" data-class="{index}" alt="{escape(describe(prediction, evidence, index))}" '
-        f'src="{data_uri(layer(fit(map_, LONGEST_LAYER), prediction.map_top))}">'
+        f'src="{data_uri(layer(map_, prediction.map_top))}">'
         for index, map_ in enumerate(evidence)
     )
     captions = "".join(f'<span class="of" data-class="{i}">{escape(c.title)}</span>' for i, c in enumerate(CLASSES))

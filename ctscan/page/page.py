@@ -15,7 +15,7 @@ from ctscan.classifier import Classifier
 from ctscan.page import about, result, words
 from ctscan.page.examples import Example
 from ctscan.page.explanation import EMPTY, explanation
-from ctscan.render import data_uri, fit, overlay, to_bytes
+from ctscan.render import LONGEST_OVERLAY, data_uri, fit, overlay, to_bytes
 from ctscan.slices import read_slice
 
 THUMBNAIL = 160  # px, longer side
@@ -126,16 +126,17 @@ class Page:
 
 
 def draw_overlay(given: Answer) -> NDArray[np.uint8] | None:
-    """The slice at its own pixels under the top class's map, or None where there is no answer."""
+    """The slice under the top class's map, at its own pixels but for very large ones; None without an answer."""
     if given.prediction is None or given.slice is None:
         return None
-    evidence = given.prediction.evidence(given.prediction.top)
-    return overlay(to_bytes(given.slice.pixels), evidence, given.prediction.map_top)
+    grey = to_bytes(fit(given.slice.pixels, LONGEST_OVERLAY))
+    evidence = given.prediction.evidence(given.prediction.top, (grey.shape[0], grey.shape[1]))
+    return overlay(grey, evidence, given.prediction.map_top)
 
 
 def draw_thumbnail(index: int, example: Example) -> str:
     """A button with the picture on it."""
-    address = data_uri(fit(to_bytes(read_slice(example.data).pixels), THUMBNAIL))
+    address = data_uri(to_bytes(fit(read_slice(example.data).pixels, THUMBNAIL)))
     return (
         f'<button type="button" data-index="{index}" title="{escape(example.description)}">'
         f'<img src="{address}" alt=""><span>{escape(example.title)}</span></button>'
