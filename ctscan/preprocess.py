@@ -72,7 +72,7 @@ class Placement:
         across_columns = _positions(width, self.slice_shape[1], box.left, box.width, target.left, target.width)
         rows = _bilinear_weights(across_rows / self.size, maps.shape[-2])
         columns = _bilinear_weights(across_columns / self.size, maps.shape[-1])
-        over_slice: NDArray[np.float32] = rows @ maps @ columns.T
+        over_slice: NDArray[np.float32] = np.asarray(rows @ maps @ columns.T, np.float32)
         return over_slice
 
 
