@@ -36,7 +36,8 @@ def about(card: Card) -> str:
 
 def model(card: Card) -> str:
     """What the model is, from its card."""
-    counts = ", ".join(f"{n} {name}" for name, n in card.data.get("slices", {}).items())
+    slices = card.data.get("slices", {})
+    counts = ", ".join(f"{slices[name]} {name}" for name in SPLIT_NAMES if name in slices)
     return (
         f"{card.model_id}: a ResNet18 that started from ImageNet weights, with all layers fine-tuned on the public "
         f"Kaggle set “Chest CT-Scan images” ({counts}). At each start its weights are checked against their SHA-256, "
@@ -47,10 +48,11 @@ def model(card: Card) -> str:
 def scores(metrics: dict[str, Any]) -> str:
     """Accuracy by split, with n and interval."""
     lines = "".join(
-        f'<tr><th scope="row">{escape(SPLIT_NAMES.get(name, name))}</th><td>{s["n"]}</td>'
-        f"<td>{100 * s['accuracy']:.1f} %</td>"
-        f"<td>{100 * s['interval95'][0]:.1f} to {100 * s['interval95'][1]:.1f} %</td></tr>"
-        for name, s in metrics.items()
+        f'<tr><th scope="row">{escape(title)}</th><td>{metrics[name]["n"]}</td>'
+        f"<td>{100 * metrics[name]['accuracy']:.1f} %</td>"
+        f"<td>{100 * metrics[name]['interval95'][0]:.1f} to {100 * metrics[name]['interval95'][1]:.1f} %</td></tr>"
+        for name, title in SPLIT_NAMES.items()
+        if name in metrics
     )
     head = "<tr><th>slices</th><th>n</th><th>right</th><th>95 % interval</th></tr>"
     return f'<div class="scroll"><table class="figures"><thead>{head}</thead><tbody>{lines}</tbody></table></div>'

@@ -102,7 +102,7 @@ class Page:
             gr.HTML(pictures, elem_id="explanation"),
             gr.HTML(rows, elem_id="rows"),
         ]
-        private: dict[str, Any] = {"outputs": shown, "api_visibility": "private", "show_progress": "minimal"}
+        private: dict[str, Any] = {"outputs": shown, "api_visibility": "private", "show_progress_on": shown[1]}
         model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": CONCURRENCY}
         upload.upload(self.show_upload, upload, **private, **model)
         thumbnails.click(self.show_example, None, **private, **model)
