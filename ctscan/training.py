@@ -212,9 +212,9 @@ def fit(
                 now = evaluate(trainer.result, valid, device)
                 seconds = time.monotonic() - start
                 history.append(Epoch(number, rate, train_loss, now.cross_entropy, now.accuracy, seconds))
-                on_epoch(history[-1])
                 if best is None or history[-1].valid_loss < best[0].valid_loss:
                     best = history[-1], copy.deepcopy(trainer.result)
+                on_epoch(history[-1])
         except KeyboardInterrupt:
             if best is None:
                 raise

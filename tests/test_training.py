@@ -161,7 +161,7 @@ def test_a_full_disk_is_named(train: Run, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_the_best_so_far(data: Path, init: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "--data", str(data), "--init", str(init), *SMALL]
     running = subprocess.Popen(
-        [*command, "--epochs", "500", "--out", "m.safetensors"], cwd=tmp_path, text=True, stderr=subprocess.PIPE
+        [*command, "--epochs", "500", "--out", "m.safetensors"], cwd=tmp_path, text=True, stdout=subprocess.PIPE
     )
     deadline = time.monotonic() + 90
     while not list(tmp_path.glob("runs/*/curves.png")):
@@ -169,7 +169,7 @@ def test_ctrl_c_leaves_the_best_so_far(data: Path, init: Path, tmp_path: Path) -
         assert running.poll() is None
         time.sleep(0.2)
     running.send_signal(signal.SIGINT)
-    _, messages = running.communicate(timeout=90)
+    messages, _ = running.communicate(timeout=90)
     assert running.returncode == 0, messages
     assert "Interrupted" in messages
     assert Classifier.load(tmp_path / "m.safetensors").card.metrics["valid"]["n"] == 8
