@@ -17,7 +17,6 @@ class DiseaseClass:
     key: str
     title: str
     site: str
-    malignant: bool
 
     @property
     def label(self) -> str:
@@ -26,10 +25,10 @@ class DiseaseClass:
 
 
 CLASSES: tuple[DiseaseClass, ...] = (
-    DiseaseClass("adenocarcinoma", "Adenocarcinoma", "left lower lobe", malignant=True),
-    DiseaseClass("large_cell_carcinoma", "Large cell carcinoma", "left hilum", malignant=True),
-    DiseaseClass("squamous_cell_carcinoma", "Squamous cell carcinoma", "left hilum", malignant=True),
-    DiseaseClass("normal", "Normal / benign", "", malignant=False),
+    DiseaseClass("adenocarcinoma", "Adenocarcinoma", "left lower lobe"),
+    DiseaseClass("large_cell_carcinoma", "Large cell carcinoma", "left hilum"),
+    DiseaseClass("squamous_cell_carcinoma", "Squamous cell carcinoma", "left hilum"),
+    DiseaseClass("normal", "Normal / benign", ""),
 )
 
 CLASS_KEYS: tuple[str, ...] = tuple(c.key for c in CLASSES)

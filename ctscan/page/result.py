@@ -59,4 +59,3 @@ def row(prediction: Prediction, index: int) -> str:
 
 
 EMPTY_SENTENCE = f'<section class="sentence" role="status"><h2>{words.EMPTY_SENTENCE}</h2></section>'
-BUSY = f'<section class="sentence refused" role="status"><h2>Not answered</h2><p>{words.BUSY}</p></section>'

@@ -15,7 +15,6 @@ CLEAR = "Clear"
 EMPTY_SENTENCE = "No slice yet."
 EMPTY_PICTURE = "Drop, paste or choose a slice, or take one of the examples."
 TOO_LARGE = "This file is larger than 16 MB. Please export the single slice as PNG."
-BUSY = "ctscan could not answer just now. Please try again in a moment."
 
 SCORES = "Model score, not calibrated"
 NO_EVIDENCE = "no localised evidence"
