@@ -15,7 +15,7 @@ import torch
 from ctscan.checkpoint import CheckpointError, write_checkpoint
 from ctscan.config import TrainConfig, parse_flags
 from ctscan.data import SPLITS, DataError, Split, join, load_split
-from ctscan.ledger import append
+from ctscan.ledger import LedgerError, append, read_ledger
 from ctscan.metrics import Score
 from ctscan.run_folder import RunFolder
 from ctscan.runtime import DeviceError, choose_device, store_tensors
@@ -36,6 +36,7 @@ def load(config: TrainConfig, names: tuple[str, ...]) -> dict[str, Split]:
 
 def check_target(config: TrainConfig) -> None:
     """Refuse before the work, not after it."""
+    read_ledger(config.ledger_path)
     if config.out.exists() and not config.force:
         raise TrainingError(f"{config.out} exists; give --force to replace it, or another --out.")
     config.out.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,7 @@ def main() -> int:
     config = parse_flags()
     try:
         (validate if config.folds else train)(config)
-    except (TrainingError, DataError, CheckpointError, DeviceError) as error:
+    except (TrainingError, DataError, CheckpointError, DeviceError, LedgerError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -12,12 +12,19 @@ from typing import Any, Literal
 Section = Literal["readings", "cross_validations"]
 
 
+class LedgerError(ValueError):
+    """A file that is no ledger; the text is one sentence."""
+
+
 def read_ledger(path: Path) -> dict[Section, list[dict[str, Any]]]:
-    """The ledger at `path`, or an empty one."""
+    """The ledger at `path`, or an empty one. Raises LedgerError."""
     if not path.exists():
         return {"readings": [], "cross_validations": []}
-    ledger: dict[Section, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
-    return ledger
+    try:
+        ledger = json.loads(path.read_text(encoding="utf-8"))
+        return {"readings": list(ledger["readings"]), "cross_validations": list(ledger["cross_validations"])}
+    except (ValueError, KeyError, TypeError):
+        raise LedgerError(f"{path} is no ledger of readings; move it away or give another --ledger.") from None
 
 
 def append(path: Path, section: Section, entry: dict[str, Any]) -> None:

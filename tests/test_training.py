@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,14 @@ def test_what_a_user_can_mend_is_one_line_and_exit_2(train: Run, flags: list[str
     assert "Traceback" not in done.stderr
 
 
+def test_a_broken_ledger_is_named_before_the_work(train: Run, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("[]")
+    done = train("--out", "model.safetensors")
+    assert done.returncode == 2
+    assert "no ledger" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_full_disk_is_named(train: Run, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
@@ -160,16 +169,19 @@ def test_a_full_disk_is_named(train: Run, tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_the_best_so_far(data: Path, init: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "--data", str(data), "--init", str(init), *SMALL]
-    running = subprocess.Popen(
-        [*command, "--epochs", "500", "--out", "m.safetensors"], cwd=tmp_path, text=True, stdout=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 90
-    while not list(tmp_path.glob("runs/*/curves.png")):
-        assert time.monotonic() < deadline
-        assert running.poll() is None
-        time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
-    messages, _ = running.communicate(timeout=90)
+    command += ["--epochs", "500", "--out", "m.safetensors"]
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore Ctrl-C
+    running = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, preexec_fn=listen)
+    try:
+        deadline = time.monotonic() + 90
+        while not list(tmp_path.glob("runs/*/curves.png")):
+            assert time.monotonic() < deadline
+            assert running.poll() is None
+            time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        messages, _ = running.communicate(timeout=90)
+    finally:
+        running.kill()
     assert running.returncode == 0, messages
     assert "Interrupted" in messages
     assert Classifier.load(tmp_path / "m.safetensors").card.metrics["valid"]["n"] == 8
