@@ -49,12 +49,20 @@ class SliceNet(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Grey slices (N, 1, S, S) in [0, 1] -> the last block's output (N, 512, S/32, S/32), >= 0."""
+    def shallow(self, x: Tensor) -> Tensor:
+        """Grey slices (N, 1, S, S) in [0, 1] -> the second block's output (N, 128, S/8, S/8), >= 0."""
         trunk = self.trunk
         x = (x.expand(-1, 3, -1, -1) - self.mean) / self.std
         x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x))))
-        return trunk.layer4(trunk.layer3(trunk.layer2(trunk.layer1(x))))  # type: ignore[no-any-return]
+        return trunk.layer2(trunk.layer1(x))  # type: ignore[no-any-return]
+
+    def deepen(self, shallow: Tensor) -> Tensor:
+        """The second block's output -> the last block's output (N, 512, S/32, S/32), >= 0."""
+        return self.trunk.layer4(self.trunk.layer3(shallow))  # type: ignore[no-any-return]
+
+    def features(self, x: Tensor) -> Tensor:
+        """Grey slices (N, 1, S, S) in [0, 1] -> the last block's output (N, 512, S/32, S/32), >= 0."""
+        return self.deepen(self.shallow(x))
 
     def classify(self, features: Tensor) -> Tensor:
         """The last block's output (N, 512, h, w) -> logits (N, K)."""

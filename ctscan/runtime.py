@@ -27,13 +27,15 @@ class Output:
 
     logits: NDArray[np.float32]  # (N, K)
     maps: NDArray[np.float32]  # (N, K, h, w), signed, in logit units
+    pooled: NDArray[np.float32]  # (N, 512), mean over space of the last block
+    shallow: NDArray[np.float32]  # (N, 128), mean over space of the second block
 
 
 class Runtime(Protocol):
     """Anything that runs the network; must be safe to share between threads."""
 
     def run(self, squares: NDArray[np.float32]) -> Output:
-        """Squares (N, 1, S, S) in [0, 1] -> logits and the signed maps of all classes."""
+        """Squares (N, 1, S, S) in [0, 1] -> logits, the signed maps of all classes and two pooled layers."""
 
 
 class TorchRuntime:
@@ -53,15 +55,17 @@ class TorchRuntime:
         return cls(net, device)
 
     def run(self, squares: NDArray[np.float32]) -> Output:
-        """Squares (N, 1, S, S) in [0, 1] -> logits and the signed maps of all classes, one forward pass."""
+        """Squares (N, 1, S, S) in [0, 1] -> all of `Output`, one forward pass."""
         import torch
 
         from ctscan.gradcam import class_maps
+        from ctscan.model import pool
 
         with torch.inference_mode():
-            features = self._net.features(torch.from_numpy(squares).to(self._device))
+            shallow = self._net.shallow(torch.from_numpy(squares).to(self._device))
+            features = self._net.deepen(shallow)
             logits, maps = class_maps(self._net.head, features)
-            return Output(logits.cpu().numpy(), maps.cpu().numpy())
+            return Output(*(t.cpu().numpy() for t in (logits, maps, pool(features), pool(shallow))))
 
 
 def choose_device(name: str) -> str:
