@@ -14,19 +14,19 @@ import torch
 
 from ctscan.checkpoint import CheckpointError, write_checkpoint
 from ctscan.config import TrainConfig, parse_flags
-from ctscan.data import SPLITS, DataError, Split, join, load_split
+from ctscan.data import SPLITS, DataError, Split, load_split
 from ctscan.ledger import LedgerError, append, read_ledger
 from ctscan.metrics import Score
 from ctscan.run_folder import RunFolder
 from ctscan.runtime import DeviceError, choose_device, store_tensors
-from ctscan.training import TrainingError, build_card, cross_validate, evaluate, fit, round_trip
+from ctscan.training import TrainingError, build_card, describe, evaluate, fit, measure_map_scale, round_trip
 
 MIN_FREE_BYTES = 64 << 20  # a checkpoint is 22 MB and is written beside the old one
 
 
-def load(config: TrainConfig, names: tuple[str, ...]) -> dict[str, Split]:
-    """The named splits; every file that had to be skipped is said."""
-    splits = {name: load_split(config.data / name, config.preprocess) for name in names}
+def load(config: TrainConfig) -> dict[str, Split]:
+    """The three splits; every file that had to be skipped is said."""
+    splits = {name: load_split(config.data / name, config.preprocess.square) for name in SPLITS}
     for name, split in splits.items():
         print(f"{name}: {len(split)} slices" + (f", {len(split.skipped)} skipped" if split.skipped else ""))
         for line in split.skipped:
@@ -48,7 +48,7 @@ def train(config: TrainConfig) -> None:
     """Fit, score, write checkpoint, run folder and ledger."""
     check_target(config)
     choose_device(config.device)
-    splits = load(config, SPLITS)
+    splits = load(config)
     folder = RunFolder(config)
     fitted = fit(config, splits["train"], splits["valid"], folder.log)
     net = round_trip(config, fitted.net)
@@ -57,7 +57,9 @@ def train(config: TrainConfig) -> None:
         scored = scored | {"test_unseen": splits["test"].unseen_by(splits["train"], splits["valid"])}
     device = torch.device("cpu")
     scores = {name: evaluate(net, split, device) for name, split in scored.items()}
-    card = write_checkpoint(config.out, build_card(config, net, splits, scores), store_tensors(net))
+    metrics = {name: value.to_dict() for name, value in scores.items()}
+    card = build_card(config, net, describe(splits), metrics, measure_map_scale(net, splits["train"], device))
+    card = write_checkpoint(config.out, card, store_tensors(net))
     entry = {"date": f"{date.today()}", "model_id": card.model_id, "best_epoch": fitted.best.epoch}
     entry |= {"settings": card.training, "data": card.data, "scores": card.metrics}
     folder.write_json("metrics.json", entry)
@@ -65,18 +67,6 @@ def train(config: TrainConfig) -> None:
         append(config.ledger_path, "readings", entry)
     print_scores(scores)
     print(f"{config.out}: {card.model_id}, best epoch {fitted.best.epoch}; run folder {folder.path}")
-
-
-def validate(config: TrainConfig) -> None:
-    """Cross-validate in train + valid; test is not even read."""
-    splits = load(config, ("train", "valid"))
-    folder = RunFolder(config)
-    result = cross_validate(config, join(splits["train"], splits["valid"]))
-    entry = {"date": f"{date.today()}", "settings": config.settings(), "k": config.folds} | result
-    folder.write_json("cross_validation.json", entry)
-    append(config.ledger_path, "cross_validations", entry)
-    for name in ("result", "last"):
-        print(f"{name}: accuracy {result[name]['accuracy']:.4f}, cross-entropy {result[name]['cross_entropy']:.4f}")
 
 
 def print_scores(scores: dict[str, Score]) -> None:
@@ -91,9 +81,9 @@ def print_scores(scores: dict[str, Score]) -> None:
 
 def main() -> int:
     """Exit status: 0, or 2 with one sentence for what a user can mend."""
-    config = parse_flags()
+    config = parse_flags(TrainConfig)
     try:
-        (validate if config.folds else train)(config)
+        train(config)
     except (TrainingError, DataError, CheckpointError, DeviceError, LedgerError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

@@ -32,6 +32,9 @@ CLASSES: tuple[DiseaseClass, ...] = (
 )
 
 CLASS_KEYS: tuple[str, ...] = tuple(c.key for c in CLASSES)
+NORMAL = CLASS_KEYS.index("normal")
+TUMOUR = "tumour"  # an outside folder's class that does not say which
+TUMOUR_NAMES = ("tumour", "tumor", "cancer", "malignant", "carcinoma")
 
 
 def class_of_folder(name: str) -> str | None:
@@ -43,8 +46,19 @@ def class_of_folder(name: str) -> str | None:
     >>> class_of_folder("large.cell.carcinoma_left.hilum_T2_N2_M0_IIIa")
     'large_cell_carcinoma'
     """
-    words = re.sub(r"[^a-z]+", "_", name.lower()).strip("_")
-    for key in CLASS_KEYS:
-        if words == key or words.startswith(f"{key}_"):
-            return key
-    return None
+    words = _words(name)
+    return next((key for key in CLASS_KEYS if words == key or words.startswith(f"{key}_")), None)
+
+
+def class_or_tumour(name: str) -> str | None:
+    """The same for a folder from elsewhere, which may also hold tumours of no stated kind.
+
+    >>> class_or_tumour("Malignant cases")
+    'tumour'
+    """
+    unnamed = any(_words(name) == t or _words(name).startswith(f"{t}_") for t in TUMOUR_NAMES)
+    return TUMOUR if unnamed else class_of_folder(name)
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[^a-z]+", "_", name.lower()).strip("_")

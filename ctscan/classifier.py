@@ -52,7 +52,7 @@ class Classifier:
 
     def __init__(self, card: Card, runtime: Runtime) -> None:
         self.card = card
-        self._runtime = runtime
+        self.runtime = runtime
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu") -> Classifier:
@@ -75,7 +75,7 @@ class Classifier:
     def predict(self, slice_: Slice) -> Prediction:
         """One forward pass."""
         square, placement = self.card.preprocess(slice_.pixels)
-        output = self._runtime.run(square[None])
+        output = self.runtime.run(square[None])
         logits = output.logits[0]
         return Prediction(
             classes=self.card.classes,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ctscan.augmentation import Augmentation
 from ctscan.card import Architecture
+from ctscan.control import Control
 from ctscan.preprocess import Preprocess
 
 
@@ -18,23 +19,13 @@ def _flag(help_: str, default: Any = MISSING) -> Any:
     return field(metadata={"help": help_}, **({} if default is MISSING else {"default": default}))
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """One run of `train.py`. Every field is a flag; a recipe sets the fields that it names."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides the weights that come out of some data. Every field is a flag."""
 
-    data: Path = _flag("folder with train/, valid/ and test/, each with one folder a class")
     recipe: Literal["ctscan", "seed"] = _flag("defaults of all that follows: ours, or the seed design's", "ctscan")
-    out: Path = _flag("the checkpoint to write", Path("checkpoints/resnet18.safetensors"))
-    force: bool = _flag("replace an existing checkpoint", False)
-    init: Path | None = _flag("safetensors state dict of torchvision's resnet18 instead of its download", None)
-    runs: Path = _flag("folder that gets one folder a run: log, curves, configuration, scores", Path("runs"))
-    ledger: Path | None = _flag("file that keeps every reading of test (default: metrics.json beside --out)", None)
-    read_test: bool = _flag("score the test split once, at the end", True)
-    folds: int = _flag("cross-validate in train + valid instead of training; test is not touched", 0)
-    device: Literal["auto", "cpu", "cuda"] = _flag("where to train", "auto")
     precision: Literal["auto", "bf16", "fp32"] = _flag("auto takes bf16 where the processor gains by it", "auto")
     seed: int = _flag("seed of weights, order and augmentation", 0)
-
     epochs: int = _flag("passes over the training slices", 24)
     batch: int = _flag("slices a step", 32)
     optimiser: Literal["adamw", "sgd"] = _flag("sgd has momentum .9", "adamw")
@@ -54,8 +45,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or self.rate <= 0 or not 0 <= self.ema < 1:
             raise ValueError("--epochs must be at least 1, --batch 2, --rate above 0, --ema in [0, 1)")
-        if self.folds and self.folds < 2:
-            raise ValueError("--folds must be at least 2")
 
     @property
     def preprocess(self) -> Preprocess:
@@ -67,19 +56,61 @@ class TrainConfig:
         """The part that the page needs to build the model."""
         return Architecture(self.head, self.dropout, self.normalise)
 
+    def settings(self) -> dict[str, Any]:
+        """For card and ledger: no paths, which tell of a machine and not of a model."""
+        return {f.name: getattr(self, f.name) for f in fields(Recipe)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Recipe):
+    """Train a classifier of chest CT slices."""
+
+    data: Path = _flag("folder with train/, valid/ and test/, each with one folder a class")
+    out: Path = _flag("the checkpoint to write", Path("checkpoints/resnet18.safetensors"))
+    force: bool = _flag("replace an existing checkpoint", False)
+    init: Path | None = _flag("safetensors state dict of torchvision's resnet18 instead of its download", None)
+    runs: Path = _flag("folder that gets one folder a run: log, curves, configuration, scores", Path("runs"))
+    ledger: Path | None = _flag("file that keeps every reading of test (default: metrics.json beside --out)", None)
+    read_test: bool = _flag("score the test split once, at the end", True)
+    device: Literal["auto", "cpu", "cuda"] = _flag("where to train", "auto")
+
     @property
     def ledger_path(self) -> Path:
         """Where readings are kept."""
         return self.ledger or self.out.parent / "metrics.json"
 
-    def settings(self) -> dict[str, Any]:
-        """What decides the result, for card and ledger: no paths, which tell of a machine and not of a model."""
-        return {k: v for k, v in asdict(self).items() if not isinstance(v, Path) and k not in _NOT_SETTINGS}
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Recipe):
+    """Say what a checkpoint is worth. The recipe counts for --cross-validate and --control alone."""
+
+    checkpoint: Path = _flag("the checkpoint to score", Path("checkpoints/resnet18.safetensors"))
+    data: Path | None = _flag("folder with train/, valid/ and test/, each with one folder a class", None)
+    folder: Path | None = _flag("score this folder of class folders from elsewhere, and nothing else", None)
+    cross_validate: bool = _flag("train the recipe on the grouped folds and score what each fold left out", False)
+    control: Literal[Control, "all"] = _flag("train a control on the grouped folds instead", "none")
+    threshold: float = _flag("correlation from which two slices belong to one visual group", 0.90)
+    folds: int = _flag("of the five grouped folds, train this many", 5)
+    init: Path | None = _flag("safetensors state dict of torchvision's resnet18 instead of its download", None)
+    runs: Path = _flag("folder that gets plots, and one folder a cross-validation, from which it resumes", Path("runs"))
+    ledger: Path | None = _flag("file that keeps the results (default: metrics.json beside --checkpoint)", None)
+    draws: int = _flag("bootstrap draws of groups for the intervals", 1000)
+    device: Literal["auto", "cpu", "cuda"] = _flag("where to train", "auto")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.folds <= 5 or self.draws < 100:
+            raise ValueError("--folds must be 1 to 5, --draws at least 100")
+        if (self.data is None) == (self.folder is None):
+            raise ValueError("give either --data or --folder")
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where results are kept."""
+        return self.ledger or self.checkpoint.parent / "metrics.json"
 
 
-_NOT_SETTINGS = ("init", "ledger", "force", "read_test", "folds", "device")
-
-# Fields that differ from TrainConfig's defaults. `seed` is the seed design: no normalisation, squash, SGD.
+# Fields that differ from Recipe's defaults. `seed` is the seed design: no normalisation, squash, SGD.
 RECIPES: dict[str, dict[str, Any]] = {
     "ctscan": {},
     "seed": {
@@ -90,19 +121,23 @@ RECIPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def parse_flags(arguments: Sequence[str] | None = None) -> TrainConfig:
+Config = TypeVar("Config", bound=Recipe)
+
+
+def parse_flags(kind: type[Config], arguments: Sequence[str] | None = None) -> Config:
     """Command line -> configuration. Contradictory values end in argparse's usage line."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", default="ctscan", choices=RECIPES)
     recipe = RECIPES[first.parse_known_args(arguments)[0].recipe]
     parser = argparse.ArgumentParser(
-        description="Train a classifier of chest CT slices.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=kind.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
-    hints = get_type_hints(TrainConfig)
-    for item in fields(TrainConfig):
+    hints = get_type_hints(kind)
+    own_first = sorted(fields(kind), key=lambda item: item in fields(Recipe))
+    for item in own_first:
         _add_flag(parser, item, hints[item.name], recipe.get(item.name, item.default))
     try:
-        return TrainConfig(**vars(parser.parse_args(arguments)))
+        return kind(**vars(parser.parse_args(arguments)))
     except ValueError as error:
         parser.error(str(error))
 

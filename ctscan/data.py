@@ -6,20 +6,21 @@ DIR/train, DIR/valid, DIR/test, each with one folder a class -> Split(squares, l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ctscan.classes import CLASS_KEYS, class_of_folder
-from ctscan.preprocess import Preprocess
+from ctscan.anatomy import Pixels
+from ctscan.classes import CLASS_KEYS, TUMOUR, class_of_folder, class_or_tumour
 from ctscan.slices import Slice, UnreadableSlice, read_slice
 
+T = TypeVar("T")
 SPLITS = ("train", "valid", "test")
 MAX_UNREADABLE = 0.01  # of a split; more means that something is wrong with the folder, not with a file
 READERS = 2
@@ -103,13 +104,48 @@ def find_files(folder: Path) -> list[tuple[Path, int]]:
     return [(path, label) for label, key in enumerate(CLASS_KEYS) for path in found[key]]
 
 
-def load_split(folder: Path, preprocess: Preprocess) -> Split:
-    """Read and preprocess one split; unreadable files are skipped and named in `skipped`.
+def find_outside_files(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
+    """Files and class indices of a folder of class folders from elsewhere, and the keys that the indices count.
+
+    The keys are our classes, or `tumour` and `normal` where the folder holds tumours of no stated kind. Raises
+    DataError where a folder is named like no class, where kinds and no kinds are mixed, and where nothing is found.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}.")
+    classes = {p: class_or_tumour(p.name) for p in sorted(folder.iterdir()) if p.is_dir() and p.name[0] != "."}
+    unknown = next((p for p, key in classes.items() if key is None), None)
+    if unknown is not None:
+        raise DataError(f"The folder {unknown} is named like none of {', '.join(CLASS_KEYS)}, {TUMOUR}.")
+    keys = (TUMOUR, "normal") if TUMOUR in classes.values() else CLASS_KEYS
+    if not set(classes.values()) <= set(keys):
+        raise DataError(f"{folder} mixes {TUMOUR} with kinds of tumour; give one or the other beside normal.")
+    files = [
+        (path, keys.index(key))
+        for class_folder, key in classes.items()
+        if key is not None
+        for path in sorted(class_folder.iterdir())
+        if path.is_file() and path.name[0] != "."
+    ]
+    if not files:
+        raise DataError(f"{folder} holds no class folder with files in it.")
+    return files, keys
+
+
+def load_split(folder: Path, preprocess: Callable[[Pixels], Pixels]) -> Split:
+    """Read one split and turn each slice into a square (1, S, S); unreadable files are skipped and named in `skipped`.
 
     Raises DataError as `find_files` does, and when more than 1 % of the files cannot be read.
     """
-    files = find_files(folder)
-    read = list(tqdm(_read_all(files, preprocess), f"reading {folder.name}", len(files), unit="slice", leave=False))
+    return load_files(folder, find_files(folder), preprocess)
+
+
+def load_files(folder: Path, files: list[tuple[Path, int]], preprocess: Callable[[Pixels], Pixels]) -> Split:
+    """The same for files and labels that are known."""
+
+    def see(slice_: Slice) -> tuple[Pixels, str]:
+        return preprocess(slice_.pixels), pixel_hash(slice_)
+
+    read = read_all([path for path, _ in files], see, f"reading {folder.name}")
     skipped = tuple(
         f"{path.relative_to(folder)}: {result}"
         for (path, _), result in zip(files, read, strict=True)
@@ -126,18 +162,16 @@ def load_split(folder: Path, preprocess: Preprocess) -> Split:
     )
 
 
-Read: TypeAlias = tuple[NDArray[np.float32], str] | UnreadableSlice
+def read_all(paths: list[Path], see: Callable[[Slice], T], title: str) -> list[T | UnreadableSlice]:
+    """What `see` makes of each file's slice, in order, or why the file cannot be read; with a progress bar."""
 
-
-def _read_all(files: list[tuple[Path, int]], preprocess: Preprocess) -> Iterator[Read]:
-    def read(item: tuple[Path, int]) -> Read:
+    def read(path: Path) -> T | UnreadableSlice:
         try:
-            slice_ = read_slice(item[0].read_bytes())
+            return see(read_slice(path.read_bytes()))
         except UnreadableSlice as error:
             return error
         except OSError as error:
             return UnreadableSlice(f"The file cannot be opened ({error.strerror}).")
-        return preprocess(slice_.pixels)[0], pixel_hash(slice_)
 
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(read, files)
+        return list(tqdm(pool.map(read, paths), title, len(paths), unit="slice", leave=False))

@@ -1,4 +1,12 @@
-"""metrics.json: every reading of the test split and every cross-validation that was ever made, appended only.
+"""metrics.json: every reading, evaluation, cross-validation and control that was ever made, appended only.
+
+    readings            train.py: the published splits, once a training
+    cross_validations   of the first recipe, inside train + valid, neighbours of a scan in different folds; closed
+    audits              what the data holds twice, and what crosses its splits
+    evaluations         evaluate.py --data: a checkpoint on the published and the deduplicated test split
+    grouped             evaluate.py --cross-validate: a recipe, out of fold, no visual group in two folds
+    controls            evaluate.py --control: trainings that must fail, on the same folds
+    outside             evaluate.py --folder: a checkpoint on slices from elsewhere
 
 All numbers in README, cards and page come from here or from a checkpoint's card.
 """
@@ -7,29 +15,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
-Section = Literal["readings", "cross_validations"]
+Section = Literal["readings", "cross_validations", "audits", "evaluations", "grouped", "controls", "outside"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
+Ledger: TypeAlias = dict[Section, list[dict[str, Any]]]
 
 
 class LedgerError(ValueError):
     """A file that is no ledger; the text is one sentence."""
 
 
-def read_ledger(path: Path) -> dict[Section, list[dict[str, Any]]]:
+def read_ledger(path: Path) -> Ledger:
     """The ledger at `path`, or an empty one. Raises LedgerError."""
     if not path.exists():
-        return {"readings": [], "cross_validations": []}
+        return {section: [] for section in SECTIONS}
     try:
         ledger = json.loads(path.read_text(encoding="utf-8"))
-        return {"readings": list(ledger["readings"]), "cross_validations": list(ledger["cross_validations"])}
-    except (ValueError, KeyError, TypeError):
+        if not set(ledger) <= set(SECTIONS):
+            raise KeyError
+        return {section: list(ledger.get(section, [])) for section in SECTIONS}
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise LedgerError(f"{path} is no ledger of readings; move it away or give another --ledger.") from None
 
 
 def append(path: Path, section: Section, entry: dict[str, Any]) -> None:
-    """Add an entry to a section. What stands there is never changed."""
+    """Add an entry to a section; what stands there is never changed. The same result on another day is no news."""
     ledger = read_ledger(path)
+    entry = json.loads(json.dumps(entry))  # tuples become the lists that they are read as
+    if any(old | {"date": None} == entry | {"date": None} for old in ledger[section]):
+        return
     ledger[section].append(entry)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

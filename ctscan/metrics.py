@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 
@@ -60,3 +61,78 @@ def score(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Score:
     loss = float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()) if n else 0.0
     table = tuple(tuple(int(v) for v in row) for row in confusion)
     return Score(n, correct, correct / max(n, 1), wilson_interval(correct, n), loss, table)
+
+
+RELIABILITY_BINS = 10
+
+
+def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: how often a positive scores above a negative, ties counted half; NaN without both.
+
+    >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+    0.75
+    """
+    yes, no = int(positive.sum()), int((~positive).sum())
+    if not yes or not no:
+        return float("nan")
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = np.cumsum(counts) - (counts - 1) / 2  # of each distinct score, ties share their mean rank
+    return float((rank[place[positive]].sum() - yes * (yes + 1) / 2) / (yes * no))
+
+
+def reliability(probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> list[tuple[int, float, float]]:
+    """Ten bins of the highest probability: how many slices, their mean probability, the share that is right."""
+    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((top * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    inside = [bins == b for b in range(RELIABILITY_BINS)]
+    return [(int(i.sum()), float(top[i].mean()), float(right[i].mean())) if i.any() else (0, 0.0, 0.0) for i in inside]
+
+
+def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> float:
+    """ECE (Guo et al., ICML 2017) of the highest probability in ten bins of equal width."""
+    table = np.array(reliability(probabilities, labels))
+    return float((table[:, 0] * np.abs(table[:, 1] - table[:, 2])).sum() / table[:, 0].sum())
+
+
+def risk_coverage(probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(N,): the share of wrong answers among the k slices with the highest top probability, k = 1 to N."""
+    wrong = (probabilities.argmax(axis=1) != labels)[np.argsort(-probabilities.max(axis=1), kind="stable")]
+    risk: NDArray[np.float64] = np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
+    return risk
+
+
+def measures(logits: NDArray[np.floating], labels: NDArray[np.integer], keys: Sequence[str]) -> dict[str, float]:
+    """Logits (N, K), labels (N,) and the K classes' keys -> every number by name; NaN where it is not defined.
+
+    Balanced accuracy and macro AUROC are means over the classes that occur. A pair's AUROC takes the difference of
+    its two logits, a class's the class's probability against all others.
+    """
+    probabilities = softmax(logits)
+    n, k = probabilities.shape
+    predicted, own = probabilities.argmax(axis=1), probabilities[np.arange(n), labels]
+    confusion = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
+    truth, called, right = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+    with np.errstate(invalid="ignore"):
+        sensitivity, specificity = right / truth, (n - truth - called + right) / (n - truth)
+    against_rest = [auroc(probabilities[:, c], labels == c) for c in range(k)]
+    named = {
+        "accuracy": float(right.sum() / n),
+        "balanced_accuracy": _mean(sensitivity),
+        "auroc_macro": _mean(np.array(against_rest)),
+        "nll": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
+        "brier": float(((probabilities - np.eye(k)[labels]) ** 2).sum(axis=1).mean()),
+        "ece": calibration_error(probabilities, labels),
+    }
+    for c, key in enumerate(keys):
+        named |= {f"sensitivity.{key}": float(sensitivity[c]), f"specificity.{key}": float(specificity[c])}
+        named |= {f"auroc.{key}": against_rest[c]}
+    for a in range(k):
+        for b in range(a + 1, k):
+            pair = (labels == a) | (labels == b)
+            named[f"auroc.{keys[a]}.{keys[b]}"] = auroc((logits[:, a] - logits[:, b])[pair], labels[pair] == a)
+    return named
+
+
+def _mean(values: NDArray[np.floating]) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")

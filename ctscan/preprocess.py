@@ -12,29 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.float32]
-
-# The body is what is brighter than the air around the patient. On the 8-bit scale of the data set.
-BODY_THRESHOLD = 25 / 255
-BODY_THUMBNAIL = 256  # px, longer side: the blur and the opening below mean the same on every slice size
-BODY_BLUR_SIGMA = 1.0  # px of the thumbnail
-BODY_OPENING = 5  # px of the thumbnail; cuts the table and drawn lines off the body
-BODY_MIN_AREA = 0.05  # of the slice; a smaller component is not a body, and the whole slice is taken
+from ctscan.anatomy import Box, Pixels, find_body
 
 # Tone: the greys above the floor (soft tissue, vessels, bone; not the air of lungs and room) are spread evenly.
 TONE_FLOOR = 20 / 255
 TONE_LOW = 40 / 255
 TONE_BINS = 256
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in pixels: rows `top` to `top + height`, columns `left` to `left + width`."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -95,27 +78,6 @@ def _bilinear_weights(position: NDArray[np.float64], cells: int) -> NDArray[np.f
     return weights
 
 
-def find_body(pixels: Pixels) -> Box:
-    """The bounding box of the largest bright component of a slice, or the whole slice where there is none."""
-    height, width = pixels.shape
-    scale = min(1.0, BODY_THUMBNAIL / max(height, width))
-    small = (max(1, round(width * scale)), max(1, round(height * scale)))
-    thumbnail = cv2.GaussianBlur(cv2.resize(pixels, small, interpolation=cv2.INTER_AREA), (0, 0), BODY_BLUR_SIGMA)
-    bright = (thumbnail > BODY_THRESHOLD).astype(np.uint8)
-    opened = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((BODY_OPENING, BODY_OPENING), np.uint8))
-    count, _, stats, _ = cv2.connectedComponentsWithStats(opened)
-    if count < 2:
-        return Box(0, 0, height, width)
-    largest = stats[1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))]
-    if largest[cv2.CC_STAT_AREA] < BODY_MIN_AREA * small[0] * small[1]:
-        return Box(0, 0, height, width)
-    x, y, w, h = (int(v) for v in largest[:4])
-    top, left = int(y * height / small[1]), int(x * width / small[0])
-    bottom = min(height, int(np.ceil((y + h) * height / small[1])))
-    right = min(width, int(np.ceil((x + w) * width / small[0])))
-    return Box(top, left, bottom - top, right - left)
-
-
 def letterbox(box: Box, size: int) -> Box:
     """The largest centred rectangle of the box's shape in a square of `size` pixels."""
     scale = size / max(box.height, box.width)
@@ -160,6 +122,10 @@ class Preprocess:
         placement = self.place(pixels)
         square = placement.apply(pixels)
         return (equalise(square) if self.tone == "equalise" else square)[None], placement
+
+    def square(self, pixels: Pixels) -> Pixels:
+        """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1]."""
+        return self(pixels)[0]
 
     def place(self, pixels: Pixels) -> Placement:
         """Where the slice goes in the square."""

@@ -5,7 +5,8 @@ Today torch; another runtime is another class with the same `run`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -66,6 +67,16 @@ class TorchRuntime:
             features = self._net.deepen(shallow)
             logits, maps = class_maps(self._net.head, features)
             return Output(*(t.cpu().numpy() for t in (logits, maps, pool(features), pool(shallow))))
+
+
+def concatenate(outputs: Sequence[Output]) -> Output:
+    """One output for all slices, in order."""
+    return Output(*(np.concatenate([getattr(output, f.name) for output in outputs]) for f in fields(Output)))
+
+
+def run_in_batches(runtime: Runtime, squares: NDArray[np.float32], size: int = 32) -> Output:
+    """Squares (N, 1, S, S), any N >= 1 -> what the network says of all of them."""
+    return concatenate([runtime.run(squares[start : start + size]) for start in range(0, len(squares), size)])
 
 
 def choose_device(name: str) -> str:

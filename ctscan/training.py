@@ -30,7 +30,7 @@ from ctscan.augmentation import augment, build_augmentation
 from ctscan.card import Card
 from ctscan.classes import CLASS_KEYS
 from ctscan.classifier import Classifier
-from ctscan.config import TrainConfig
+from ctscan.config import Recipe, TrainConfig
 from ctscan.data import Split, fingerprint
 from ctscan.gradcam import class_maps
 from ctscan.metrics import Score, score
@@ -69,7 +69,7 @@ class Fitted:
     best: Epoch
 
 
-def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
+def uses_bf16(config: Recipe, device: torch.device) -> bool:
     """Whether this run computes in bf16: as asked, or where the processor has instructions for it."""
     if config.precision != "auto":
         return config.precision == "bf16"
@@ -93,7 +93,7 @@ def imagenet_weights(init: Path | None) -> Weights:
         raise TrainingError(f"--init {init}: not a safetensors file that can be read.") from None
 
 
-def build_net(config: TrainConfig, weights: Weights) -> SliceNet:
+def build_net(config: Recipe, weights: Weights) -> SliceNet:
     """A network with ImageNet's trunk and a new head, seeded. Raises TrainingError where the weights do not fit."""
     torch.manual_seed(config.seed)
     net = SliceNet(config.architecture)
@@ -106,7 +106,7 @@ def build_net(config: TrainConfig, weights: Weights) -> SliceNet:
     return net
 
 
-def build_optimiser(net: nn.Module, config: TrainConfig, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
+def build_optimiser(net: nn.Module, config: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
     """Optimiser and schedule; both are stepped once a batch, `steps` batches an epoch."""
     optimiser: torch.optim.Optimizer
     if config.optimiser == "adamw":
@@ -121,7 +121,7 @@ def build_optimiser(net: nn.Module, config: TrainConfig, steps: int) -> tuple[to
 class Trainer:
     """One network on its way: `epoch()` takes it once through the slices."""
 
-    def __init__(self, config: TrainConfig, train: Split, weights: Weights, device: torch.device) -> None:
+    def __init__(self, config: Recipe, train: Split, weights: Weights, device: torch.device) -> None:
         self.device = device
         self.squares, self.labels = torch.from_numpy(train.squares), torch.from_numpy(train.labels)
         self.net = build_net(config, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -188,7 +188,7 @@ def evaluate(net: SliceNet, split: Split, device: torch.device) -> Score:
     return score(compute_logits(net, split.squares, device), split.labels)
 
 
-def show_progress(config: TrainConfig, steps: int, title: str) -> tqdm[Any]:
+def show_progress(config: Recipe, steps: int, title: str) -> tqdm[Any]:
     """A bar over all steps of a run, with the loss and the time left."""
     return tqdm(total=steps * config.epochs, desc=title, unit="step", dynamic_ncols=True)
 
@@ -224,63 +224,46 @@ def fit(
     return Fitted(best[1].eval(), tuple(history), best[0])
 
 
-def cross_validate(config: TrainConfig, pool: Split) -> dict[str, Any]:
-    """Train on all folds but one, score the one left out after the last epoch, for each fold.
-
-    Folds are stratified by class; slices with the same pixels stay in one fold. With `ema` both the averaged
-    and the last weights are scored. Gives the scores by fold and over all folds.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    device, weights = torch.device(choose_device(config.device)), imagenet_weights(config.init)
-    folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=0)
-    logits: dict[str, NDArray[np.float32]] = {}
-    held_out: list[NDArray[np.integer]] = []
-    for number, (inside, outside) in enumerate(folds.split(pool.labels, pool.labels, pool.hashes), 1):
-        trainer = Trainer(config, pool.take(inside), weights, device)
-        with show_progress(config, trainer.steps, f"{config.recipe}, fold {number} of {config.folds}") as progress:
-            for _ in range(config.epochs):
-                trainer.epoch(progress)
-        held_out.append(outside)
-        for name, net in {"last": trainer.net, "result": trainer.result}.items():
-            table = logits.setdefault(name, np.zeros((len(pool), len(CLASS_KEYS)), np.float32))
-            table[outside] = compute_logits(net, pool.squares[outside], device)
-    result = {"folds": [score(logits["result"][o], pool.labels[o]).to_dict() for o in held_out]}
-    return result | {name: score(table, pool.labels).to_dict() for name, table in logits.items()}
-
-
 def measure_map_scale(net: SliceNet, train: Split, device: torch.device) -> float:
     """Logit units: the 99th percentile of the positive map values of all classes over the training slices."""
-    maps = []
     with torch.inference_mode():
-        for part in torch.from_numpy(train.squares).split(EVALUATION_BATCH):
-            maps.append(class_maps(net.head, net.features(part.to(device)))[1].cpu().numpy())
-    values = np.concatenate(maps)
-    positive = values[values > 0]
+        parts = torch.from_numpy(train.squares).split(EVALUATION_BATCH)
+        maps = [class_maps(net.head, net.features(part.to(device)))[1].cpu().numpy() for part in parts]
+    return top_of_scale(np.concatenate(maps))
+
+
+def top_of_scale(maps: NDArray[np.float32]) -> float:
+    """Logit units: the 99th percentile of the positive values of signed maps, 1 where there are none."""
+    positive = maps[maps > 0]
     return float(np.percentile(positive, MAP_SCALE_PERCENTILE)) if len(positive) else 1.0
 
 
-def round_trip(config: TrainConfig, net: SliceNet) -> SliceNet:
+def round_trip(config: Recipe, net: SliceNet) -> SliceNet:
     """The network as its checkpoint will give it back: weights through float16, on the processor that scores."""
     stored = SliceNet(config.architecture)
     load_tensors(stored, store_tensors(net))
     return stored.eval().requires_grad_(False)
 
 
-def build_card(config: TrainConfig, net: SliceNet, splits: dict[str, Split], scores: dict[str, Score]) -> Card:
-    """The card of a network that has been through `round_trip`."""
+def describe(splits: dict[str, Split]) -> dict[str, Any]:
+    """The card's entry on the data."""
+    return {
+        "fingerprint": fingerprint(splits.values()),
+        "slices": {name: len(split) for name, split in splits.items()},
+        "skipped": {name: list(split.skipped) for name, split in splits.items()},
+    }
+
+
+def build_card(config: Recipe, net: SliceNet, data: dict[str, Any], metrics: dict[str, Any], scale: float) -> Card:
+    """The card of a network that has been through `round_trip`; `scale` is the top of its maps' scale."""
     card = Card(
         classes=CLASS_KEYS,
         preprocess=config.preprocess,
         architecture=config.architecture,
         training=config.settings(),
-        data={
-            "fingerprint": fingerprint(splits.values()),
-            "slices": {name: len(split) for name, split in splits.items()},
-            "skipped": {name: list(split.skipped) for name, split in splits.items()},
-        },
-        metrics={name: value.to_dict() for name, value in scores.items()},
-        map_scale_top=measure_map_scale(net, splits["train"], torch.device("cpu")),
+        data=data,
+        metrics=metrics,
+        map_scale_top=scale,
         golden_logits=(),
         tensors_sha256="",
     )

@@ -56,9 +56,9 @@ def test_folders_are_matched_by_name(names: dict[str, str]) -> None:
 
 
 def test_both_spellings_give_the_same_labels_whatever_the_sort_order(tmp_path: Path) -> None:
-    long = load_split(write_split(tmp_path / "a", LONG, 2), Preprocess(64))
+    long = load_split(write_split(tmp_path / "a", LONG, 2), Preprocess(64).square)
     other = {key: f"{name}" if key != "normal" else "Normal" for key, name in SHORT.items()}
-    short = load_split(write_split(tmp_path / "b", other, 2), Preprocess(64))
+    short = load_split(write_split(tmp_path / "b", other, 2), Preprocess(64).square)
     assert long.labels.tolist() == short.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert long.hashes == short.hashes
     assert fingerprint([long]) == fingerprint([short])
@@ -85,20 +85,20 @@ def test_an_unreadable_picture_is_named_skipped_and_counted(tmp_path: Path) -> N
     folder = write_split(tmp_path / "train", SHORT, each=30)
     (folder / "normal" / "007.png").write_bytes(b"not a picture")
     (folder / "normal" / ".hidden").write_bytes(b"")
-    loaded = load_split(folder, Preprocess(32))
+    loaded = load_split(folder, Preprocess(32).square)
     assert len(loaded) == 119
     assert len(loaded.skipped) == 1
     assert "007.png" in loaded.skipped[0]
     (folder / "normal" / "008.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"2 of 120 .*007\.png"):
-        load_split(folder, Preprocess(32))
+        load_split(folder, Preprocess(32).square)
 
 
 def test_slices_seen_elsewhere_are_found_by_their_pixels(tmp_path: Path) -> None:
     train = write_split(tmp_path / "train", LONG, 2)
     test = write_split(tmp_path / "test", SHORT, 2, seed=1)
     shutil.copy(train / "normal" / "000.png", test / "normal" / "under another name.png")
-    one, other = load_split(train, Preprocess(32)), load_split(test, Preprocess(32))
+    one, other = load_split(train, Preprocess(32).square), load_split(test, Preprocess(32).square)
     assert len(other) == 9
     unseen = other.unseen_by(one)
     assert len(unseen) == 8

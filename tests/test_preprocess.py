@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ctscan.anatomy import find_body
 from ctscan.phantom import draw_phantom
-from ctscan.preprocess import Placement, Preprocess, equalise, find_body
+from ctscan.preprocess import Placement, Preprocess, equalise
 
 SHAPES = [(256, 320), (333, 217), (97, 400), (64, 64), (1024, 700)]
 

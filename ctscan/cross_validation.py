@@ -1,0 +1,81 @@
+"""Recipe and grouped pool -> what the network of each fold says of the slices that it has not seen.
+
+Each fold's network and answers are written as soon as they are there, so an interrupted run goes on where it
+stopped. The last epoch counts: there is no early stopping, hence nothing is chosen on what is scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ctscan.checkpoint import write_checkpoint
+from ctscan.config import Recipe
+from ctscan.manifest import Pool
+from ctscan.runtime import Output, TorchRuntime, choose_device, concatenate, run_in_batches, store_tensors
+from ctscan.training import Trainer, Weights, build_card, round_trip, show_progress, top_of_scale
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """Answers of the folds that were trained, over the slices that these leave out."""
+
+    index: NDArray[np.int64]  # (M,), places in the pool
+    output: Output  # of M slices, each by the network that has not seen its group
+
+
+def name_run(recipe: Recipe, threshold: float, control: str, pool: Pool) -> str:
+    """A folder name that two different cross-validations never share."""
+    key = [recipe.settings(), threshold, control, pool.split.hashes, pool.split.labels.tolist(), pool.folds.tolist()]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    return f"grouped-{recipe.recipe}-{control}-{digest[:12]}"
+
+
+def cross_validate(
+    recipe: Recipe, pool: Pool, folds: Sequence[int], folder: Path, weights: Weights, device: str
+) -> OutOfFold:
+    """Train the folds that `folder` does not hold yet; gives the answers of all. Raises TrainingError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index, outputs = [], []
+    for fold in folds:
+        outside = np.flatnonzero(pool.folds == fold)
+        path = folder / f"fold-{fold}.npz"
+        if not path.exists():
+            write_output(path, train_fold(recipe, pool, fold, folder, weights, torch.device(choose_device(device))))
+        index.append(outside)
+        outputs.append(read_output(path))
+    return OutOfFold(np.concatenate(index), concatenate(outputs))
+
+
+def train_fold(recipe: Recipe, pool: Pool, fold: int, folder: Path, weights: Weights, device: torch.device) -> Output:
+    """Train on all folds but one, keep the network as a checkpoint, answer for the one left out."""
+    trainer = Trainer(recipe, pool.split.take(pool.folds != fold), weights, device)
+    with show_progress(recipe, trainer.steps, f"{folder.name}, fold {fold}") as progress:
+        for _ in range(recipe.epochs):
+            trainer.epoch(progress)
+    net = round_trip(recipe, trainer.result)
+    output = run_in_batches(TorchRuntime(net), pool.split.squares[pool.folds == fold])
+    # The scale of a fold's maps comes from the slices left out, over which its answers are there anyway.
+    card = build_card(recipe, net, {"fold": fold, "run": folder.name}, {}, top_of_scale(output.maps))
+    write_checkpoint(folder / f"fold-{fold}.safetensors", card, store_tensors(net))
+    return output
+
+
+def write_output(path: Path, output: Output) -> None:
+    """As .npz, whole or not at all."""
+    partial = path.with_name(path.name + ".partial.npz")
+    np.savez(partial, **{f.name: getattr(output, f.name) for f in fields(Output)})
+    partial.replace(path)
+
+
+def read_output(path: Path) -> Output:
+    """What `write_output` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Output(**{f.name: arrays[f.name] for f in fields(Output)})

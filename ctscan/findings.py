@@ -1,0 +1,59 @@
+"""Evaluations of controls -> the sentence that says what each one means. Kept in metrics.json with its numbers."""
+
+from __future__ import annotations
+
+from ctscan.control import Control
+from ctscan.evaluation import Estimate, Evaluation
+
+CHANCE = 0.25  # balanced accuracy of a guess among four classes
+SHORTCUT = 0.65  # AUROC of normal against tumour without the lungs or the body, above which "normal" is in doubt
+# Adenocarcinoma against squamous carcinoma from tumour-centred CT, 311 patients: Chaunzwa et al., Sci Rep 2021.
+SUBTYPE_LITERATURE, SUBTYPE_SUSPECT = 0.71, 0.80
+SUBTYPE = "auroc.adenocarcinoma.squamous_cell_carcinoma"
+
+
+def two_digits(found: Estimate) -> str:
+    """`0.81 (0.74 to 0.87)`: two digits are all that a few hundred groups carry."""
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def judge_subtype(evaluation: Evaluation) -> str:
+    """Adenocarcinoma against squamous carcinoma beside what patients with known histology gave."""
+    found = evaluation.measures[SUBTYPE]
+    sentence = (
+        f"Adenocarcinoma against squamous cell carcinoma: AUROC {two_digits(found)}, beside {SUBTYPE_LITERATURE} from "
+        "tumour-centred CT of 311 patients in the literature."
+    )
+    if found.value <= SUBTYPE_SUSPECT:
+        return sentence
+    return (
+        f"{sentence} Above {SUBTYPE_SUSPECT:.2f} that is suspect: the data's two classes differ in site, stage and "
+        "source too, and the network may tell these apart."
+    )
+
+
+def judge_control(control: Control, evaluation: Evaluation, reference: Evaluation) -> str:
+    """What a control says; `reference` is the recipe itself on the same folds."""
+    balanced, normal = evaluation.measures["balanced_accuracy"], evaluation.measures["auroc.normal"]
+    beside = f"the recipe itself reaches {reference.measures['balanced_accuracy'].value:.2f} on the same folds"
+    if control == "shuffled_labels":
+        within = abs(balanced.value - CHANCE) <= 2 * balanced.se
+        verdict = "as it must be" if within else "which it must not be: something crosses the folds"
+        return (
+            f"Labels shuffled among visual groups: balanced accuracy {two_digits(balanced)}, "
+            f"{'within' if within else 'outside'} {CHANCE} ± 2 standard errors ({2 * balanced.se:.2f}), {verdict}."
+        )
+    title = {
+        "border_only": "Everything inside the body black",
+        "lungs_black": "Lungs blacked out",
+        "tone_only": "Pixels shuffled, so that only the greys' frequencies remain",
+    }[control]
+    verdict = (
+        f"above {SHORTCUT}: “normal” can be told without the lungs, so the class stands for a look of the picture too"
+        if normal.value > SHORTCUT
+        else f"not above {SHORTCUT}"
+    )
+    return (
+        f"{title}: balanced accuracy {two_digits(balanced)} (chance {CHANCE}; {beside}); normal against tumour AUROC "
+        f"{two_digits(normal)}, {verdict}."
+    )

@@ -1,0 +1,236 @@
+"""Say what a checkpoint is worth: `python evaluate.py --checkpoint F --data DIR`. All flags: `--help`.
+
+    (nothing more)     the published test split, and the part of it whose pixels are in neither train nor valid
+    --cross-validate   the recipe out of fold, where no visual group lies in two folds; goes on where it stopped
+    --control NAME     a training that must fail, on the same folds
+    --folder DIR       instead of --data: class folders from elsewhere, our classes or tumour and normal
+
+Results are kept in metrics.json beside the checkpoint (of --folder: in the folder of plots alone), plots in runs/.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctscan.audit import audit
+from ctscan.checkpoint import CheckpointError
+from ctscan.classes import CLASS_KEYS, CLASSES, NORMAL
+from ctscan.classifier import Classifier
+from ctscan.config import EvaluateConfig, parse_flags
+from ctscan.control import CONTROLS, Control, shuffle_labels, view
+from ctscan.cross_validation import OutOfFold, cross_validate, name_run
+from ctscan.data import SPLITS, DataError, Split, find_outside_files, join, load_files, load_split
+from ctscan.evaluation import Answers, Estimate, Evaluation, difference, evaluate
+from ctscan.findings import judge_control, judge_subtype
+from ctscan.ledger import LedgerError, append, read_ledger
+from ctscan.manifest import Manifest, ManifestError, Pool, read_manifest
+from ctscan.metrics import measures, softmax
+from ctscan.plots import draw_all
+from ctscan.runtime import DeviceError, run_in_batches
+from ctscan.training import TrainingError, imagenet_weights
+
+TITLES = tuple(c.title for c in CLASSES)
+COMPARED = ("accuracy", "balanced_accuracy", "auroc_macro", "auroc.normal")
+
+
+class Report:
+    """One run of the command over a data folder: what it needs, read once, and what it finds, kept and drawn."""
+
+    def __init__(self, config: EvaluateConfig, data: Path) -> None:
+        self.config = config
+        self.data = data
+        self.classifier = Classifier.load(config.checkpoint)
+        self.plots = config.runs / f"evaluation-{datetime.now():%Y%m%d-%H%M%S}"
+        read_ledger(config.ledger_path)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The one beside the checkpoint where it knows all of the data, else a new audit."""
+        path = self.config.checkpoint.parent / "manifest.json"
+        hashes = {h for split in self.splits.values() for h in split.hashes}
+        if path.exists() and (known := read_manifest(path)).by_hash.keys() >= hashes:
+            return known
+        return audit(self.data).manifest
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        """The published splits as the checkpoint sees them."""
+        square = self.classifier.card.preprocess.square
+        return {name: load_split(self.data / name, square) for name in SPLITS}
+
+    @cached_property
+    def published(self) -> Answers:
+        """What the checkpoint says of the published test split."""
+        test = self.splits["test"]
+        logits = run_in_batches(self.classifier.runtime, test.squares).logits
+        return Answers(logits, test.labels, self.manifest.groups_of(test.hashes, self.config.threshold))
+
+    def entry(self, **more: Any) -> dict[str, Any]:
+        """What every result says of itself."""
+        facts = {"date": f"{date.today()}", "threshold": self.config.threshold, "manifest": self.manifest.digest[:16]}
+        return facts | more
+
+    def evaluate_published(self) -> None:
+        """The published test split, whole and deduplicated."""
+        earlier = {h for name in ("train", "valid") for h in self.splits[name].hashes}
+        unseen = np.array([h not in earlier for h in self.splits["test"].hashes])
+        for split, answers in {"published": self.published, "deduplicated": self.published.take(unseen)}.items():
+            found = evaluate(answers, CLASS_KEYS, self.config.draws, split)
+            draw_all(self.plots, split, found, answers, TITLES)
+            said = self.entry(model_id=self.classifier.card.model_id, split=split, **found.to_dict())
+            append(self.config.ledger_path, "evaluations", said)
+            print_evaluation(f"{split} test split", found)
+
+    def train_folds(self, control: Control) -> tuple[Pool, OutOfFold]:
+        """The recipe, or a control of it, on the grouped folds."""
+        see = view(control, self.config.preprocess)
+        train, valid, test = (load_split(self.data / name, see) for name in SPLITS)
+        pool = self.manifest.pool(join(join(train, valid), test), self.config.threshold)
+        if control == "shuffled_labels":
+            pool = pool.relabel(shuffle_labels(pool.split.labels, pool.groups))
+        folder = self.config.runs / name_run(self.config, self.config.threshold, control, pool)
+        weights, folds = imagenet_weights(self.config.init), range(self.config.folds)
+        return pool, cross_validate(self.config, pool, folds, folder, weights, self.config.device)
+
+    def evaluate_grouped(self) -> None:
+        """The recipe out of fold, by fold and over all, and what the published split adds to it."""
+        pool, out = self.train_folds("none")
+        answers = gather(pool, out)
+        found = evaluate(answers, CLASS_KEYS, self.config.draws, "grouped")
+        draw_all(self.plots, "grouped", found, answers, TITLES)
+        said = self.entry(
+            settings=self.config.settings(),
+            folds=by_fold(pool, out),
+            repeats=1,
+            finding=judge_subtype(found),
+            **found.to_dict(),
+        )
+        if self.classifier.card.training == self.config.settings() and self.config.folds == 5:
+            gap = difference(self.published, answers, CLASS_KEYS, COMPARED, self.config.draws)
+            said |= {"model_id": self.classifier.card.model_id}
+            said |= {"published_minus_grouped": {name: vars(value) for name, value in gap.items()}}
+            print_estimates("published minus grouped", gap)
+        append(self.config.ledger_path, "grouped", said)
+        print_evaluation("grouped, out of fold", found)
+        print(said["finding"])
+
+    def evaluate_control(self, control: Control) -> None:
+        """A control beside the last cross-validation of the committed recipe on the same folds."""
+        pool, out = self.train_folds(control)
+        found = evaluate(gather(pool, out), CLASS_KEYS, self.config.draws, control)
+        reference = self.reference()
+        said = self.entry(control=control, settings=self.config.settings(), folds=by_fold(pool, out))
+        said |= {"finding": judge_control(control, found, reference), **found.to_dict()}
+        append(self.config.ledger_path, "controls", said)
+        print(said["finding"])
+
+    def reference(self) -> Evaluation:
+        """The checkpoint's own recipe on the folds of a control. Raises TrainingError where it was not trained."""
+        recipe = self.classifier.card.training
+        own = EvaluateConfig(**recipe, data=self.data, runs=self.config.runs)
+        train, valid, test = (self.splits[name] for name in SPLITS)
+        pool = self.manifest.pool(join(join(train, valid), test), self.config.threshold)
+        folder = self.config.runs / name_run(own, self.config.threshold, "none", pool)
+        folds = range(self.config.folds)
+        if not all((folder / f"fold-{fold}.npz").exists() for fold in folds):
+            raise TrainingError("A control is judged beside the recipe itself; run --cross-validate first.")
+        answers = gather(pool, cross_validate(own, pool, folds, folder, {}, "cpu"))
+        return evaluate(answers, CLASS_KEYS, self.config.draws, "reference")
+
+
+def gather(pool: Pool, out: OutOfFold) -> Answers:
+    """Out-of-fold answers with their labels and groups."""
+    return Answers(out.output.logits, pool.split.labels[out.index], pool.groups[out.index])
+
+
+def by_fold(pool: Pool, out: OutOfFold) -> list[dict[str, float]]:
+    """Each fold's size and scores, without intervals: they differ by more than any interval says."""
+    answers, folds = gather(pool, out), pool.folds[out.index]
+    rows = []
+    for fold in np.unique(folds):
+        here = answers.take(folds == fold)
+        found = measures(here.logits, here.labels, CLASS_KEYS)
+        sizes = {"fold": int(fold), "n": len(here.labels), "groups": len(np.unique(here.groups))}
+        rows.append(sizes | {name: found[name] for name in COMPARED})
+    return rows
+
+
+def evaluate_outside(config: EvaluateConfig, folder: Path) -> None:
+    """Slices from elsewhere. Each file counts as a group of its own, for nothing is known of it."""
+    classifier = Classifier.load(config.checkpoint)
+    files, keys = find_outside_files(folder)
+    split = load_files(folder, files, classifier.card.preprocess.square)
+    logits = run_in_batches(classifier.runtime, split.squares).logits
+    titles: Sequence[str] = TITLES
+    if keys != CLASS_KEYS:
+        normal = softmax(logits)[:, NORMAL]
+        logits = np.log(np.clip(np.stack([1 - normal, normal], axis=1), 1e-12, 1)).astype(np.float32)
+        titles = ("Tumour", "Normal")
+    _, groups = np.unique(split.hashes, return_inverse=True)
+    answers = Answers(logits, split.labels, groups)
+    found = evaluate(answers, keys, config.draws, folder.name)
+    plots = config.runs / f"evaluation-{datetime.now():%Y%m%d-%H%M%S}"
+    draw_all(plots, "outside", found, answers, titles)
+    said = {"date": f"{date.today()}", "model_id": classifier.card.model_id, "classes": keys, **found.to_dict()}
+    (plots / "metrics.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    print_evaluation(f"{len(split.skipped)} files could not be read; the others", found)
+    print(f"Plots and metrics.json: {plots}")
+
+
+def print_evaluation(title: str, found: Evaluation) -> None:
+    """Every measure on a line."""
+    print_estimates(
+        f"{title}: {found.n} slices in {found.groups} visual groups, 95 % intervals over groups", found.measures
+    )
+
+
+def print_estimates(title: str, estimates: dict[str, Estimate]) -> None:
+    """A name, a value and an interval on a line."""
+    print(title)
+    for name, value in estimates.items():
+        print(f"  {name:<55} {value.value:7.3f}  ({value.low:.3f} to {value.high:.3f})")
+
+
+def evaluate_data(config: EvaluateConfig, data: Path) -> None:
+    """What was asked for, the quick things first."""
+    report = Report(config, data)
+    asked: tuple[Control, ...] = CONTROLS if config.control == "all" else (config.control,)
+    if not config.cross_validate and config.control == "none":
+        report.evaluate_published()
+    if config.cross_validate:
+        report.evaluate_grouped()
+    for control in asked:
+        if control != "none":
+            report.evaluate_control(control)
+
+
+def main() -> int:
+    """Exit status: 0, or 2 with one sentence for what a user can mend."""
+    config = parse_flags(EvaluateConfig)
+    try:
+        if config.folder:
+            evaluate_outside(config, config.folder)
+        elif config.data:
+            evaluate_data(config, config.data)
+    except (TrainingError, DataError, CheckpointError, DeviceError, LedgerError, ManifestError) as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"evaluate.py: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("evaluate.py: interrupted; the folds that are done are kept.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
