@@ -10,9 +10,11 @@ from pathlib import Path
 
 from ctscan.checkpoint import CheckpointError
 from ctscan.classifier import Classifier
+from ctscan.ledger import LedgerError, read_ledger
 from ctscan.page.examples import ExamplesError, read_examples
 from ctscan.page.page import Page
 from ctscan.page.server import ServerError, prepare, serve
+from ctscan.results import results_of
 from ctscan.runtime import DeviceError
 
 HERE = Path(__file__).parent
@@ -38,8 +40,9 @@ def main() -> int:
         folder = prepare()
         examples = read_examples(flags.examples)
         classifier = Classifier.load(flags.checkpoint, flags.device)
-        serve(Page(classifier, examples).build(), flags.host, flags.port)
-    except (CheckpointError, DeviceError, ExamplesError, ServerError) as error:
+        results = results_of(read_ledger(flags.checkpoint.parent / "metrics.json"), classifier.card)
+        serve(Page(classifier, examples, results).build(), flags.host, flags.port)
+    except (CheckpointError, DeviceError, ExamplesError, LedgerError, ServerError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -125,9 +125,8 @@ def audit(data: Path) -> Audit:
         folds.append(np.full(len(hashes), -1))
         if enough and len(np.unique(groups[-1][clear])) >= FOLDS:
             folds[-1][clear] = assign_folds(labels, groups[-1][clear])
-    foldable = clear & all((f[clear] >= 0).all() for f in folds)
     images = tuple(
-        Image(h, p, tuple(int(g[i]) for g in groups), tuple(int(f[i]) for f in folds) if foldable[i] else ())
+        Image(h, p, tuple(int(g[i]) for g in groups), tuple(int(f[i]) for f in folds) if clear[i] else ())
         for i, (h, p) in enumerate(zip(hashes, places, strict=True))
     )
     manifest = Manifest(THRESHOLDS, count_near(correlation, images), images)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ctscan.control import Control
-from ctscan.evaluation import Estimate, Evaluation
+from ctscan.evaluation import Evaluation
+from ctscan.figures import decimal
 
 CHANCE = 0.25  # balanced accuracy of a guess among four classes
 SHORTCUT = 0.65  # AUROC of normal against tumour without the lungs or the body, above which "normal" is in doubt
@@ -12,17 +13,12 @@ SUBTYPE_LITERATURE, SUBTYPE_SUSPECT = 0.71, 0.80
 SUBTYPE = "auroc.adenocarcinoma.squamous_cell_carcinoma"
 
 
-def two_digits(found: Estimate) -> str:
-    """`0.81 (0.74 to 0.87)`: two digits are all that a few hundred groups carry."""
-    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
-
-
 def judge_subtype(evaluation: Evaluation) -> str:
     """Adenocarcinoma against squamous carcinoma beside what patients with known histology gave."""
     found = evaluation.measures[SUBTYPE]
     sentence = (
-        f"Adenocarcinoma against squamous cell carcinoma: AUROC {two_digits(found)}, beside {SUBTYPE_LITERATURE} from "
-        "tumour-centred CT of 311 patients in the literature."
+        f"Adenocarcinoma against squamous cell carcinoma: AUROC {decimal(vars(found))}, beside {SUBTYPE_LITERATURE} "
+        "from tumour-centred CT of 311 patients in the literature."
     )
     if found.value <= SUBTYPE_SUSPECT:
         return sentence
@@ -40,7 +36,7 @@ def judge_control(control: Control, evaluation: Evaluation, reference: Evaluatio
         within = abs(balanced.value - CHANCE) <= 2 * balanced.se
         verdict = "as it must be" if within else "which it must not be: something crosses the folds"
         return (
-            f"Labels shuffled among visual groups: balanced accuracy {two_digits(balanced)}, "
+            f"Labels shuffled among visual groups: balanced accuracy {decimal(vars(balanced))}, "
             f"{'within' if within else 'outside'} {CHANCE} ± 2 standard errors ({2 * balanced.se:.2f}), {verdict}."
         )
     title = {
@@ -54,6 +50,6 @@ def judge_control(control: Control, evaluation: Evaluation, reference: Evaluatio
         else f"not above {SHORTCUT}"
     )
     return (
-        f"{title}: balanced accuracy {two_digits(balanced)} (chance {CHANCE}; {beside}); normal against tumour AUROC "
-        f"{two_digits(normal)}, {verdict}."
+        f"{title}: balanced accuracy {decimal(vars(balanced))} (chance {CHANCE}; {beside}); normal against tumour "
+        f"AUROC {decimal(vars(normal))}, {verdict}."
     )

@@ -39,7 +39,7 @@ class Image:
     sha256: str  # of its shape and pixels
     places: tuple[tuple[str, str], ...]  # (split, class) of each file
     groups: tuple[int, ...]  # its visual group at each threshold
-    folds: tuple[int, ...]  # its fold for the groups of each threshold; empty where its labels conflict
+    folds: tuple[int, ...]  # its fold at each threshold, -1 where there are too few groups; empty where labels conflict
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -102,9 +102,9 @@ class Manifest:
         groups, column = self.groups_of(split.hashes, threshold), self.column(threshold)
         first = {h: place for place, h in reversed(list(enumerate(split.hashes)))}
         kept = np.array([first[h] for h in sorted(first) if self.by_hash[h].folds], np.int64)
-        if not len(kept):
-            raise ManifestError(f"The data has too few visual groups, or slices of a class, for {FOLDS} folds.")
         folds = np.array([self.by_hash[split.hashes[i]].folds[column] for i in kept], np.int64)
+        if not len(kept) or folds.min() < 0:
+            raise ManifestError(f"The data has too few visual groups, or slices of a class, for {FOLDS} folds.")
         return Pool(split.take(kept), groups[kept], folds)
 
     def facts(self) -> dict[str, Any]:

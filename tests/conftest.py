@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +63,18 @@ def classifier(checkpoint_path: Path) -> Classifier:
 def best_checkpoint(checkpoint_path: Path) -> Path:
     """The committed checkpoint where there is one, else the random one."""
     return COMMITTED if COMMITTED.exists() else checkpoint_path
+
+
+@pytest.fixture
+def run_ctscan() -> Callable[..., tuple[int, str]]:
+    """`python -m ctscan ...` as a user types it: exit status, and all that it printed."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "ctscan", *arguments]
+        done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

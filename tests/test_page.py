@@ -25,6 +25,7 @@ from ctscan.page.explanation import EMPTY, describe, explanation, find_peak
 from ctscan.page.page import Page
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
+from ctscan.results import Results
 from tests.conftest import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -146,7 +147,7 @@ def test_the_bundled_examples_are_six_with_source_and_licence(classifier: Classi
         assert not any(c.title.lower() in (entry["title"] + entry["description"]).lower() for c in CLASSES)
     assert (EXAMPLES / "LICENSE-pyradiomics.txt").exists()
     assert (EXAMPLES / "LICENSE-TotalSegmentator.txt").exists()
-    _, sentence, _, rows = Page(classifier, examples).show_numbered(0)
+    _, sentence, _, rows = Page(classifier, examples, Results()).show_numbered(0)
     assert "Bundled example" in sentence
     assert "Adenocarcinoma" in rows
 
@@ -166,7 +167,7 @@ def test_any_folder_can_be_shown_and_what_is_unreadable_is_left_out(tmp_path: Pa
 
 
 def test_a_page_without_examples_starts_empty(classifier: Classifier) -> None:
-    assert Page(classifier, ()).show_numbered(0)[1:] == (result.EMPTY_SENTENCE, EMPTY, "")
+    assert Page(classifier, (), Results()).show_numbered(0)[1:] == (result.EMPTY_SENTENCE, EMPTY, "")
 
 
 MENDABLE = [["--checkpoint", "none.safetensors"], ["--examples", "none"], ["--port", "BUSY"], ["--device", "cuda"]]

@@ -17,6 +17,7 @@ import pytest
 
 from ctscan.page.page import DELETE_CACHE, QUEUE, Page
 from ctscan.page.server import MAX_BYTES, ServerError, TemporaryFolder, settings
+from ctscan.results import Results
 from tests.conftest import App, running_app
 
 
@@ -139,7 +140,7 @@ def test_the_temporary_folder_is_the_apps_own(served: App) -> None:
 
 
 def test_uploads_age_out_and_the_queue_is_bounded(classifier: Any) -> None:
-    blocks = Page(classifier, ()).build()
+    blocks = Page(classifier, (), Results()).build()
     assert blocks.delete_cache == DELETE_CACHE == (60, 600)
     assert blocks._queue.max_size == QUEUE == 16
     assert {f.concurrency_id for f in blocks.fns.values() if f.fn} == {"model"}

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from ctscan.answer import Answer, AnswerJSON, answer
 from ctscan.classifier import Classifier
-from ctscan.page import about, result, words
+from ctscan.page import about, how_good, result, words
 from ctscan.page.examples import Example
 from ctscan.page.explanation import EMPTY, explanation
 from ctscan.render import LONGEST_OVERLAY, data_uri, fit, overlay, to_bytes
+from ctscan.results import Results
 from ctscan.slices import read_slice
 
 THUMBNAIL = 160  # px, longer side
@@ -34,9 +35,10 @@ element.addEventListener('click', (event) => {
 class Page:
     """The handlers and the layout around one classifier."""
 
-    def __init__(self, classifier: Classifier, examples: tuple[Example, ...]) -> None:
+    def __init__(self, classifier: Classifier, examples: tuple[Example, ...], results: Results) -> None:
         self.classifier = classifier
         self.examples = examples
+        self.results = results
 
     # --- handlers
 
@@ -84,6 +86,8 @@ class Page:
                     self._build_stage(sentence, pictures, rows)
                 with gr.Tab("How to read it"):
                     gr.HTML(about.how_to_read())
+                with gr.Tab(words.HOW_GOOD):
+                    gr.HTML(how_good.how_good(self.results))
                 with gr.Tab("About"):
                     gr.HTML(about.about(self.classifier.card))
             self._build_api()

@@ -98,3 +98,54 @@ KEPT_NOTHING = (
     "folder that only this program may open and that deletes it after ten to eleven minutes at the latest; results "
     "live in your browser alone and go when the page is closed or cleared. File names are not shown, logged or used."
 )
+
+HOW_GOOD = "How good is it?"
+NOT_EVALUATED = (
+    "The model shown here has not been evaluated on scans that it has not seen: no metrics.json beside its checkpoint "
+    "says so. Read its scores as an example of what a network says, no more."
+)
+SHARES = {"accuracy": "right", "balanced_accuracy": "right, mean over the classes"}
+AREAS = {
+    "auroc_macro": "AUROC, mean over the classes",
+    "auroc.normal": "AUROC, normal against tumour",
+    "auroc.adenocarcinoma.squamous_cell_carcinoma": "AUROC, adenocarcinoma against squamous",
+    "ece": "calibration error",
+}
+PER_CLASS = "Class by class"
+PER_CLASS_TEXT = (
+    "Sensitivity: of the slices that the data gives this class, the share that the model names so. Specificity: of all "
+    "others, the share that it does not name so."
+)
+CONFUSION = "What is taken for what"
+SPLITS = (
+    (
+        "Published test split",
+        "The folder “test” of the data. Neighbouring slices of the same scans stand in the folders it learned from, "
+        "and most normal test slices are there a second time, pixel for pixel. Nearly all figures reported for this "
+        "data are of this kind.",
+    ),
+    (
+        "The same without copies",
+        "Without the test slices whose pixels occur in the other folders. Their neighbours remain.",
+    ),
+    (
+        "Scans it had not seen",
+        "All distinct slices, gathered into visual groups by how alike they look, and the groups dealt into five "
+        "parts: no group lies in two of them. Groups are not patients, whom the data does not name; two groups may "
+        "show one patient, so even this figure may flatter.",
+    ),
+)
+CONTROLS = "Trainings that should fail"
+CONTROLS_TEXT = (
+    "Networks trained the same way on pictures from which the disease was removed, or under wrong labels. What they "
+    "still get right, a model can get right without seeing the disease."
+)
+CANNOT = "What the model cannot do"
+CANNOT_LIST = (
+    "It cannot tell histology: in its data each kind of tumour is one site, one stage and one source, and it may have "
+    "learned these.",
+    "It cannot say that a chest is healthy: its normal slices are stock pictures of a few chests, in other windows.",
+    "It does not know disease other than these tumours: no pneumonia, no embolism, no benign nodule was in its data.",
+    "It reads one slice, without the rest of the scan, without history and without Hounsfield units.",
+    "It has not been tested on patients of a known hospital, and no figure here is evidence for use in care.",
+)
