@@ -7,26 +7,35 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from ctscan.checkpoint import CheckpointError
-from ctscan.classifier import Classifier
+from ctscan.classifier import RUNTIMES, Classifier
 from ctscan.ledger import LedgerError, read_ledger
 from ctscan.page.examples import ExamplesError, read_examples
 from ctscan.page.page import Page
-from ctscan.page.server import ServerError, prepare, serve
+from ctscan.page.server import ServerError, check_address, prepare, serve
 from ctscan.results import results_of
 from ctscan.runtime import DeviceError
 
 HERE = Path(__file__).parent
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line and exit status 2, as for everything that a user can mend."""
+        self.exit(2, f"app.py: {message}\n")
+
+
 def parse_flags() -> argparse.Namespace:
     """Command line; host and port follow Gradio's variables, by which a Space is told its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=HERE / "checkpoints" / "resnet18.safetensors")
+    parser = _Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    home = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
+    parser.add_argument("--checkpoint", type=Path, help="default: the runtime's file in checkpoints/")
+    parser.add_argument("--runtime", default="torch", choices=RUNTIMES, help="what computes; onnx needs no torch")
     parser.add_argument("--examples", type=Path, default=HERE / "examples", help="folder of slices to show")
-    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
-    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", home))
+    parser.add_argument("--port", type=int, default=os.environ.get("GRADIO_SERVER_PORT", "7860"))
     parser.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
     return parser.parse_args()
 
@@ -35,21 +44,19 @@ def main() -> int:
     """Exit status: 0, or 2 with one sentence for what a user can mend."""
     flags = parse_flags()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped Space cleans up as Ctrl-C does
-    folder = None
     try:
-        folder = prepare()
+        check_address(flags.host, flags.port)
+        prepare()
         examples = read_examples(flags.examples)
-        classifier = Classifier.load(flags.checkpoint, flags.device)
-        results = results_of(read_ledger(flags.checkpoint.parent / "metrics.json"), classifier.card)
+        checkpoint = flags.checkpoint or HERE / "checkpoints" / RUNTIMES[flags.runtime]
+        classifier = Classifier.load(checkpoint, flags.device, flags.runtime)
+        results = results_of(read_ledger(checkpoint.parent / "metrics.json"), classifier.card)
         serve(Page(classifier, examples, results).build(), flags.host, flags.port)
     except (CheckpointError, DeviceError, ExamplesError, LedgerError, ServerError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 0
-    finally:
-        if folder:
-            folder.delete()
+        pass
     return 0
 
 

@@ -60,10 +60,10 @@ def send(url: str, body: bytes, kind: str):  # type: ignore[no-untyped-def]  # w
 
 
 @contextmanager
-def running_app(picture: bytes) -> Iterator[tuple[str, int]]:
+def running_app(picture: bytes, python: str = sys.executable, *flags: str) -> Iterator[tuple[str, int]]:
     """Start app.py, wait for its first answer, give its address and process id."""
     port = free_port()
-    command = [sys.executable, str(ROOT / "app.py"), "--port", str(port)]
+    command = [python, str(ROOT / "app.py"), "--port", str(port), *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{port}"
@@ -92,9 +92,9 @@ def peak_memory(pid: int) -> float:
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
 
 
-def start_and_stop(picture: bytes) -> None:
+def start_and_stop(picture: bytes, python: str = sys.executable, *flags: str) -> None:
     """From nothing to the first answer; the stop is counted too and takes no time to speak of."""
-    with running_app(picture):
+    with running_app(picture, python, *flags):
         pass
 
 

@@ -6,7 +6,7 @@
                         |          |                                                                |
                         +----------+--> render: RGB --> page           Prediction <-- probabilities +
 
-Torch is imported only where a tensor is meant: model, gradcam, training, and inside the torch runtime.
+Torch is imported only where a tensor is meant: model, gradcam, graph, training, export, and inside the torch runtime.
 """
 
 from ctscan.classifier import Classifier, Prediction

@@ -1,5 +1,6 @@
 """`python -m ctscan predict FILE...`: the page's answer for each file, one JSON line a file, in order.
 
+`python -m ctscan export`: the checkpoint as an ONNX or a TorchScript file.
 `python -m ctscan audit DIR`: what a data folder holds twice, and what crosses its splits.
 `python -m ctscan report`: bring the numbers in README.md and in the cards up to date.
 """
@@ -10,34 +11,35 @@ import argparse
 import json
 import sys
 from datetime import date
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from ctscan.answer import answer
-from ctscan.checkpoint import CheckpointError
-from ctscan.classifier import Classifier
-from ctscan.data import DataError
+from ctscan.checkpoint import CheckpointError, read_checkpoint
+from ctscan.classifier import RUNTIMES, Classifier
 from ctscan.ledger import LedgerError, append
 from ctscan.report import write
 from ctscan.runtime import DeviceError
 
 ROOT = Path(__file__).parent.parent
-CHECKPOINT = ROOT / "checkpoints" / "resnet18.safetensors"
+CHECKPOINTS = ROOT / "checkpoints"
+EXAMPLES = ROOT / "examples"
+CHECKPOINT = CHECKPOINTS / RUNTIMES["torch"]
 
 
-def predict(files: list[Path], checkpoint: Path, device: str) -> int:
+def predict(files: list[Path], checkpoint: Path, device: str, runtime: str) -> int:
     """Print an answer for each file. Exit status 2 where the checkpoint is refused or a file cannot be opened."""
     try:
-        classifier = Classifier.load(checkpoint, device)
+        classifier = Classifier.load(checkpoint, device, runtime)
     except (CheckpointError, DeviceError) as error:
-        print(f"ctscan: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     status = 0
     for file in files:
         try:
             data = file.read_bytes()
         except OSError as error:
-            print(f"ctscan: {file}: {error.strerror}.", file=sys.stderr)
-            status = 2
+            status = refuse(f"{file}: {error.strerror}.")
             continue
         print(json.dumps(answer(classifier, data).to_json()), flush=True)
     return status
@@ -45,8 +47,11 @@ def predict(files: list[Path], checkpoint: Path, device: str) -> int:
 
 def audit(data: Path, manifest: Path | None, report: Path | None, ledger: Path | None) -> int:
     """Print what was found, and write what was asked for. Exit status 2 where the folder is not as it should be."""
+    if find_spec("sklearn") is None:
+        return refuse("scikit-learn is not installed: `pip install -r requirements-dev.txt` brings it.")
     from ctscan import audit as auditing
     from ctscan.audit_report import write_report
+    from ctscan.data import DataError
 
     try:
         found = auditing.audit(data)
@@ -60,12 +65,55 @@ def audit(data: Path, manifest: Path | None, report: Path | None, ledger: Path |
             write_report(report, found)
             print(f"{report} holds pictures of the data: for its owner, not for publication.", file=sys.stderr)
     except (DataError, LedgerError) as error:
-        print(f"ctscan: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     except OSError as error:
-        print(f"ctscan: {error.filename}: {error.strerror}.", file=sys.stderr)
-        return 2
+        return refuse(f"{error.filename}: {error.strerror}.")
     return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write the files that the flags name. Exit status 2 where one cannot or must not be written."""
+    if find_spec("torch") is None:
+        return refuse("torch is not installed: `pip install -r requirements-dev.txt` brings it.")
+    from ctscan.data import DataError, load_split
+    from ctscan.export import ExportError, build_onnx, export_onnx, export_torchscript
+    from ctscan.quantisation import QuantisationError, export_int8
+
+    onnx = options.onnx
+    if onnx is None and (options.int8 or not options.torchscript):
+        onnx = CHECKPOINTS / ("resnet18.int8.onnx" if options.int8 else RUNTIMES["onnx"])
+    say = partial(print, flush=True)
+    try:
+        checkpoint = read_checkpoint(options.checkpoint)
+        if options.int8:
+            train, valid = (
+                load_split(options.data / name, checkpoint.card.preprocess.square) for name in ("train", "valid")
+            )
+            model = build_onnx(checkpoint, EXAMPLES, say)
+            export_int8(checkpoint.card, model, train, valid, onnx, options.force, say)
+        elif onnx:
+            export_onnx(checkpoint, onnx, EXAMPLES, say)
+        if options.torchscript:
+            export_torchscript(checkpoint, options.torchscript, EXAMPLES, say)
+    except (CheckpointError, DataError, ExportError, QuantisationError) as error:
+        return refuse(error)
+    return 0
+
+
+def refuse(reason: object) -> int:
+    """Say in one line what a user can mend; the exit status for it."""
+    print(f"ctscan: {reason}", file=sys.stderr)
+    return 2
+
+
+def add_export_flags(command: argparse.ArgumentParser) -> None:
+    """What `export` takes."""
+    command.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    command.add_argument("--onnx", type=Path, metavar="FILE", help="default: beside the committed checkpoint")
+    command.add_argument("--torchscript", type=Path, metavar="FILE")
+    command.add_argument("--int8", action="store_true", help="quantise the ONNX file; needs --data")
+    command.add_argument("--data", type=Path, metavar="DIR", help="folder with train/ (calibrates) and valid/ (scores)")
+    command.add_argument("--force", action="store_true", help="write the int8 file however much accuracy it loses")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,8 +122,10 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("predict", help="classify slices; for education and research only")
     command.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    command.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    command.add_argument("--checkpoint", type=Path, help="a checkpoint, or for --runtime onnx an exported file")
     command.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
+    command.add_argument("--runtime", default="torch", choices=RUNTIMES, help="what computes")
+    add_export_flags(commands.add_parser("export", help="write the checkpoint as an ONNX or a TorchScript file"))
     command = commands.add_parser("audit", help="find copies, conflicting labels and visual groups in a data folder")
     command.add_argument("data", type=Path, metavar="DIR", help="with train/, valid/ and test/")
     command.add_argument("--manifest", type=Path, help="write hashes, groups and folds: no picture, no file name")
@@ -88,7 +138,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.command == "audit":
         return audit(options.data, options.manifest, options.report, options.ledger)
-    return predict(options.files, options.checkpoint, options.device)
+    if options.command == "export":
+        return export(options) if options.data or not options.int8 else refuse("--int8 needs --data DIR.")
+    checkpoint = options.checkpoint or CHECKPOINTS / RUNTIMES[options.runtime]
+    return predict(options.files, checkpoint, options.device, options.runtime)
 
 
 if __name__ == "__main__":

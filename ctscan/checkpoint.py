@@ -97,16 +97,24 @@ def write_checkpoint(path: Path, card: Card, tensors: Tensors) -> Card:
     card = replace(card, tensors_sha256=hashlib.sha256(body).hexdigest())
     text = card.to_json()
     header["__metadata__"] = {"card": text, "card_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    try:
+        replace_file(path, encode_header(header) + body)
+    except OSError as error:
+        raise CheckpointError(f"The checkpoint {path} cannot be written ({error.strerror}).") from None
+    return card
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file, all or nothing. Raises OSError, as on a full disk; what stood there stays."""
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(encode_header(header) + body)
+        partial.write_bytes(data)
         partial.replace(path)
-    except OSError as error:
+    except OSError:
         with suppress(OSError):
             partial.unlink()
-        raise CheckpointError(f"The checkpoint {path} cannot be written ({error.strerror}).") from None
-    return card
+        raise
 
 
 def encode_header(header: dict[str, Any]) -> bytes:

@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from ctscan.card import Card
 from ctscan.checkpoint import CheckpointError, read_checkpoint
 from ctscan.metrics import softmax
+from ctscan.onnx_file import read_onnx_file
+from ctscan.onnx_runtime import OnnxRuntime
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Placement
 from ctscan.runtime import Runtime, TorchRuntime, choose_device
 from ctscan.slices import Slice
 
 GOLDEN_TOLERANCE = 1e-3  # logits, fp32: what processors differ by is below it, what a wrong weight does is above
+GOLDEN_TOLERANCE_INT8 = 0.1  # a value rounded to the next of 256 steps moves logits by 0.03, a saturated sum by more
+RUNTIMES = {"torch": "resnet18.safetensors", "onnx": "resnet18.onnx"}  # runtime -> its file in checkpoints/
 NO_EVIDENCE = 0.1  # of the scale's top: a map whose peak stays under it shows no place
 
 
@@ -55,19 +59,32 @@ class Classifier:
         self.runtime = runtime
 
     @classmethod
-    def load(cls, path: Path | str, device: str = "cpu") -> Classifier:
-        """Read, verify and test a checkpoint on `auto`, `cpu` or `cuda`. Raises CheckpointError and DeviceError."""
+    def load(cls, path: Path | str, device: str = "cpu", runtime: str = "torch") -> Classifier:
+        """Read, verify and test a checkpoint or, for `onnx`, an exported file, on `auto`, `cpu` or `cuda`.
+
+        Raises CheckpointError and DeviceError.
+        """
+        if runtime == "onnx":
+            return cls._load_onnx(Path(path), device)
         checkpoint = read_checkpoint(Path(path))
-        classifier = cls(checkpoint.card, TorchRuntime.from_checkpoint(checkpoint, choose_device(device)))
+        net = TorchRuntime.from_checkpoint(checkpoint, choose_device(device))
+        classifier = cls(checkpoint.card, net)
         classifier.self_test()
         return classifier
 
-    def self_test(self) -> None:
+    @classmethod
+    def _load_onnx(cls, path: Path, device: str) -> Classifier:
+        file = read_onnx_file(path)
+        classifier = cls(file.card, OnnxRuntime(path, file.card, device))
+        classifier.self_test(GOLDEN_TOLERANCE if file.precision == "fp32" else GOLDEN_TOLERANCE_INT8)
+        return classifier
+
+    def self_test(self, tolerance: float = GOLDEN_TOLERANCE) -> None:
         """Compare the logits of the phantom with the card's. Raises CheckpointError where they differ."""
         golden = np.array(self.card.golden_logits)
         logits = self.predict(Slice(draw_phantom())).logits
         # `not <=` so that NaN fails
-        if logits.shape != golden.shape or not np.abs(logits - golden).max() <= GOLDEN_TOLERANCE:
+        if logits.shape != golden.shape or not np.abs(logits - golden).max() <= tolerance:
             raise CheckpointError(
                 "The checkpoint fails its self-test: its answer to the synthetic slice is not the one in its card."
             )

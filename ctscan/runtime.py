@@ -1,12 +1,13 @@
 """The one seam between the classifier and what computes: squares in, logits and maps out.
 
-Today torch; another runtime is another class with the same `run`.
+Torch here, ONNX Runtime in `onnx_runtime`; another runtime is another class with the same `run`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DeviceError(ValueError):
-    """A device that this machine does not have; the text is one sentence."""
+    """A device or a package that this machine does not have; the text is one sentence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +80,15 @@ def run_in_batches(runtime: Runtime, squares: NDArray[np.float32], size: int = 3
     return concatenate([runtime.run(squares[start : start + size]) for start in range(0, len(squares), size)])
 
 
+def require(package: str, remedy: str) -> None:
+    """Raises DeviceError where the package is not installed."""
+    if find_spec(package) is None:
+        raise DeviceError(f"The package {package} is not installed: {remedy}.")
+
+
 def choose_device(name: str) -> str:
-    """`auto` is cuda where there is one. Raises DeviceError where the named device is missing."""
+    """`auto` is cuda where there is one. Raises DeviceError where torch or the named device is missing."""
+    require("torch", "`pip install -r requirements.txt` brings it, and --runtime onnx does without")
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():

@@ -39,18 +39,22 @@ SPACE = {"SYSTEM": "spaces", "SPACE_ID": "somebody/ctscan"}
 START_LIMIT = 90  # s
 
 
-@pytest.fixture(scope="session")
-def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_random_checkpoint(path: Path, architecture: Architecture) -> Path:
     """A checkpoint with random weights: what is true of it is true of any."""
     torch.manual_seed(7)
-    made = SliceNet(Architecture())
-    stored = SliceNet(Architecture())
+    made = SliceNet(architecture)
+    stored = SliceNet(architecture)
     load_tensors(stored, store_tensors(made))
-    card = Card(CLASS_KEYS, Preprocess(), Architecture(), {"recipe": "test"}, {"slices": {}}, {}, 0.05, (), "")
+    card = Card(CLASS_KEYS, Preprocess(), architecture, {"recipe": "test"}, {"slices": {}}, {}, 0.05, (), "")
     logits = Classifier(card, TorchRuntime(stored)).predict(Slice(draw_phantom())).logits
-    path = tmp_path_factory.mktemp("checkpoint") / "random.safetensors"
     write_checkpoint(path, replace(card, golden_logits=tuple(logits.tolist())), store_tensors(made))
     return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights and the linear head."""
+    return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "random.safetensors", Architecture())
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +87,19 @@ def slice_png() -> bytes:
     return cv2.imencode(".png", (draw_phantom(300, 400) * 255).astype(np.uint8))[1].tobytes()
 
 
+# Python runs it in the app's process before anything else; a C library that opens a socket itself is not seen.
+RECORDER = """
+import sys
+
+def record(event, arguments, path={path!r}):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        with open(path, "a") as file:
+            print(event, arguments[1] if event != "socket.getaddrinfo" else arguments[:1], file=file)
+
+sys.addaudithook(record)
+"""
+
+
 @dataclass(frozen=True)
 class App:
     """A running `python app.py`."""
@@ -90,6 +107,7 @@ class App:
     address: str
     process: subprocess.Popen[str]
     temporary: Path  # TMPDIR of the process
+    connections: Path  # a line for each host that the process asked for or connected to
 
 
 def free_port() -> int:
@@ -100,13 +118,23 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_app(checkpoint: Path, temporary: Path, environment: dict[str, str] | None = None) -> Iterator[App]:
+def running_app(
+    checkpoint: Path,
+    temporary: Path,
+    environment: dict[str, str] | None = None,
+    python: str = sys.executable,
+    flags: tuple[str, ...] = (),
+) -> Iterator[App]:
     """`python app.py` on a free port, until the block ends."""
     port = free_port()
-    command = [sys.executable, str(ROOT / "app.py"), "--checkpoint", str(checkpoint), "--port", str(port)]
-    settings = os.environ | {"TMPDIR": str(temporary)} | (environment or {})
+    recorder = temporary.with_name(f"{temporary.name}-recorder")
+    recorder.mkdir(exist_ok=True)
+    connections = recorder / "connections.txt"
+    (recorder / "sitecustomize.py").write_text(RECORDER.format(path=str(connections)))
+    command = [python, str(ROOT / "app.py"), "--checkpoint", str(checkpoint), "--port", str(port), *flags]
+    settings = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(recorder)} | (environment or {})
     process = subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    app = App(f"http://127.0.0.1:{port}", process, temporary)
+    app = App(f"http://127.0.0.1:{port}", process, temporary, connections)
     try:
         wait_until_ready(app)
         yield app
