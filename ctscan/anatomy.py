@@ -93,7 +93,8 @@ def body_mask(pixels: Pixels) -> Mask:
     return np.ones(pixels.shape, bool) if found is None else _enlarge(_fill(found[0]), pixels.shape)
 
 
-def _lungs(thumbnail: Pixels) -> list[Mask]:
+def lung_components(thumbnail: Pixels) -> list[Mask]:
+    """The large dark areas inside the body of a slice that `shrink` made small, one mask each."""
     found = _largest_bright(thumbnail)
     if found is None:
         return []
@@ -114,7 +115,7 @@ def _lungs(thumbnail: Pixels) -> list[Mask]:
 def lung_mask(pixels: Pixels) -> Mask:
     """(H, W): the large dark areas inside the body; empty where there are none."""
     thumbnail = shrink(pixels)
-    lungs = _lungs(thumbnail)
+    lungs = lung_components(thumbnail)
     return _enlarge(np.any(lungs, axis=0) if lungs else np.zeros(thumbnail.shape, bool), pixels.shape)
 
 
@@ -122,7 +123,7 @@ def lung_hull_mask(pixels: Pixels) -> Mask:
     """(H, W): the convex hull of each lung and a margin, so that a tumour at its wall lies inside too."""
     thumbnail = shrink(pixels)
     hulls = np.zeros(thumbnail.shape, np.uint8)
-    for lung in _lungs(thumbnail):
+    for lung in lung_components(thumbnail):
         rows, columns = np.nonzero(lung)
         cv2.fillConvexPoly(hulls, cv2.convexHull(np.stack([columns, rows], axis=1).astype(np.int32)), 1)
     side = 2 * LUNG_HULL_MARGIN + 1

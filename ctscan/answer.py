@@ -21,7 +21,7 @@ class AnswerJSON(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Either a slice and its prediction, or the sentence that says why there is none."""
+    """A slice and its prediction, or the sentence that says why there is none."""
 
     verdict: Literal["ok", "unreadable"]
     notices: tuple[str, ...]

@@ -39,17 +39,23 @@ def judge_control(control: Control, evaluation: Evaluation, reference: Evaluatio
             f"Labels shuffled among visual groups: balanced accuracy {decimal(vars(balanced))}, "
             f"{'within' if within else 'outside'} {CHANCE} ± 2 standard errors ({2 * balanced.se:.2f}), {verdict}."
         )
-    title = {
-        "border_only": "Everything inside the body black",
-        "lungs_black": "Lungs blacked out",
-        "tone_only": "Pixels shuffled, so that only the greys' frequencies remain",
+    title, left = {
+        "border_only": ("Everything inside the body black", "table, cushions and outline"),
+        "lungs_black": ("Lungs blacked out", "chest wall, heart, table and outline"),
+        "tone_only": ("Pixels shuffled", "the frequencies of the greys"),
     }[control]
     verdict = (
-        f"above {SHORTCUT}: “normal” can be told without the lungs, so the class stands for a look of the picture too"
+        f"Above chance: {left} alone tell the classes of this data apart, so a network can be right without seeing "
+        "the disease, and the grouped figure is partly recognition of scans."
+        if balanced.low > CHANCE
+        else f"Not clearly above chance: {left} alone do not tell the classes apart."
+    )
+    doubt = (
+        f"above {SHORTCUT}, so “normal” stands for the look of a picture too"
         if normal.value > SHORTCUT
         else f"not above {SHORTCUT}"
     )
     return (
-        f"{title}: balanced accuracy {decimal(vars(balanced))} (chance {CHANCE}; {beside}); normal against tumour "
-        f"AUROC {decimal(vars(normal))}, {verdict}."
+        f"{title}: balanced accuracy {decimal(vars(balanced))} (chance {CHANCE}; {beside}). {verdict} Normal against "
+        f"tumour: AUROC {decimal(vars(normal))}, {doubt}."
     )

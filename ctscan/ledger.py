@@ -6,7 +6,6 @@
     evaluations         evaluate.py --data: a checkpoint on the published and the deduplicated test split
     grouped             evaluate.py --cross-validate: a recipe, out of fold, no visual group in two folds
     controls            evaluate.py --control: trainings that must fail, on the same folds
-    outside             evaluate.py --folder: a checkpoint on slices from elsewhere
 
 All numbers in README, cards and page come from here or from a checkpoint's card.
 """
@@ -17,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-Section = Literal["readings", "cross_validations", "audits", "evaluations", "grouped", "controls", "outside"]
+Section = Literal["readings", "cross_validations", "audits", "evaluations", "grouped", "controls"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 Ledger: TypeAlias = dict[Section, list[dict[str, Any]]]
 

@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
 import pytest
 
+from ctscan.phantom import draw_phantom
 from tests.conftest import ROOT, App
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 MASS = ROOT / "examples" / "03-lower-lobe-mass-soft-tissue-window.png"
 
@@ -53,6 +56,19 @@ def test_the_first_screen_is_a_worked_example(opened: tuple[Page, list[str], lis
     assert not errors
 
 
+def test_a_page_on_a_space_asks_nobody_else_either(browser: Browser, app_on_space: App) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(app_on_space.address)
+    page.wait_for_selector(".scores")
+    upload(page, "slice.png", MASS.read_bytes())
+    page.locator("#sentence", has_text="Bundled example").wait_for(state="detached", timeout=20_000)
+    assert sum(shares(page)) == pytest.approx(100, abs=0.3)
+    assert not [u for u in asked if not u.startswith((app_on_space.address, "data:", "blob:"))]
+    page.close()
+
+
 def test_upload_rubbish_then_a_good_slice_then_clear(opened: tuple[Page, list[str], list[str]]) -> None:
     page, _, errors = opened
     upload(page, "slice.png", b"this is no picture")
@@ -82,6 +98,43 @@ def test_class_and_opacity_change_without_the_server(opened: tuple[Page, list[st
     page.locator(".opacity input").fill("25")
     assert page.locator(".layer").nth(1).evaluate("e => getComputedStyle(e).opacity") == "0.25"
     assert len(asked) == before
+
+
+def test_an_answer_under_way_does_not_come_back_over_a_cleared_page(
+    opened: tuple[Page, list[str], list[str]],
+) -> None:
+    page, _, _ = opened
+    held: list[Route] = []
+    page.route("**/queue/data*", held.append)
+    before = [page.locator(s).bounding_box() for s in (".explanation", "#rows")]
+    page.locator(".thumbnails button").nth(3).click()
+    page.locator("#sentence [data-testid=status-tracker].translucent").wait_for()
+    assert page.locator("#sentence .sentence").is_hidden()  # the last answer is not taken for the new one
+    assert [page.locator(s).bounding_box() for s in (".explanation", "#rows")] == before
+    page.click("#clear")
+    wait_for(page, "#sentence", "No slice yet")
+    for route in held:
+        route.continue_()
+    page.wait_for_timeout(2500)
+    assert "No slice yet" in page.inner_text("#sentence")
+    assert page.locator(".explanation img").count() == 0
+    page.unroute("**/queue/data*")
+    upload(page, "slice.png", MASS.read_bytes())
+    wait_for(page, "#sentence", "Looks most like")
+
+
+def test_slice_and_layers_fill_the_same_box(opened: tuple[Page, list[str], list[str]]) -> None:
+    page, _, _ = opened
+    wide = cv2.imencode(".png", (draw_phantom(401, 997) * 255).astype(np.uint8))[1].tobytes()
+    upload(page, "wide.png", wide)
+    page.locator('.explanation img[alt*="997 by 401"]').wait_for(timeout=20_000)
+    boxes = page.locator(".covered .stack img").evaluate_all(
+        """all => all.map(e => { e.style.setProperty('display', 'block', 'important');
+        const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; })"""
+    )
+    assert len(boxes) == 5
+    assert all(box == boxes[0] for box in boxes)
+    assert boxes[0][2] / boxes[0][3] == pytest.approx(997 / 401, rel=0.01)
 
 
 def test_a_pasted_picture_is_answered(opened: tuple[Page, list[str], list[str]]) -> None:
@@ -154,3 +207,55 @@ def test_every_control_is_reached_by_tab_and_pictures_are_described(
     assert reached >= {"upload", "clear", "example", "class", "opacity", "tab"}
     alts = page.locator(".explanation img").evaluate_all("all => all.map(e => e.alt)")
     assert sum(bool(alt) for alt in alts) == 6  # all but the slice that lies under the layers
+
+
+CONTRASTS = """() => {
+  const parse = (c) => { const n = c.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+  const linear = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const luminance = (c) => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]);
+  const ground = (e) => {
+    while (e) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      if (c[3] === 1) return c;
+      e = e.parentElement;
+    }
+    return [255, 255, 255, 1];
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.querySelector('.gradio-container'), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const e = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !e.checkVisibility() || e.closest('script, style')) continue;
+    const [a, b] = [luminance(parse(getComputedStyle(e).color)), luminance(ground(e))];
+    found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), walker.currentNode.data.trim()]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_is_legible_in_both_themes(browser: Browser, app: App, theme: str) -> None:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(f"{app.address}/?__theme={theme}")
+    page.wait_for_selector(".scores")
+    seen = 0
+    for tab in ("Slice", "How to read it", "About"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(300)
+        contrasts = page.evaluate(CONTRASTS)
+        seen += len(contrasts)
+        assert not [pair for pair in contrasts if pair[0] < 4.5]
+    assert seen > 60
+    page.close()
+
+
+def test_controls_are_large_enough_for_a_thumb(browser: Browser, app: App) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(app.address)
+    page.wait_for_selector(".scores")
+    selectors = ".classes label", ".opacity input", ".thumbnails button", "#clear", "#upload button", "[role=tab]"
+    for selector in selectors:
+        boxes = [control.bounding_box() for control in page.locator(selector).all() if control.is_visible()]
+        assert boxes, selector
+        assert all(box and box["height"] >= 44 and box["width"] >= 44 for box in boxes), (selector, boxes)
+    page.close()

@@ -111,8 +111,10 @@ def test_a_finding_says_which_way_it_went() -> None:
     assert "as it must be" in judge_control("shuffled_labels", judged(0.27, 0.5), reference)
     assert "must not be" in judge_control("shuffled_labels", judged(0.32, 0.5), reference)
     for control in CONTROLS[1:]:
-        assert "can be told without" in judge_control(control, judged(0.4, 0.9), reference)
-        assert "not above" in judge_control(control, judged(0.3, 0.6), reference)
+        assert "Above chance" in judge_control(control, judged(0.4, 0.9), reference)
+        assert "the look of a picture" in judge_control(control, judged(0.4, 0.9), reference)
+        assert "Not clearly above chance" in judge_control(control, judged(0.28, 0.6), reference)
+        assert "not above" in judge_control(control, judged(0.28, 0.6), reference)
     assert "suspect" in judge_subtype(judged(0.8, 0.9, pair=0.85))
     assert "suspect" not in judge_subtype(judged(0.8, 0.9, pair=0.75))
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import cv2
@@ -16,17 +17,20 @@ import pytest
 import torch
 
 from ctscan.answer import answer
+from ctscan.checkpoint import read_checkpoint
 from ctscan.classes import CLASSES
 from ctscan.classifier import Classifier, Prediction
-from ctscan.page import result, words
+from ctscan.figures import points, share
+from ctscan.ledger import read_ledger
+from ctscan.page import how_good, result, words
 from ctscan.page.about import about, how_to_read
-from ctscan.page.examples import ExamplesError, read_examples
+from ctscan.page.examples import MOST, ExamplesError, read_examples
 from ctscan.page.explanation import EMPTY, describe, explanation, find_peak
 from ctscan.page.page import Page
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
-from ctscan.results import Results
-from tests.conftest import free_port
+from ctscan.results import Results, results_of
+from tests.conftest import COMMITTED, free_port
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -88,13 +92,18 @@ def test_a_weak_map_is_said_to_be_none_and_is_not_stretched(prediction: Predicti
 
 
 @pytest.mark.parametrize(
-    ("row", "column", "words_"),
-    [(5, 5, ("patient's right", "front")), (50, 95, ("patient's left", "half-way")), (90, 50, ("middle", "back"))],
+    ("row", "column", "place"),
+    [
+        (5, 5, "in the upper left of the picture (the patient's right)"),
+        (50, 95, "in the middle right of the picture (the patient's left)"),
+        (90, 50, "in the lower middle of the picture (between the patient's right and left)"),
+        (50, 50, "in the centre of the picture (between the patient's right and left)"),
+    ],
 )
-def test_the_peak_is_named_for_picture_and_patient(row: int, column: int, words_: tuple[str, str]) -> None:
+def test_the_peak_is_named_for_picture_and_patient(row: int, column: int, place: str) -> None:
     evidence = np.zeros((99, 99), np.float32)
     evidence[row, column] = 1
-    assert all(word in find_peak(evidence) for word in words_)
+    assert find_peak(evidence) == place
 
 
 def test_the_probabilities_do_not_depend_on_the_container(classifier: Classifier) -> None:
@@ -166,14 +175,32 @@ def test_any_folder_can_be_shown_and_what_is_unreadable_is_left_out(tmp_path: Pa
         read_examples(tmp_path)
 
 
+def test_a_large_folder_is_read_no_further_than_it_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "slice.png").write_bytes(cv2_png(draw_phantom(40, 40)))
+    files = ["slice.png"] * MOST + ["to open it would be an error.png"]
+    listing = [{"file": file, "title": "t", "description": "d", "source": ""} for file in files]
+    (tmp_path / "examples.json").write_text(json.dumps(listing))
+    assert len(read_examples(tmp_path)) == MOST
+    (tmp_path / "examples.json").write_text(json.dumps([listing[0] | {"title": 3}]))
+    with pytest.raises(ExamplesError, match="not a list"):
+        read_examples(tmp_path)
+
+
 def test_a_page_without_examples_starts_empty(classifier: Classifier) -> None:
     assert Page(classifier, (), Results()).show_numbered(0)[1:] == (result.EMPTY_SENTENCE, EMPTY, "")
 
 
-MENDABLE = [["--checkpoint", "none.safetensors"], ["--examples", "none"], ["--port", "BUSY"], ["--device", "cuda"]]
+MENDABLE = [
+    ["--checkpoint", "none.safetensors"],
+    ["--examples", "none"],
+    ["--port", "BUSY"],
+    ["--port", "99999"],
+    ["--device", "cuda"],
+    ["--device", "tpu"],
+]
 
 
-@pytest.mark.parametrize("flags", MENDABLE, ids=lambda flags: flags[0])
+@pytest.mark.parametrize("flags", MENDABLE, ids="=".join)
 def test_what_a_user_can_mend_is_one_line_and_exit_2(flags: list[str], checkpoint_path: Path) -> None:
     if "cuda" in flags and torch.cuda.is_available():
         pytest.skip("this machine has the device")
@@ -188,3 +215,28 @@ def test_what_a_user_can_mend_is_one_line_and_exit_2(flags: list[str], checkpoin
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert done.stderr.startswith("app.py: ")
     assert flags[-1] in done.stderr
+
+
+def test_the_tab_on_worth_shows_both_splits_with_n_and_intervals() -> None:
+    card = read_checkpoint(COMMITTED).card
+    results = results_of(read_ledger(COMMITTED.parent / "metrics.json"), card)
+    shown = how_good.how_good(results)
+    assert results.grouped is not None
+    assert results.published is not None
+    for entry in (results.grouped, results.published):
+        assert f"{entry['n']} ({entry['groups']})" in shown
+        assert share(entry["measures"]["accuracy"]) in shown
+        for c in CLASSES:
+            assert share(entry["measures"][f"sensitivity.{c.key}"]) in shown
+            assert share(entry["measures"][f"specificity.{c.key}"]) in shown
+        for counts in entry["confusion"]:
+            assert all(f">{n}</td>" in shown for n in counts)
+    assert points(results.grouped["published_minus_grouped"]["accuracy"]) in shown
+    assert all(escape(entry["finding"]) in shown for entry in results.controls)
+
+
+def test_a_model_that_was_not_evaluated_says_so() -> None:
+    assert words.NOT_EVALUATED in how_good.how_good(Results())
+    read = read_ledger(COMMITTED.parent / "metrics.json")
+    other = replace(read_checkpoint(COMMITTED).card, tensors_sha256="0" * 64, training={})
+    assert words.NOT_EVALUATED in how_good.how_good(results_of(read, other))

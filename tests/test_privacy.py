@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import stat
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,9 +18,9 @@ from typing import Any
 import pytest
 
 from ctscan.page.page import DELETE_CACHE, QUEUE, Page
-from ctscan.page.server import MAX_BYTES, ServerError, TemporaryFolder, settings
+from ctscan.page.server import MAX_BYTES, STARTING, ServerError, TemporaryFolder, delete_left_behind, settings
 from ctscan.results import Results
-from tests.conftest import App, running_app
+from tests.conftest import ROOT, App, running_app
 
 
 @pytest.fixture(params=["app", "app_on_space"])
@@ -72,6 +74,20 @@ def test_the_page_is_served_by_python_and_names_no_other_host(served: App) -> No
     with urllib.request.urlopen(served.address) as response:
         html = response.read().decode()
     assert not re.findall(r'<(?:script|link)[^>]+(?:src|href)="(?:https?:)?//[^"]*', html)
+
+
+def test_the_server_connects_to_nobody(served: App) -> None:
+    lines = served.connections.read_text().splitlines()
+    assert lines  # Gradio asks its own server once whether it is up: the recorder works
+    assert not [line for line in lines if not re.search(r"'(127\.0\.0\.1|localhost|0\.0\.0\.0)'", line)]
+
+
+@pytest.mark.parametrize("path", ["/config", "/gradio_api/info", "/"])
+def test_no_listing_names_a_path_of_the_machine(served: App, path: str) -> None:
+    with urllib.request.urlopen(served.address + path) as response:
+        text = response.read().decode()
+    for secret in (str(served.temporary), str(ROOT), f"ctscan-{os.getuid()}", ".safetensors"):
+        assert secret not in text
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/deep_link", "/gradio_api/deep_link/"])
@@ -134,7 +150,7 @@ def test_the_temporary_folder_is_the_apps_own(served: App) -> None:
     assert stat.S_IMODE(base.stat().st_mode) == stat.S_IMODE(folder.stat().st_mode) == 0o700
     form = FORM[0] + b"CANARY" + FORM[1]
     assert status(f"{served.address}/gradio_api/upload", form, "multipart/form-data; boundary=x") == 200
-    kept = [p for p in served.temporary.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    kept = [p for p in served.temporary.rglob("*") if p.is_file() and p.suffix != ".lock" and p.name != STARTING]
     assert kept
     assert all(folder in p.parents for p in kept)
 
@@ -147,6 +163,7 @@ def test_uploads_age_out_and_the_queue_is_bounded(classifier: Any) -> None:
     assert not blocks.api_open
 
 
+@pytest.mark.slow
 def test_what_a_killed_app_left_is_deleted_at_the_next_start(checkpoint_path: Path, tmp_path: Path) -> None:
     with running_app(checkpoint_path, tmp_path) as first:
         (base,) = tmp_path.glob("ctscan-*")
@@ -158,19 +175,43 @@ def test_what_a_killed_app_left_is_deleted_at_the_next_start(checkpoint_path: Pa
     with running_app(checkpoint_path, tmp_path) as second:
         assert not left.exists()
         (own,) = (p for p in base.iterdir() if p.is_dir())
-        neighbour = TemporaryFolder.__new__(TemporaryFolder)
-        neighbour._delete_left_behind(base)
+        delete_left_behind(base)
         assert own.exists()
         assert second.process.poll() is None
     assert not [p for p in base.iterdir() if p.is_dir()]
 
 
-def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-    import tempfile
-
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / f"ctscan-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_folder_of_somebody_else_is_not_used(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / f"ctscan-{os.getuid()}"
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        base.symlink_to(tmp_path / "elsewhere")
+    else:
+        base.write_text("")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ServerError, match="somebody else"):
+        TemporaryFolder()
+
+
+def test_folders_of_the_living_stay_and_of_the_dead_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first = TemporaryFolder()
+    dead = first.path.with_name("0" * 32)
+    dead.mkdir()
+    (dead / "upload").write_text("CANARY")
+    dead.with_suffix(".lock").write_text("")
+    second = TemporaryFolder()
+    assert first.path.is_dir()
+    assert second.path.is_dir()
+    assert not dead.exists()
+    first.delete()
+    assert not first.path.exists()
+    assert second.path.is_dir()
+    second.delete()
+
+
+def test_no_room_for_the_folder_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(ServerError, match=r"No temporary folder can be made \(No such file"):
         TemporaryFolder()

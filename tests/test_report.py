@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import pytest
+
 from ctscan.checkpoint import read_checkpoint
+from ctscan.control import CONTROLS
+from ctscan.figures import share
+from ctscan.ledger import read_ledger
 from ctscan.metrics import wilson_interval
-from ctscan.report import BEGIN, END, generate
+from ctscan.report import BEGIN, END, SEED_DESIGN, generate
+from ctscan.results import results_of
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "checkpoints" / "resnet18.safetensors"
@@ -29,10 +36,43 @@ def test_the_committed_checkpoint_has_a_reading_with_the_same_scores() -> None:
         assert tuple(score["interval95"]) == wilson_interval(score["correct"], score["n"])
 
 
-def test_readme_states_no_accuracy_outside_the_generated_block() -> None:
+def test_readme_states_no_share_and_no_score_outside_the_generated_block() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     before, rest = readme.split(BEGIN)
     by_hand = before + rest.split(END)[1]
+    assert not re.findall(r"\d\s?%|\b0\.\d{2,}", by_hand)
+
+
+def all_numbers(value: object) -> list[float]:
+    if isinstance(value, dict):
+        return [n for v in value.values() for n in all_numbers(v)]
+    if isinstance(value, list):
+        return [n for v in value for n in all_numbers(v)]
+    return [float(value)] if isinstance(value, int | float) else []
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "checkpoints/README.md", ROOT / "checkpoints/DATA.md"])
+def test_every_share_in_the_texts_stands_in_the_ledger(path: Path) -> None:
+    known = all_numbers(json.loads((ROOT / "checkpoints" / "metrics.json").read_text()))
+    known += [v for split in SEED_DESIGN.values() for v in split.values()]
+    for whole, part in re.findall(r"(\d+)(\.\d+)? %", path.read_text(encoding="utf-8")):
+        digits = len(part[1:])
+        shown = float(whole + part)
+        if (shown, digits) != (95, 0):  # "95 % interval"
+            assert any(abs(100 * n - shown) <= 0.5 * 10**-digits + 1e-9 for n in known), f"{whole}{part} %"
+
+
+def test_published_and_grouped_stand_side_by_side_with_intervals_and_n() -> None:
     card = read_checkpoint(CHECKPOINT).card
-    for score in card.metrics.values():
-        assert f"{100 * score['accuracy']:.1f} %" not in by_hand
+    results = results_of(read_ledger(ROOT / "checkpoints" / "metrics.json"), card)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert results.published is not None
+    assert results.grouped is not None
+    for entry in (results.published, results.grouped):
+        assert f"| {entry['n']} | {entry['groups']} | {share(entry['measures']['accuracy'])} |" in readme
+    gap = results.grouped["published_minus_grouped"]["accuracy"]
+    first, second = (e["measures"]["accuracy"]["value"] for e in (results.published, results.grouped))
+    assert gap["value"] == pytest.approx(first - second)
+    assert gap["low"] < gap["value"] < gap["high"]
+    assert {entry["control"] for entry in results.controls} == set(CONTROLS)
+    assert all(entry["finding"] in readme for entry in (results.grouped, *results.controls))

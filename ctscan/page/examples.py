@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from ctscan.slices import UnreadableSlice, read_slice
@@ -31,19 +32,26 @@ class Example:
 
 
 def read_examples(folder: Path) -> tuple[Example, ...]:
-    """The readable pictures of a folder, in the order of its examples.json or of their names.
+    """The readable pictures of a folder, in the order of its examples.json or of their names, `MOST` at most.
 
     Files that are no readable slices are skipped with a log line. Raises ExamplesError where the folder or its
     listing cannot be read.
     """
     try:
-        entries = read_listing(folder)
-        found = [Example((folder / e["file"]).read_bytes(), e["title"], e["description"], e["source"]) for e in entries]
+        found = (read_example(folder, entry) for entry in read_listing(folder))  # one by one: a folder may be large
+        return tuple(islice(filter(is_readable, found), MOST))
     except OSError as error:
         raise ExamplesError(f"The examples in {folder} cannot be read ({error.strerror}).") from None
     except (ValueError, KeyError, TypeError):
         raise ExamplesError(f"{folder / LISTING} is not a list of file, title, description and source.") from None
-    return tuple(example for example in found if is_readable(example))[:MOST]
+
+
+def read_example(folder: Path, entry: dict[str, str]) -> Example:
+    """One entry of the listing. Raises OSError, KeyError, and TypeError where a text is none."""
+    texts = [entry[name] for name in ("file", "title", "description", "source")]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    return Example((folder / texts[0]).read_bytes(), *texts[1:])
 
 
 def read_listing(folder: Path) -> list[dict[str, str]]:

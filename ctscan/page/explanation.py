@@ -41,11 +41,17 @@ def explanation(answer: Answer) -> str:
     evidence = [prediction.evidence(index, shape) for index in range(len(CLASSES))]
     address = data_uri(to_bytes(fit(slice_.pixels, LONGEST_SIDE)))
     return (
-        f'<div class="explanation" style="--opacity:{DEFAULT_OPACITY}">'
+        f'<div class="explanation" style="--opacity:{DEFAULT_OPACITY};--aspect:{aspect(slice_):.5f}">'
         f'<div class="pictures">{untouched(slice_, address)}{covered(prediction, evidence, address)}</div>'
-        f'<div class="tools">{class_choice(prediction)}{opacity_choice()}{colour_bar(prediction.map_top)}</div>'
-        f'<div class="foot">{places(prediction, evidence)}{square(prediction)}</div></div>'
+        f'<div class="foot">{class_choice(prediction)}<div class="tools">{opacity_choice()}'
+        f"{colour_bar(prediction.map_top)}{places(prediction, evidence)}</div>{square(prediction)}</div></div>"
     )
+
+
+def aspect(slice_: Slice) -> float:
+    """Width by height; pictures and layers fill one box of this shape, so that they lie on one another exactly."""
+    height, width = slice_.pixels.shape
+    return float(width / height)
 
 
 def sides(inside: str) -> str:
@@ -137,11 +143,10 @@ def describe(prediction: Prediction, evidence: list[NDArray[np.float32]], index:
 def find_peak(evidence: NDArray[np.float32]) -> str:
     """Where the largest value lies, in words of the picture and of the patient."""
     row, column = np.unravel_index(int(evidence.argmax()), evidence.shape)
-    down = ("at the front", "half-way back", "at the back")[min(2, int(3 * row / evidence.shape[0]))]
+    down = ("upper", "middle", "lower")[min(2, int(3 * row / evidence.shape[0]))]
     across = min(2, int(3 * column / evidence.shape[1]))
-    side = (
-        "at the picture's left, the patient's right",
-        "in the middle",
-        "at the picture's right, the patient's left",
-    )[across]
-    return f"{side}, {down}"
+    if across == 1:
+        place = "centre" if down == "middle" else f"{down} middle"
+        return f"in the {place} of the picture (between the patient's right and left)"
+    side, of_patient = ("left", "right") if across == 0 else ("right", "left")
+    return f"in the {down} {side} of the picture (the patient's {of_patient})"

@@ -25,8 +25,8 @@ def how_good(results: Results) -> str:
         f"<h3>{words.PER_CLASS}</h3><p>{escape(words.PER_CLASS_TEXT)}</p>",
         per_class(grouped, published),
         f"<h3>{words.CONFUSION}</h3>",
-        f'<div class="matrices">{confusion("Scans it had not seen", grouped)}',
-        f"{confusion('Published test split', published)}</div>",
+        f'<div class="matrices">{confusion(words.APART, grouped)}',
+        f"{confusion(words.PUBLISHED, published)}</div>",
         "<h3>What the splits are</h3>",
         "".join(f"<p><b>{escape(title)}.</b> {escape(text)}</p>" for title, text in words.SPLITS),
         f"<h3>{words.CONTROLS}</h3><p>{escape(words.CONTROLS_TEXT)}</p>",
@@ -42,9 +42,9 @@ def headline(grouped: Entry, published: Entry) -> str:
     gap = points(grouped["published_minus_grouped"]["accuracy"])
     unseen, shared = (share(entry["measures"]["accuracy"]) for entry in (grouped, published))
     return (
-        f"On scans unlike any it learned from, this recipe names the data set's class in {unseen} of slices. On the "
-        f"published test split, which shares scans with the training data, the figure is {shared}. The difference, "
-        f"{gap}, is what the published split gives away."
+        f"When look-alike slices are kept apart between learning and testing, this recipe names the data set's class "
+        f"in {unseen} of slices. On the published test split, which shares scans with the training data, the figure is "
+        f"{shared}. The difference, {gap}, is what the published split gives away."
     )
 
 
@@ -62,9 +62,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def side_by_side(results: Results, grouped: Entry, published: Entry) -> str:
     """The same measures on each split, with n."""
-    columns = {"Scans it had not seen": grouped, "Published test split": published}
+    columns = {words.APART: grouped, words.PUBLISHED: published}
     if results.deduplicated:
-        columns["The same without copies"] = results.deduplicated
+        columns[words.WITHOUT_COPIES] = results.deduplicated
     rows = [["slices (visual groups)", *(f"{e['n']} ({e['groups']})" for e in columns.values())]]
     rows += [[title, *(share(e["measures"][name]) for e in columns.values())] for name, title in words.SHARES.items()]
     rows += [[title, *(decimal(e["measures"][name]) for e in columns.values())] for name, title in words.AREAS.items()]
@@ -87,7 +87,7 @@ def per_class(grouped: Entry, published: Entry) -> str:
         [c.title, *(share(entry["measures"][f"{kind}.{c.key}"]) for kind in kinds for entry in (grouped, published))]
         for c in CLASSES
     ]
-    head = ["class", *(f"{kind}, {split}" for kind in kinds for split in ("not seen", "published"))]
+    head = ["class", *(f"{kind}, {split}" for kind in kinds for split in ("kept apart", "published"))]
     return table(head, rows)
 
 

@@ -32,6 +32,10 @@ element.addEventListener('click', (event) => {
 """
 
 
+# screen readers read a text that changes inside an element which was marked before
+ANNOUNCE_ANSWERS = "() => { document.querySelector('#sentence').setAttribute('aria-live', 'polite'); }"
+
+
 class Page:
     """The handlers and the layout around one classifier."""
 
@@ -91,12 +95,17 @@ class Page:
                 with gr.Tab("About"):
                     gr.HTML(about.about(self.classifier.card))
             self._build_api()
+            blocks.load(None, js=ANNOUNCE_ANSWERS, api_visibility="private")
+        blocks.space_id = None  # or a page on a Space draws a header that asks huggingface.co and Google Fonts
         blocks.queue(max_size=QUEUE, default_concurrency_limit=CONCURRENCY, api_open=False)
         return blocks
 
     def _build_stage(self, sentence: str, pictures: str, rows: str) -> None:
         with gr.Column(elem_id="input"):
-            upload = gr.File(type="binary", label=words.UPLOAD, height=140, elem_id="upload", buttons=[])
+            gr.HTML(f"<h3>{words.UPLOAD}</h3>")
+            upload = gr.File(
+                type="binary", label=words.UPLOAD, show_label=False, height=128, elem_id="upload", buttons=[]
+            )
             gr.HTML(f'<p class="hint">{words.UPLOAD_HINT} {words.PRIVACY}</p><p class="note" role="alert"></p>')
             clear = gr.Button(words.CLEAR, elem_id="clear", size="md")
             thumbnails = gr.HTML(self._draw_thumbnails(), js_on_load=PICK_EXAMPLE, elem_id="examples")
@@ -108,9 +117,13 @@ class Page:
         ]
         private: dict[str, Any] = {"outputs": shown, "api_visibility": "private", "show_progress_on": shown[1]}
         model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": CONCURRENCY}
-        upload.upload(self.show_upload, upload, **private, **model)
-        thumbnails.click(self.show_example, None, **private, **model)
+        running: list[Any] = [
+            upload.upload(self.show_upload, upload, **private, **model),
+            thumbnails.click(self.show_example, None, **private, **model),
+        ]
         empty = json.dumps([None, *self.show(None)[1:]])
+        # an answer under way must not come back over the cleared page
+        clear.click(None, cancels=running, api_visibility="private")
         clear.click(None, None, shown, js=f"() => {{ ctscanNote(''); return {empty}; }}", api_visibility="private")
 
     def _draw_thumbnails(self) -> str:

@@ -23,19 +23,25 @@ def sentence(answer: Answer, origin: str = "") -> str:
     """What the answer is, in one sentence, with the notices; `origin` says what slice this is."""
     notices = "".join(f'<p class="notice">{escape(n)}</p>' for n in answer.notices)
     if answer.prediction is None:
-        return f'<section class="sentence refused" role="status"><h2>Not read</h2>{notices}</section>'
+        return f'<section class="sentence refused"><h2>Not read</h2>{notices}</section>'
     top = CLASSES[answer.prediction.top]
     share = percent(float(answer.prediction.probabilities[answer.prediction.top]))
     return (
-        f'<section class="sentence" role="status">{origin_line(origin)}'
+        f'<section class="sentence">{origin_line(origin)}'
         f"<h2>Looks most like <b>{escape(top.title)}</b></h2>"
-        f"<p>{escape(words.CLASS_SHORT[top.key])} Model score {escape(share)}, not calibrated.</p>{notices}</section>"
+        f"<p>{escape(words.CLASS_SHORT[top.key])} Model score {escape(share)}, not calibrated.</p>"
+        f"{site_line(top.site)}{notices}</section>"
     )
 
 
 def origin_line(origin: str) -> str:
     """A small line above the answer."""
-    return f'<p class="origin">{escape(origin)}</p>' if origin else ""
+    return f'<p class="small">{escape(origin)}</p>' if origin else ""
+
+
+def site_line(site: str) -> str:
+    """Where the class's cases sat in the data, in small print, so that nobody takes it for a finding."""
+    return f'<p class="small">{escape(words.SITE_SHORT.format(site=site))}</p>' if site else ""
 
 
 def rows(answer: Answer) -> str:
@@ -58,4 +64,4 @@ def row(prediction: Prediction, index: int) -> str:
     )
 
 
-EMPTY_SENTENCE = f'<section class="sentence" role="status"><h2>{words.EMPTY_SENTENCE}</h2></section>'
+EMPTY_SENTENCE = f'<section class="sentence"><h2>{words.EMPTY_SENTENCE}</h2></section>'

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import socket
+import stat
 import tempfile
 import uuid
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +23,7 @@ from ctscan.page import words
 
 MAX_BYTES = 16 << 20  # of an upload, and of any request's body
 CLOSED_ROUTES = ("/gradio_api/deep_link",)  # it would write a visitor's page to disk
+STARTING = "starting"  # lock file that a process holds while it sets up its folder
 HERE = Path(__file__).parent
 
 
@@ -91,29 +96,52 @@ class TemporaryFolder:
     """
 
     def __init__(self) -> None:
-        owner = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-        base = Path(tempfile.gettempdir()) / f"ctscan-{owner}"
-        base.mkdir(mode=0o700, exist_ok=True)
-        if base.is_symlink() or (hasattr(os, "getuid") and base.stat().st_uid != owner):
-            raise ServerError(f"{base} belongs to somebody else; remove it or set TMPDIR.")
-        base.chmod(0o700)
-        self._delete_left_behind(base)
-        self.path = base / uuid.uuid4().hex
-        self.path.mkdir(mode=0o700)
-        self._lock = open_locked(self.path.with_suffix(".lock"))
-
-    def _delete_left_behind(self, base: Path) -> None:
-        for lock in base.glob("*.lock"):
-            held = open_locked(lock)
-            if held is not None:
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                held.close()
-                lock.unlink(missing_ok=True)
+        try:
+            base = open_base(Path(tempfile.gettempdir()))
+            with base.joinpath(STARTING).open("ab") as starting:
+                wait_for_lock(starting)  # between making a folder and locking it, it must not look like a dead one's
+                delete_left_behind(base)
+                self.path = base / uuid.uuid4().hex
+                self.path.mkdir(mode=0o700)
+                self._lock = open_locked(self.path.with_suffix(".lock"))
+        except OSError as error:
+            raise ServerError(f"No temporary folder can be made ({error.strerror}); set TMPDIR.") from None
 
     def delete(self) -> None:
         """Leave nothing."""
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def open_base(parent: Path) -> Path:
+    """The folder that holds one folder for each process of this user. Raises ServerError where it is not theirs."""
+    owner = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    base = parent / f"ctscan-{owner}"
+    with suppress(FileExistsError):
+        base.mkdir(mode=0o700)
+    found = base.lstat()
+    if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != owner):
+        raise ServerError(f"{base} belongs to somebody else; remove it or set TMPDIR.")
+    base.chmod(0o700)
+    return base
+
+
+def delete_left_behind(base: Path) -> None:
+    """Delete the folders whose process is gone."""
+    for lock in base.glob("*.lock"):
+        held = open_locked(lock)
+        if held is not None:
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            held.close()
+            lock.unlink(missing_ok=True)
+
+
+def wait_for_lock(file: IO[bytes]) -> None:
+    """Lock an open file until it is closed; nothing where the system has no such locks."""
+    if find_spec("fcntl") is not None:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def open_locked(path: Path) -> IO[bytes] | None:
@@ -132,11 +160,14 @@ def open_locked(path: Path) -> IO[bytes] | None:
 
 
 def prepare() -> TemporaryFolder:
-    """Set what Gradio reads from the environment; to be called before the page is built."""
+    """Set what Gradio reads from the environment; to be called before the page is built.
+
+    The folder is deleted when the process ends. Raises ServerError where there can be none.
+    """
     folder = TemporaryFolder()
+    atexit.register(folder.delete)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     return folder
 
 
@@ -148,6 +179,11 @@ def theme() -> gr.themes.Base:
         radius_size="sm",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
+    ).set(
+        body_background_fill="#f6f7f8",
+        body_background_fill_dark="#1b1d21",
+        block_background_fill="#ffffff",
+        block_background_fill_dark="#24272c",
     )
 
 
@@ -178,6 +214,19 @@ def settings(host: str, port: int) -> dict[str, Any]:
         "quiet": True,
         "prevent_thread_lock": True,
     }
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises ServerError where nothing can listen there, before a model is loaded for it."""
+    if not 0 < port < 1 << 16:
+        raise ServerError(f"There is no port {port}; try --port.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise ServerError(f"{host}:{port} cannot be had ({error.strerror}); try --port or --host.") from None
 
 
 def serve(blocks: gr.Blocks, host: str, port: int) -> None:

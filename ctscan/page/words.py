@@ -46,6 +46,8 @@ CLASS_LONG = {
     ),
 }
 
+SITE_SHORT = "In the data this class is always in the {site}; that says nothing about this slice."
+
 SITE = (
     "The site in brackets (left lower lobe, left hilum) is where the tumours of this data set's cases sat. It is "
     "a property of that data, never of the disease and never a finding in the slice you upload. Each tumour class in "
@@ -90,7 +92,7 @@ HOW_TO_READ = (
 
 LEAK = (
     "The published split of this data leaks: neighbouring slices of the same scans stand in train and in test. These "
-    "numbers say how well the model knows these scans, not how it would do on a new patient."
+    "numbers say how well the model knows these scans, not how it would do on a new patient: see “How good is it?”."
 )
 
 KEPT_NOTHING = (
@@ -117,19 +119,20 @@ PER_CLASS_TEXT = (
     "others, the share that it does not name so."
 )
 CONFUSION = "What is taken for what"
+APART, PUBLISHED, WITHOUT_COPIES = "Look-alikes kept apart", "Published test split", "The same without copies"
 SPLITS = (
     (
-        "Published test split",
+        PUBLISHED,
         "The folder “test” of the data. Neighbouring slices of the same scans stand in the folders it learned from, "
         "and most normal test slices are there a second time, pixel for pixel. Nearly all figures reported for this "
         "data are of this kind.",
     ),
     (
-        "The same without copies",
+        WITHOUT_COPIES,
         "Without the test slices whose pixels occur in the other folders. Their neighbours remain.",
     ),
     (
-        "Scans it had not seen",
+        APART,
         "All distinct slices, gathered into visual groups by how alike they look, and the groups dealt into five "
         "parts: no group lies in two of them. Groups are not patients, whom the data does not name; two groups may "
         "show one patient, so even this figure may flatter.",
