@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from torchvision.models import resnet18
 
 from ctscan.card import Architecture, Card
 from ctscan.checkpoint import write_checkpoint
@@ -55,6 +57,15 @@ def write_random_checkpoint(path: Path, architecture: Architecture) -> Path:
 def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with random weights and the linear head."""
     return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "random.safetensors", Architecture())
+
+
+@pytest.fixture(scope="session")
+def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict of torchvision's resnet18 with random weights, to start training from."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("init") / "resnet18.safetensors"
+    safetensors.torch.save_file(resnet18(weights=None).state_dict(), path)
+    return path
 
 
 @pytest.fixture(scope="session")

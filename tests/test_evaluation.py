@@ -10,9 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
-from torchvision.models import resnet18
 
 from ctscan.anatomy import body_mask
 from ctscan.classes import CLASS_KEYS
@@ -133,14 +130,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 save(folder / split / name / f"{number}.png", draw_patient(seed))
                 seed += 1
     return folder
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("init") / "resnet18.safetensors"
-    safetensors.torch.save_file(resnet18(weights=None).state_dict(), path)
-    return path
 
 
 @pytest.fixture

@@ -221,7 +221,8 @@ import app
 from ctscan.page.page import Page
 from ctscan.results import Results
 assert main(["predict", "--runtime", "onnx", "--checkpoint", {str(exported)!r}, {str(example())!r}]) == 0
-page = Page(app.Classifier.load({str(exported)!r}, "auto", "onnx"), app.read_examples(Path("examples")), Results()).build()
+classifier = app.Classifier.load({str(exported)!r}, "auto", "onnx")
+page = Page(classifier, app.read_examples(Path("examples")), Results()).build()
 print(sorted({{"torch", "torchvision", "pytorch_grad_cam", "matplotlib", "onnx"}} & set(sys.modules)))
 """
     done = run("-c", program)

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
-from torchvision.models import resnet18
 
 from ctscan.augmentation import augment, build_augmentation
 from ctscan.checkpoint import read_checkpoint
@@ -39,14 +37,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, names, seed in (("train", LONG, 0), ("valid", LONG, 1), ("test", SHORT, 2)):
         write_split(folder / name, names, each=2, seed=seed)
     return folder
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("init") / "resnet18.safetensors"
-    safetensors.torch.save_file(resnet18(weights=None).state_dict(), path)
-    return path
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
