@@ -96,13 +96,18 @@ def confusion(title: str, entry: Entry) -> str:
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in TITLES)
     lines = ""
     for name, counts in zip(TITLES, entry["confusion"], strict=True):
-        cells = "".join(f'<td style="--share:{n / max(sum(counts), 1):.3f}">{n}</td>' for n in counts)
+        cells = "".join(f'<td style="{shade(n / max(sum(counts), 1))}">{n}</td>' for n in counts)
         lines += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
     caption = f"{escape(title)}: {entry['n']} slices; rows: class in the data, columns: the model's answer"
     return (
         f'<div class="scroll"><table class="figures matrix"><caption>{caption}</caption>'
         f'<thead><tr><th scope="col"></th>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
     )
+
+
+def shade(share: float) -> str:
+    """A tint that both themes bear; a shadow, because Gradio's tables let no background through."""
+    return f"box-shadow: inset 0 0 0 9em rgb(70 150 180 / {0.5 * share:.2f})"
 
 
 def bullets(sentences: Iterable[str]) -> str:
