@@ -63,10 +63,8 @@ def compare_environments(venvs: Path, onnx: Path, rounds: int) -> None:
     """Print bytes, start and memory."""
     picture = cv2.imencode(".png", (draw_phantom(512, 640) * 255).astype(np.uint8))[1].tobytes()
     made = {name: make_environment(venvs / name, file) for name, file in REQUIREMENTS.items()}
-    size = {name: installed_bytes(folder) / 1e6 for name, folder in made.items()}
-    print(
-        f"installed, onnx / torch: {size['onnx'] / size['torch']:.3f}   ({size['onnx']:.0f} / {size['torch']:.0f} MB)"
-    )
+    small, large = installed_bytes(made["onnx"]), installed_bytes(made["torch"])
+    print(f"installed bytes, onnx / torch: {small / large:.3f}   ({small / 1e6:.0f} / {large / 1e6:.0f} MB)")
     python = {name: str(folder / "bin" / "python") for name, folder in made.items()}
     flags = ("--runtime", "onnx", "--checkpoint", str(onnx))
     print_ratio(
