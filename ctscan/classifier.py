@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from ctscan.card import Card
 from ctscan.checkpoint import CheckpointError, read_checkpoint
+from ctscan.gate import UNGATED, Gate, Judgement
+from ctscan.gate_file import gate_path, read_gate
 from ctscan.metrics import softmax
 from ctscan.onnx_file import read_onnx_file
 from ctscan.onnx_runtime import OnnxRuntime
@@ -22,6 +25,8 @@ GOLDEN_TOLERANCE = 1e-3  # logits, fp32: what processors differ by is below it, 
 GOLDEN_TOLERANCE_INT8 = 0.1  # a value rounded to the next of 256 steps moves logits by 0.03, a saturated sum by more
 RUNTIMES = {"torch": "resnet18.safetensors", "onnx": "resnet18.onnx"}  # runtime -> its file in checkpoints/
 NO_EVIDENCE = 0.1  # of the scale's top: a map whose peak stays under it shows no place
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,31 +57,35 @@ class Prediction:
 
 
 class Classifier:
-    """A checkpoint's card and a runtime."""
+    """A checkpoint's card, a runtime, and where there is one the gate that was fitted to them."""
 
-    def __init__(self, card: Card, runtime: Runtime) -> None:
+    def __init__(self, card: Card, runtime: Runtime, gate: Gate | None = None) -> None:
         self.card = card
         self.runtime = runtime
+        self.gate = gate
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu", runtime: str = "torch") -> Classifier:
         """Read, verify and test a checkpoint or, for `onnx`, an exported file, on `auto`, `cpu` or `cuda`.
 
-        Raises CheckpointError and DeviceError.
+        The gate beside it comes along. Raises CheckpointError and DeviceError.
         """
+        path = Path(path)
         if runtime == "onnx":
-            return cls._load_onnx(Path(path), device)
-        checkpoint = read_checkpoint(Path(path))
-        net = TorchRuntime.from_checkpoint(checkpoint, choose_device(device))
-        classifier = cls(checkpoint.card, net)
-        classifier.self_test()
-        return classifier
+            return cls._load_onnx(path, device)
+        checkpoint = read_checkpoint(path)
+        return cls._tested(path, checkpoint.card, TorchRuntime.from_checkpoint(checkpoint, choose_device(device)))
 
     @classmethod
     def _load_onnx(cls, path: Path, device: str) -> Classifier:
         file = read_onnx_file(path)
-        classifier = cls(file.card, OnnxRuntime(path, file.card, device))
-        classifier.self_test(GOLDEN_TOLERANCE if file.precision == "fp32" else GOLDEN_TOLERANCE_INT8)
+        tolerance = GOLDEN_TOLERANCE if file.precision == "fp32" else GOLDEN_TOLERANCE_INT8
+        return cls._tested(path, file.card, OnnxRuntime(path, file.card, device), tolerance)
+
+    @classmethod
+    def _tested(cls, path: Path, card: Card, runtime: Runtime, tolerance: float = GOLDEN_TOLERANCE) -> Classifier:
+        classifier = cls(card, runtime, load_gate(path, card, runtime))
+        classifier.self_test(tolerance)
         return classifier
 
     def self_test(self, tolerance: float = GOLDEN_TOLERANCE) -> None:
@@ -88,6 +97,10 @@ class Classifier:
             raise CheckpointError(
                 "The checkpoint fails its self-test: its answer to the synthetic slice is not the one in its card."
             )
+
+    def judge(self, slice_: Slice) -> Judgement:
+        """Whether the slice may be scored; one forward pass over the whole picture."""
+        return self.gate.judge(slice_) if self.gate else Judgement("unusual", (UNGATED,))
 
     def predict(self, slice_: Slice) -> Prediction:
         """One forward pass."""
@@ -104,3 +117,18 @@ class Classifier:
             map_top=self.card.map_scale_top,
             model_id=self.card.model_id,
         )
+
+
+def load_gate(path: Path, card: Card, runtime: Runtime) -> Gate | None:
+    """The gate beside a checkpoint; None where there is none, or one of another model, as after a new training.
+
+    Raises CheckpointError for a damaged one.
+    """
+    beside = gate_path(path)
+    if not beside.exists():
+        return None
+    gate_card, reference = read_gate(beside)
+    if gate_card.model_id != card.model_id:
+        logger.warning("%s was fitted to %s and is not used for %s.", beside, gate_card.model_id, card.model_id)
+        return None
+    return Gate(reference, gate_card.thresholds, runtime, card.preprocess.size)

@@ -36,7 +36,9 @@ class Recipe:
     ema: float = _flag("decay a step of the moving average of the weights; 0 keeps the last weights", 0.0)
     augmentation: Augmentation = _flag("see ctscan/augmentation.py", "full")
     size: int = _flag("side of the model's square, px", 224)
-    crop: Literal["body", "none"] = _flag("body: letterbox the body's bounding box; none: squash the slice", "body")
+    crop: Literal["body", "whole", "none"] = _flag(
+        "letterbox the body's box or the whole slice; none: squash it", "body"
+    )
     tone: Literal["equalise", "none"] = _flag("equalise: spread the greys inside the body evenly", "equalise")
     head: Literal["linear", "mlp"] = _flag("classifier head; mlp is 512-512-256-4", "linear")
     dropout: float = _flag("dropout in the head", 0.2)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ctscan.card import Card
-from ctscan.checkpoint import Checkpoint, replace_file
+from ctscan.checkpoint import Checkpoint
 from ctscan.graph import Graph
 from ctscan.metrics import softmax
 from ctscan.model import SliceNet
@@ -26,6 +26,7 @@ from ctscan.onnx_runtime import INPUT, open_session
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
 from ctscan.runtime import TorchRuntime, load_tensors
+from ctscan.sealed import replace_file
 from ctscan.slices import read_slice
 
 NAMES = ("logits", "probabilities", "maps", "pooled", "shallow")

@@ -6,6 +6,7 @@
     evaluations         evaluate.py --data: a checkpoint on the published and the deduplicated test split
     grouped             evaluate.py --cross-validate: a recipe, out of fold, no visual group in two folds
     controls            evaluate.py --control: trainings that must fail, on the same folds
+    gates               python -m ctscan gate: what a gate refuses and what it lets pass, none of which it had seen
 
 All numbers in README, cards and page come from here or from a checkpoint's card.
 """
@@ -16,7 +17,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-Section = Literal["readings", "cross_validations", "audits", "evaluations", "grouped", "controls"]
+Section = Literal["readings", "cross_validations", "audits", "evaluations", "grouped", "controls", "gates"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 Ledger: TypeAlias = dict[Section, list[dict[str, Any]]]
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ctscan.card import Card, CardError
-from ctscan.checkpoint import CheckpointError, replace_file
+from ctscan.checkpoint import CheckpointError
+from ctscan.sealed import replace_file
 
 OPSET = 18  # of ONNX: the operators that an exported graph may use
 

@@ -105,16 +105,18 @@ def equalise(square: Pixels) -> Pixels:
 class Preprocess:
     """How a slice becomes the model's input. Travels in the checkpoint's card.
 
-    crop: `body` takes the body's bounding box and letterboxes it, `none` squashes the whole slice.
+    crop: `body` takes the body's bounding box and letterboxes it, `whole` letterboxes the whole slice, `none`
+    squashes it.
     tone: `equalise` spreads the greys inside the body, `none` keeps them.
     """
 
     size: int = 224
-    crop: Literal["body", "none"] = "body"
+    crop: Literal["body", "whole", "none"] = "body"
     tone: Literal["equalise", "none"] = "equalise"
 
     def __post_init__(self) -> None:
-        if self.size < 32 or self.crop not in ("body", "none") or self.tone not in ("equalise", "none"):
+        known = self.crop in ("body", "whole", "none") and self.tone in ("equalise", "none")
+        if self.size < 32 or not known:
             raise ValueError(f"not a preprocessing that ctscan knows: {self}")
 
     def __call__(self, pixels: Pixels) -> tuple[Pixels, Placement]:
@@ -130,9 +132,6 @@ class Preprocess:
     def place(self, pixels: Pixels) -> Placement:
         """Where the slice goes in the square."""
         height, width = pixels.shape
-        if self.crop == "none":
-            box, target = Box(0, 0, height, width), Box(0, 0, self.size, self.size)
-        else:
-            box = find_body(pixels)
-            target = letterbox(box, self.size)
+        box = find_body(pixels) if self.crop == "body" else Box(0, 0, height, width)
+        target = Box(0, 0, self.size, self.size) if self.crop == "none" else letterbox(box, self.size)
         return Placement((height, width), self.size, box, target)

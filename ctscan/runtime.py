@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.checkpoint import Checkpoint, CheckpointError, Tensors
+from ctscan.checkpoint import Checkpoint, CheckpointError
+from ctscan.sealed import Tensors
 
 if TYPE_CHECKING:
     from ctscan.model import SliceNet

@@ -29,6 +29,7 @@ from ctscan.headers import (
 __all__ = ["Slice", "UnreadableSlice", "read_slice"]
 
 LUMA_BGR = (0.114, 0.587, 0.299)  # ITU-R BT.601
+COLOUR_STEP = 24 / 255  # of full scale between two channels; JPEG's colour noise on a grey picture stays below
 EIGHT_BITS, TWELVE_BITS, SIXTEEN_BITS = 255, 4095, 65535
 
 # What forged bytes can raise in a parser, in NumPy or in OpenCV.
@@ -44,6 +45,7 @@ class Slice:
 
     pixels: NDArray[np.float32]  # (H, W), grey in [0, 1], read-only
     notices: tuple[str, ...] = ()  # what a viewer should know about the reading, in sentences
+    colour: float = 0.0  # share of the pixels that are clearly coloured, in [0, 1]
 
 
 def read_slice(data: bytes) -> Slice:
@@ -58,13 +60,14 @@ def read_slice(data: bytes) -> Slice:
 
 def _read(data: bytes) -> Slice:
     header = read_header(data)
-    grey = to_grey(decode(data, header))
+    stored = decode(data, header)
+    grey = to_grey(stored)
     if grey.shape != (header.height, header.width):
         raise UnreadableSlice(DAMAGED)
     pixels, notices = to_unit_range(grey)
     upright = np.ascontiguousarray(turn(pixels, header.orientation))
     upright.setflags(write=False)
-    return Slice(upright, notices + ((SEVERAL_FRAMES,) if header.frames > 1 else ()))
+    return Slice(upright, notices + ((SEVERAL_FRAMES,) if header.frames > 1 else ()), share_coloured(stored))
 
 
 def decode(data: bytes, header: Header) -> NDArray[Any]:
@@ -166,6 +169,15 @@ def to_grey(pixels: NDArray[Any]) -> NDArray[Any]:
         opaque = np.iinfo(pixels.dtype).max if whole else 1.0
         grey = grey * (pixels[..., -1] / opaque)
     return (np.rint(grey) if whole else grey).astype(pixels.dtype)
+
+
+def share_coloured(pixels: NDArray[Any]) -> float:
+    """The share of pixels as stored whose channels differ by more than `COLOUR_STEP`, 0 for grey ones."""
+    if pixels.ndim == 2 or pixels.shape[2] < 3:
+        return 0.0
+    colours = pixels[..., :3]
+    top = float(np.iinfo(colours.dtype).max) if np.issubdtype(colours.dtype, np.integer) else float(colours.max())
+    return float((np.ptp(colours, axis=2) > COLOUR_STEP * top).mean())
 
 
 def usual_top(grey: NDArray[Any]) -> int | None:
