@@ -64,8 +64,7 @@ class Decoder:
         self._lock = Lock()  # between starting a child and closing
         self._closed = False
         for child in self._children:
-            with suppress(OSError):  # `wait_until_ready` says it
-                child.start()
+            self._revive(child)
             self._idle.put(child)
 
     def wait_until_ready(self) -> None:
@@ -85,8 +84,7 @@ class Decoder:
         finally:
             if outcome in (None, LATE, LOST):  # it is gone, or what it may still say belongs to this file
                 child.stop()
-                with suppress(OSError):
-                    self._revive(child)
+                self._revive(child)
             self._idle.put(child)
         if isinstance(outcome, str):
             raise UnreadableSlice(outcome)
@@ -102,7 +100,8 @@ class Decoder:
     def _revive(self, child: Child) -> None:
         with self._lock:
             if not self._closed and not child.is_alive():
-                child.start()
+                with suppress(OSError):  # asking it will say so
+                    child.start()
 
 
 class Child:

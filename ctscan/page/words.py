@@ -102,7 +102,8 @@ LEAK = (
 KEPT_NOTHING = (
     "Nothing is kept. There is no account, no history, no analytics and no sharing. An upload is read from a temporary "
     "folder that only this program may open and that deletes it after ten to eleven minutes at the latest; results "
-    "live in your browser alone and go when the page is closed or cleared. File names are never written, shown, logged or used."
+    "live in your browser alone and go when the page is closed or cleared. File names are not written, shown, "
+    "logged or used."
 )
 
 HOW_GOOD = "How good is it?"
