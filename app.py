@@ -6,11 +6,13 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
 from ctscan.checkpoint import CheckpointError
 from ctscan.classifier import RUNTIMES, Classifier
+from ctscan.decoder import Decoder, DecoderError
 from ctscan.ledger import LedgerError, read_ledger
 from ctscan.page.examples import ExamplesError, read_examples
 from ctscan.page.page import Page
@@ -49,10 +51,12 @@ def main() -> int:
         prepare()
         examples = read_examples(flags.examples)
         checkpoint = flags.checkpoint or HERE / "checkpoints" / RUNTIMES[flags.runtime]
-        classifier = Classifier.load(checkpoint, flags.device, flags.runtime)
-        results = results_of(read_ledger(checkpoint.parent / "metrics.json"), classifier.card)
-        serve(Page(classifier, examples, results).build(), flags.host, flags.port)
-    except (CheckpointError, DeviceError, ExamplesError, LedgerError, ServerError) as error:
+        with closing(Decoder()) as decoder:  # its processes come up while the model is loaded
+            classifier = Classifier.load(checkpoint, flags.device, flags.runtime)
+            results = results_of(read_ledger(checkpoint.parent / "metrics.json"), classifier.card)
+            decoder.wait_until_ready()
+            serve(Page(classifier, examples, results, decoder.read).build(), flags.host, flags.port)
+    except (CheckpointError, DecoderError, DeviceError, ExamplesError, LedgerError, ServerError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from ctscan.classifier import Classifier, Prediction
 from ctscan.slices import Slice, UnreadableSlice, read_slice
+
+Reader = Callable[[bytes], Slice]  # raises UnreadableSlice
 
 
 class AnswerJSON(TypedDict):
@@ -41,11 +44,14 @@ class Answer:
         }
 
 
-def answer(classifier: Classifier, data: bytes) -> Answer:
-    """What ctscan says of a file's bytes. A file that cannot be read is an answer too, not an error."""
+def answer(classifier: Classifier, data: bytes, read: Reader = read_slice) -> Answer:
+    """What ctscan says of a file's bytes. A file that cannot be read is an answer too, not an error.
+
+    `read` is `read_slice`, or for strangers' files `Decoder.read`.
+    """
     model_id = classifier.card.model_id
     try:
-        slice_ = read_slice(data)
+        slice_ = read(data)
     except UnreadableSlice as error:
         return Answer("unreadable", (str(error),), model_id)
     return Answer("ok", slice_.notices, model_id, slice_, classifier.predict(slice_))

@@ -18,7 +18,7 @@ from ctscan import tiff
 Container = Literal["png", "jpeg", "webp", "bmp", "tiff"]
 
 MIN_SIDE = 32  # px: less than one cell of the map
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 20_000_000  # in 8 bits of any colours or 16 bits of grey they fit into the memory that `decoder` gives
 MAX_PARTS = 100_000  # chunks or segments; a PNG at the limit of pixels, in chunks of 8 KiB, has half as many
 MAX_SCANS = 64  # of a JPEG; each costs a pass over all pixels, however few bytes it has. Encoders write about ten
 
@@ -28,6 +28,7 @@ DICOM = "This is a DICOM file, which ctscan does not read yet. Please export the
 NIFTI = "This looks like a NIfTI volume or a compressed archive, which ctscan does not read. Please use a PNG slice."
 DAMAGED = "This picture file is damaged and cannot be read."
 UNUSUAL = "This picture is damaged or stored in a way that ctscan cannot decode. Please export it as PNG."
+TOO_MUCH_MEMORY = "This picture takes too much memory to read. Please export the single slice as 8-bit PNG."
 TRUNCATED = "This picture file is incomplete: its end is missing. Please copy or export it again."
 
 

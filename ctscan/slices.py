@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ctscan import tiff
 from ctscan.headers import (
     DAMAGED,
+    TOO_MUCH_MEMORY,
     UNUSUAL,
     Header,
     UnreadableSlice,
@@ -30,6 +31,7 @@ __all__ = ["Slice", "UnreadableSlice", "read_slice"]
 
 LUMA_BGR = (0.114, 0.587, 0.299)  # ITU-R BT.601
 COLOUR_STEP = 24 / 255  # of full scale between two channels; JPEG's colour noise on a grey picture stays below
+ROWS_AT_ONCE = 64  # of a picture that becomes grey: in float64 the whole would take eight times its bytes
 EIGHT_BITS, TWELVE_BITS, SIXTEEN_BITS = 255, 4095, 65535
 
 # What forged bytes can raise in a parser, in NumPy or in OpenCV.
@@ -54,8 +56,13 @@ def read_slice(data: bytes) -> Slice:
         return _read(data)
     except UnreadableSlice:
         raise
-    except BROKEN:
-        raise UnreadableSlice(DAMAGED) from None
+    except BROKEN as error:
+        raise UnreadableSlice(TOO_MUCH_MEMORY if is_out_of_memory(error) else DAMAGED) from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether NumPy or OpenCV got no memory, as where a process may have little."""
+    return isinstance(error, MemoryError) or getattr(error, "code", 0) == cv2.Error.StsNoMem
 
 
 def _read(data: bytes) -> Slice:
@@ -162,6 +169,13 @@ def to_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     """Luma on black at the depth of the file, so that equal channels give exactly their value back: (H, W)."""
     if pixels.ndim == 2:
         return pixels
+    grey = np.empty(pixels.shape[:2], pixels.dtype)
+    for top in range(0, len(grey), ROWS_AT_ONCE):
+        grey[top : top + ROWS_AT_ONCE] = _to_grey(pixels[top : top + ROWS_AT_ONCE])
+    return grey
+
+
+def _to_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     whole = np.issubdtype(pixels.dtype, np.integer)
     grey = pixels[..., :3] @ np.array(LUMA_BGR) if pixels.shape[2] >= 3 else pixels[..., 0].astype(np.float64)
     grey = np.rint(grey) if whole else grey

@@ -98,17 +98,72 @@ def slice_png() -> bytes:
     return cv2.imencode(".png", (draw_phantom(300, 400) * 255).astype(np.uint8))[1].tobytes()
 
 
-# Python runs it in the app's process before anything else; a C library that opens a socket itself is not seen.
+# Python runs it in the app's process and in its children before anything else; a C library that opens a socket itself
+# is not seen. Whatever finds Pillow's `Image` module finds one that notes who opens a picture.
 RECORDER = """
 import sys
 
-def record(event, arguments, path={path!r}):
+def record(event, arguments, path={connections!r}):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
         with open(path, "a") as file:
             print(event, arguments[1] if event != "socket.getaddrinfo" else arguments[:1], file=file)
 
 sys.addaudithook(record)
+
+class PillowWatch:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "PIL.Image":
+            return None
+        sys.meta_path.remove(PillowWatch)
+        from importlib.util import find_spec
+        spec = find_spec(name)
+        execute = spec.loader.exec_module
+        def watched(module):
+            execute(module)
+            for function in ("open", "frombytes", "frombuffer", "fromarray"):
+                setattr(module, function, noted(getattr(module, function)))
+        spec.loader.exec_module = watched
+        return spec
+
+def noted(function, path={pictures!r}):
+    def call(*arguments, **options):
+        with open(path, "a") as file:
+            print(function.__name__, *sys.orig_argv, file=file)
+        return function(*arguments, **options)
+    return call
+
+sys.meta_path.insert(0, PillowWatch)
 """
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and not yet seen end (Linux: reads /proc)."""
+    return [int(found.parent.name) for found in Path("/proc").glob("[0-9]*/stat") if parent_in(found) == pid]
+
+
+def parent_in(stat: Path) -> int:
+    """The fourth entry of /proc/N/stat; the second, a name in brackets, may hold blanks."""
+    try:
+        return int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    except (OSError, IndexError):  # gone in the meantime
+        return 0
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and one that still does something (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Return when it holds; fail where it does not come to that."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @dataclass(frozen=True)
@@ -119,6 +174,7 @@ class App:
     process: subprocess.Popen[str]
     temporary: Path  # TMPDIR of the process
     connections: Path  # a line for each host that the process asked for or connected to
+    pictures: Path  # a line for each time that Pillow got a picture, in the process or its children
 
 
 def free_port() -> int:
@@ -141,11 +197,13 @@ def running_app(
     recorder = temporary.with_name(f"{temporary.name}-recorder")
     recorder.mkdir(exist_ok=True)
     connections = recorder / "connections.txt"
-    (recorder / "sitecustomize.py").write_text(RECORDER.format(path=str(connections)))
+    pictures = recorder / "pictures.txt"
+    program = RECORDER.format(connections=str(connections), pictures=str(pictures))
+    (recorder / "sitecustomize.py").write_text(program)
     command = [python, str(ROOT / "app.py"), "--checkpoint", str(checkpoint), "--port", str(port), *flags]
     settings = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(recorder)} | (environment or {})
     process = subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    app = App(f"http://127.0.0.1:{port}", process, temporary, connections)
+    app = App(f"http://127.0.0.1:{port}", process, temporary, connections, pictures)
     try:
         wait_until_ready(app)
         yield app

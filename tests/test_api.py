@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -17,6 +19,7 @@ from gradio_client import Client, handle_file
 from ctscan.answer import answer
 from ctscan.classes import CLASS_KEYS
 from ctscan.classifier import Classifier
+from ctscan.page import words
 from ctscan.page.page import draw_overlay
 from tests.conftest import ROOT, App
 
@@ -86,14 +89,37 @@ def test_clients_side_by_side_get_each_their_own_answer(app: App, best_checkpoin
             assert own == pytest.approx(right, abs=1e-5)
 
 
-def test_an_address_instead_of_an_upload_does_no_harm(client: Client, app: App) -> None:
-    body = {"data": [{"path": "http://127.0.0.1:9/x.png", "meta": {"_type": "gradio.FileData"}}]}
-    request = urllib.request.Request(
-        f"{app.address}/gradio_api/call/classify", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as response:
-        event = json.load(response)["event_id"]
-    with urllib.request.urlopen(f"{app.address}/gradio_api/call/classify/{event}", timeout=30) as stream:
-        assert b"probabilities" not in stream.read()
+ADDRESSES = [
+    "http://127.0.0.1:9/x.png",
+    "https://example.com/x.png",
+    "data:image/png;base64,AAAA",
+    "file:///etc/passwd",
+]
+ADDRESSES += ["ftp://127.0.0.1/x.png", "//127.0.0.1/x.png", "/etc/passwd", ""]
+
+
+@pytest.mark.parametrize("path", ["call/classify", "call/v2/classify", "queue/join", "run/classify"])
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_instead_of_an_upload_is_refused(app: App, address: str, path: str) -> None:
+    file = {"path": address, "meta": {"_type": "gradio.FileData"}}
+    body = json.dumps({"data": [[{"deep": file}]], "slice": file, "session_hash": "x", "fn_index": 2}).encode()
+    request = urllib.request.Request(f"{app.address}/gradio_api/{path}", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert refused.value.code == 400
+    assert refused.value.read().decode() == words.NOT_UPLOADED
+
+
+@pytest.mark.parametrize("route", ["file=", "file/"])
+@pytest.mark.parametrize("address", ["http://example.com/x.png", "https://127.0.0.1:9/x.png", "/etc/passwd"])
+def test_the_server_fetches_no_address_for_anybody(app: App, route: str, address: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{app.address}/gradio_api/{route}{address}")
+    assert refused.value.code == 404
+
+
+def test_after_refusals_the_next_request_is_answered(client: Client) -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        client.predict(handle_file("http://127.0.0.1:9/x.png"), api_name="/classify")
     given, _ = client.predict(handle_file(EXAMPLE), api_name="/classify")
     assert given["verdict"] == "ok"

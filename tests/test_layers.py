@@ -26,6 +26,7 @@ INSIDE: dict[str, set[str]] = {
     "markdown": set(),
     "preprocess": {"anatomy"},
     "slices": {"headers", "tiff"},
+    "decoder": {"headers", "slices"},
     "card": {"classes", "preprocess"},
     "checkpoint": {"card"},
     "model": {"card"},

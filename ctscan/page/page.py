@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.answer import Answer, AnswerJSON, answer
+from ctscan.answer import Answer, AnswerJSON, Reader, answer
 from ctscan.classifier import Classifier
 from ctscan.page import about, how_good, result, words
 from ctscan.page.examples import Example
@@ -37,12 +37,15 @@ ANNOUNCE_ANSWERS = "() => { document.querySelector('#sentence').setAttribute('ar
 
 
 class Page:
-    """The handlers and the layout around one classifier."""
+    """The handlers and the layout around one classifier. `read` is how files are read, strangers' above all."""
 
-    def __init__(self, classifier: Classifier, examples: tuple[Example, ...], results: Results) -> None:
+    def __init__(
+        self, classifier: Classifier, examples: tuple[Example, ...], results: Results, read: Reader = read_slice
+    ) -> None:
         self.classifier = classifier
         self.examples = examples
         self.results = results
+        self.read = read
 
     # --- handlers
 
@@ -50,7 +53,7 @@ class Page:
         """Bytes of a file -> (an empty upload, sentence, pictures, rows)."""
         if data is None:
             return None, result.EMPTY_SENTENCE, EMPTY, ""
-        given = answer(self.classifier, data)
+        given = answer(self.classifier, data, self.read)
         return None, result.sentence(given, origin), explanation(given), result.rows(given)
 
     def show_upload(self, data: bytes | None) -> tuple[None, str, str, str]:
@@ -74,7 +77,7 @@ class Page:
 
         Gives the answer and, as PNG, the slice under the map of the most likely class on the fixed scale.
         """
-        given = answer(self.classifier, data or b"")
+        given = answer(self.classifier, data or b"", self.read)
         return given.to_json(), draw_overlay(given)
 
     # --- layout

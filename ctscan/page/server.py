@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ctscan.page import words
+from ctscan.page.upload import UploadGate
 
 MAX_BYTES = 16 << 20  # of an upload, and of any request's body
 CLOSED_ROUTES = ("/gradio_api/deep_link",)  # it would write a visitor's page to disk
@@ -207,7 +208,7 @@ def settings(host: str, port: int) -> dict[str, Any]:
         "mcp_server": False,
         "max_file_size": MAX_BYTES,
         "footer_links": [],
-        "app_kwargs": {"middleware": [Middleware(Guard)]},
+        "app_kwargs": {"middleware": [Middleware(Guard), Middleware(UploadGate)]},
         "theme": theme(),
         "css": (HERE / "style.css").read_text(encoding="utf-8"),
         "head": head(),

@@ -15,6 +15,10 @@ CLEAR = "Clear"
 EMPTY_SENTENCE = "No slice yet."
 EMPTY_PICTURE = "Drop, paste or choose a slice, or take one of the examples."
 TOO_LARGE = "This file is larger than 16 MB. Please export the single slice as PNG."
+NO_FORM = "A file is uploaded as multipart/form-data."
+NO_JSON = "This request is no JSON."
+LONG_QUESTION = "This request is longer than 64 KB; a file must be uploaded first."
+NOT_UPLOADED = "A file must be uploaded first; addresses and other paths are not read."
 
 SCORES = "Model score, not calibrated"
 NO_EVIDENCE = "no localised evidence"
@@ -98,7 +102,8 @@ LEAK = (
 KEPT_NOTHING = (
     "Nothing is kept. There is no account, no history, no analytics and no sharing. An upload is read from a temporary "
     "folder that only this program may open and that deletes it after ten to eleven minutes at the latest; results "
-    "live in your browser alone and go when the page is closed or cleared. File names are not shown, logged or used."
+    "live in your browser alone and go when the page is closed or cleared. File names are not written, shown, "
+    "logged or used."
 )
 
 HOW_GOOD = "How good is it?"

@@ -1,0 +1,260 @@
+"""The decoder's processes: the reader's answers to the bit, and what happens when one of them is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ctscan import decoder as decoding
+from ctscan.answer import Reader
+from ctscan.decoder import LATE, LOST, READ_TIME, Decoder, DecoderError
+from ctscan.headers import MAX_PIXELS, TOO_MUCH_MEMORY
+from ctscan.slices import Slice, UnreadableSlice, read_slice
+from tests.conftest import ROOT, children_of, is_running, wait_until
+from tests.test_slices import ALL, NOT_PICTURES, OTHERWISE
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
+DATA = ALL["png L"]
+
+pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="children are looked up in /proc")
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with closing(Decoder()) as started:
+        started.wait_until_ready()
+        yield started
+
+
+def outcome(read: Reader, data: bytes) -> Slice | str:
+    try:
+        return read(data)
+    except UnreadableSlice as error:
+        return str(error)
+
+
+def assert_reads_as_in_process(decoder: Decoder, data: bytes) -> None:
+    ours, theirs = outcome(decoder.read, data), outcome(read_slice, data)
+    if isinstance(theirs, str) or isinstance(ours, str):
+        assert ours == theirs
+        return
+    for field in fields(Slice):
+        a, b = getattr(ours, field.name), getattr(theirs, field.name)
+        assert type(a) is type(b)
+        assert np.array_equal(a, b), field.name
+    assert ours.pixels.dtype == np.float32
+    assert not ours.pixels.flags.writeable
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_bundled_examples_are_read_as_in_process(decoder: Decoder, path: Path) -> None:
+    assert_reads_as_in_process(decoder, path.read_bytes())
+
+
+@pytest.mark.parametrize("name", [*ALL, *OTHERWISE])
+def test_every_kind_is_read_or_refused_as_in_process(decoder: Decoder, name: str) -> None:
+    assert_reads_as_in_process(decoder, (ALL | OTHERWISE)[name])
+
+
+def test_what_is_no_picture_is_refused_with_the_same_sentence(decoder: Decoder) -> None:
+    for data, _ in NOT_PICTURES.values():
+        assert_reads_as_in_process(decoder, data)
+    assert_reads_as_in_process(decoder, b"\xff\xd8\xff" + os.urandom(15 << 20))
+
+
+def test_a_child_that_was_killed_while_idle_is_replaced_and_nobody_notices(decoder: Decoder) -> None:
+    killed = pids(decoder)
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(is_running(pid) for pid in killed))
+    for _ in range(3):
+        assert_reads_as_in_process(decoder, DATA)
+
+
+def test_a_child_that_hangs_ends_in_a_sentence_and_the_next_file_is_read() -> None:
+    with closing(Decoder(1)) as alone:
+        alone.wait_until_ready()
+        (pid,) = pids(alone)
+        os.kill(pid, signal.SIGSTOP)
+        start = time.monotonic()
+        with pytest.raises(UnreadableSlice, match=LATE):
+            alone.read(DATA)
+        assert READ_TIME <= time.monotonic() - start < 5
+        assert_reads_as_in_process(alone, DATA)
+        assert pid not in pids(alone)
+
+
+def test_a_child_that_dies_over_a_file_ends_in_a_sentence_and_the_next_file_is_read() -> None:
+    with closing(Decoder(1)) as alone, ThreadPoolExecutor(1) as threads:
+        alone.wait_until_ready()
+        (pid,) = pids(alone)
+        os.kill(pid, signal.SIGSTOP)  # so that it surely has not answered
+        asked = threads.submit(outcome, alone.read, DATA)
+        time.sleep(0.2)
+        os.kill(pid, signal.SIGKILL)
+        assert asked.result(timeout=5) == LOST
+        assert_reads_as_in_process(alone, DATA)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on memory needs Linux")
+def test_a_file_that_needs_too_much_memory_is_refused_and_the_child_lives(decoder: Decoder) -> None:
+    side = int(MAX_PIXELS**0.5)
+    hungry = cv2.imencode(".png", np.zeros((side, side, 4), np.uint16))[1].tobytes()
+    before = pids(decoder)
+    assert outcome(decoder.read, hungry) == TOO_MUCH_MEMORY
+    assert pids(decoder) == before
+    assert_reads_as_in_process(decoder, DATA)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (4,)], ids=["grey", "colour", "alpha"])
+def test_the_largest_pictures_of_8_bits_fit(decoder: Decoder, shape: tuple[int]) -> None:
+    side = int(MAX_PIXELS**0.5)
+    largest = cv2.imencode(".png", np.full((side, side, *shape), 9, np.uint8))[1].tobytes()
+    assert decoder.read(largest).pixels.shape == (side, side)
+
+
+def test_files_are_read_side_by_side_each_with_its_own_answer(decoder: Decoder) -> None:
+    files = [path.read_bytes() for path in EXAMPLES] * 5
+    with ThreadPoolExecutor(4) as threads:
+        for read, data in zip(threads.map(decoder.read, files), files, strict=True):
+            assert np.array_equal(read.pixels, read_slice(data).pixels)
+
+
+def test_one_that_hangs_does_not_hold_up_the_other(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "READ_TIME", 1.0)
+    os.kill(pids(decoder)[0], signal.SIGSTOP)
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = list(threads.map(lambda _: outcome(decoder.read, DATA), range(2)))
+    assert sorted(isinstance(o, str) for o in outcomes) == [False, True]
+    assert LATE in outcomes
+    assert_reads_as_in_process(decoder, DATA)
+
+
+def test_fifty_lost_children_leave_no_descriptor_and_no_zombie() -> None:
+    with closing(Decoder(1)) as alone:
+        alone.wait_until_ready()
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        for _ in range(50):
+            for child in alone._children:
+                child.stop()
+                child.start()
+        assert_reads_as_in_process(alone, DATA)
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+        left = pids(alone)
+    assert not any(map(is_running, left))
+
+
+def test_after_closing_nothing_is_read_and_nothing_started() -> None:
+    closed = Decoder()
+    closed.close()
+    assert outcome(closed.read, DATA) == LOST
+    assert not any(map(is_running, pids(closed)))
+    closed.close()
+
+
+PARENT = """
+import os, signal, sys, time
+from ctscan.decoder import Decoder
+decoder = Decoder()
+decoder.wait_until_ready()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_child_outlives_its_parent(end: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        children = children_of(parent.pid)
+        assert len(children) == 2
+        parent.send_signal(end)
+    wait_until(lambda: not any(is_running(pid) for pid in children))
+
+
+def test_a_child_holds_no_torch_no_gradio_and_no_pillow() -> None:
+    program = "import sys, ctscan.decoder; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, check=True)
+    assert not {"torch", "torchvision", "gradio", "PIL", "onnxruntime", "multiprocessing"} & set(done.stdout.split())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_child_has_given_up_what_it_does_not_need(decoder: Decoder) -> None:
+    for pid in pids(decoder):
+        limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")
+        size = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        (most,) = (int(line.split()[3]) for line in limits.splitlines() if line.startswith("Max address space"))
+        assert size < most < 1 << 30
+        for name in ("Max file size", "Max core file size", "Max processes"):
+            (line,) = (line for line in limits.splitlines() if line.startswith(name))
+            assert line.removeprefix(name).split()[:2] == ["0", "0"]
+
+
+SAID: list[list[bytes]] = [
+    [b"no JSON"],
+    [b'{"pixels": [2, 3]}', b"\0" * 20],
+    [b'{"pixels": [2, 3], "name": 1}', b"\0" * 24],
+    [b'{"notices": []}', b"\0" * 24],
+    [b"[1, 2]", b""],
+    [b"9" * (1 << 17)],
+]
+
+
+@pytest.mark.parametrize("said", SAID, ids=lambda s: s[0][:20].decode())
+def test_what_a_child_that_was_taken_over_may_say_is_not_believed(said: list[bytes], tmp_path: Path) -> None:
+    path = tmp_path / "said"
+    with path.open("wb") as file:
+        for message in said:
+            decoding.send(file, message)
+    with path.open("rb") as file, pytest.raises(decoding.GONE):
+        decoding.receive_outcome(file)
+
+
+def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with closing(Decoder()) as none:
+        with pytest.raises(DecoderError, match=r"^No process can be started .*\.$"):
+            none.wait_until_ready()
+        assert outcome(none.read, DATA) == LOST
+
+
+@pytest.mark.slow
+def test_the_app_says_so_too_in_one_line_and_exits_2(checkpoint_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif '-m' in sys.orig_argv and 'ctscan.decoder' in sys.orig_argv: sys.exit(1)\n"
+    )
+    command = [sys.executable, str(ROOT / "app.py"), "--checkpoint", str(checkpoint_path), "--port", "7899"]
+    settings = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=settings, text=True, capture_output=True, timeout=90, check=False)
+    assert (done.returncode, done.stderr) == (2, "app.py: No process can be started to read files in.\n")
+
+
+def test_a_slice_travels_whole(tmp_path: Path) -> None:
+    whole = read_slice(ALL["tiff int32"])
+    with (tmp_path / "sent").open("w+b") as file:
+        decoding.send_outcome(file, whole)
+        file.seek(0)
+        sent = json.loads(decoding.receive(file, decoding.MAX_FIELDS))
+    assert set(sent) == {field.name for field in fields(Slice)}
+    assert whole.notices
+    assert sent["notices"] == list(whole.notices)
+
+
+def pids(decoder: Decoder) -> list[int]:
+    return [child._process.pid for child in decoder._children if child._process]

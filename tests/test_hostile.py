@@ -1,0 +1,327 @@
+"""Files and requests that mean harm, made here: each ends in a sentence, soon and in little memory, and the next is
+answered. First the decoder alone, then the running app.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.app import classify
+from ctscan.decoder import Decoder
+from ctscan.page import words
+from ctscan.slices import UnreadableSlice, read_slice
+from tests.conftest import App, children_of
+from tests.test_slices import ALL, GREY, HUGE, LOSSLESS, NOT_PICTURES, SEEDS, many_parts, png, tiff
+
+TIME = 5.0  # s
+GROWTH = 256  # MiB
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is looked up in /proc")
+
+
+def deflated_zeros(length: int) -> bytes:
+    """As zlib would give them, without the zeros ever being in memory."""
+    packer, block = zlib.compressobj(1), bytes(1 << 20)
+    packed = [packer.compress(block[: min(len(block), length - done)]) for done in range(0, length, len(block))]
+    return b"".join(packed) + packer.flush()
+
+
+def png_of(width: int, height: int, bits: int, colour: int, pixels: bytes, *between: tuple[bytes, bytes]) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return png((b"IHDR", header), *between, (b"IDAT", pixels), (b"IEND", b""))
+
+
+def bombs() -> dict[str, bytes]:
+    """Small files that would be large."""
+    side, large = 4472, 13_272
+    strips = tiff(GREY, tags={259: 8}).replace(GREY.tobytes(), deflated_zeros(200 << 20)[: GREY.size])
+    return {
+        "png of 176 megapixels": png_of(large, large, 8, 0, deflated_zeros((large + 1) * large)),
+        "png of 20 megapixels, 64 bits each": png_of(side, side, 16, 6, deflated_zeros((8 * side + 1) * side)),
+        "png of 20 megapixels, cut": png_of(side, side, 8, 6, deflated_zeros(4 * side * side)[:40_000]),
+        "tiff of one strip that inflates without end": strips,
+        "tiff of 20 megapixels, 96 bits each": tiff(np.zeros((64, 64, 3), np.float32), sample=3).replace(
+            struct.pack("<I", 64), struct.pack("<I", 4400)
+        ),
+        "tiff of tiles of 65,536": tiff(GREY, tags={322: 65_536, 323: 65_536, 324: 8, 325: GREY.size}),
+    }
+
+
+def liars() -> dict[str, bytes]:
+    """Lengths, counts and places that are not so."""
+    whole, plain = tiff(GREY), LOSSLESS["png L"]
+    entry, end = struct.pack("<HHII", 279, 4, 1, GREY.size), len(tiff(GREY)) - 4
+    start = struct.unpack_from("<I", whole, 4)[0]
+    webp, bmp, jpeg = LOSSLESS["webp RGB"], LOSSLESS["bmp L"], ALL["jpeg L"]
+    return {
+        "tiff of a strip of 4 GiB": whole.replace(entry, struct.pack("<HHII", 279, 4, 1, 2**32 - 1)),
+        "tiff of 2**31 strips": whole.replace(entry, struct.pack("<HHII", 279, 4, 2**31, GREY.size)),
+        "tiff of 65,535 entries": whole[:start] + b"\xff\xff" + whole[start + 2 :],
+        "tiff whose directory is outside": whole[:4] + struct.pack("<I", 2**32 - 2) + whole[8:],
+        "bigtiff of 2**60 entries": b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0" + struct.pack("<Q", 2**60) + b"\0" * 99,
+        "bigtiff whose directory is outside": b"II+\0\x08\0\0\0" + struct.pack("<Q", 2**63) + b"\0" * 99,
+        "tiff whose strip holds its own directory": whole.replace(
+            struct.pack("<HHII", 273, 4, 1, 8), struct.pack("<HHII", 273, 4, 1, end - 100)
+        ),
+        "png of a chunk of 2 GiB": plain[:33] + struct.pack(">I", 2**31 - 1) + plain[37:],
+        "png of a chunk of 4 GiB": plain[:8] + struct.pack(">I", 2**32 - 1) + plain[12:],
+        "webp of 4 GiB": webp[:4] + struct.pack("<I", 2**32 - 1) + webp[8:],
+        "webp of a part of 4 GiB": webp[:16] + struct.pack("<I", 2**32 - 1) + webp[20:],
+        "bmp whose pixels are outside": bmp[:10] + struct.pack("<I", 2**32 - 1) + bmp[14:],
+        "bmp whose header is 2 GiB": bmp[:14] + struct.pack("<I", 2**31) + bmp[18:],
+        "bmp of height -2**31": bmp[:22] + struct.pack("<i", -(2**31)) + bmp[26:],
+        "jpeg of a segment of 64 KiB": jpeg[:4] + b"\xff\xff" + jpeg[6:],
+        "jpeg of a segment of no length": jpeg[:4] + b"\0\0" + jpeg[6:],
+    }
+
+
+def strangers() -> dict[str, bytes]:
+    """What is no picture to us, or another thing as well."""
+    svg = b'<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+    svg += b'<svg xmlns="http://www.w3.org/2000/svg"><image href="http://127.0.0.1:9/x.png"/>&x;</svg>'
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n(/etc/passwd) (r) file\n" + b" " * 300
+    archive = zip_of(LOSSLESS["png L"])
+    return {
+        "svg": svg,
+        "svg, packed": zlib.compress(svg, wbits=31),
+        "eps": eps,
+        "eps of DOS": b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 30, len(eps)) + b"\0" * 18 + eps,
+        "zip before a png": archive + LOSSLESS["png L"],
+        "html before a jpeg": b"<html><script>alert(1)</script>" + ALL["jpeg L"],
+        "pdf and gif": NOT_PICTURES["gif"][0][:13] + b"%PDF-1.7\n" + NOT_PICTURES["gif"][0][13:],
+        "pdf around a jpeg": b"%PDF-1.7\n1 0 obj<</Filter/DCTDecode>>stream\n" + ALL["jpeg L"] + b"\nendstream",
+        **{name: data for name, (data, _) in NOT_PICTURES.items()},
+    }
+
+
+def harmless() -> dict[str, bytes]:
+    """Odd files that are whole pictures: read, and nothing else in them is."""
+    plain, jpeg, whole = LOSSLESS["png L"], ALL["jpeg L"], tiff(GREY)
+    comment = b"<html><script>alert(1)</script></html>"
+    text = b"Comment\0\0" + deflated_zeros(300 << 20)
+    profile = b"icc\0\0" + deflated_zeros(300 << 20)
+    rows = b"".join(b"\0" + row.tobytes() for row in GREY)
+    height, width = GREY.shape
+    return {
+        "png and zip": plain + zip_of(b"inside"),
+        "png and html": plain + comment,
+        "jpeg and html": jpeg[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + jpeg[2:],
+        "png with a text of 300 MB": plain[:33] + png((b"zTXt", text))[8:] + plain[33:],
+        "png with a profile of 300 MB": plain[:33] + png((b"iCCP", profile))[8:] + plain[33:],
+        "png with 300 MB behind its rows": png_of(width, height, 8, 0, zlib.compress(rows + bytes(300 << 20), 1)),
+        "tiff whose directories are a ring": whole[:-4] + whole[4:8],
+    }
+
+
+def zip_of(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("slice.png", content)
+    return buffer.getvalue()
+
+
+REFUSED: dict[str, bytes] = HUGE | many_parts() | bombs() | liars() | strangers()
+HARMLESS = harmless()
+
+
+def cut_and_flipped(seed: int, each: int) -> Iterator[bytes]:
+    """Every kind cut at many places and with bits flipped, half of them in its first 200 bytes."""
+    chance = random.Random(seed)
+    for data in SEEDS:
+        yield from (data[: len(data) * k // each] for k in range(1, each))
+        for k in range(each):
+            broken = bytearray(data)
+            for _ in range(chance.randint(1, 4)):
+                broken[chance.randrange(min(len(broken), 200) if k % 2 else len(broken))] ^= 1 << chance.randrange(8)
+            yield bytes(broken)
+
+
+# --- memory of a process and all that it has started
+
+
+def tree(pid: int) -> list[int]:
+    return [pid, *(below for child in children_of(pid) for below in tree(child))]
+
+
+def memory(pid: int, entry: str) -> int:
+    """MiB; 0 where it is gone."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith(entry):
+                return int(line.split()[1]) >> 10
+    return 0
+
+
+class Growth:
+    """MiB that a process and its children have taken since: the sum of each one's own peak."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.before = {}
+        for found in tree(pid):
+            Path(f"/proc/{found}/clear_refs").write_text("5", encoding="ascii")  # a new peak from here
+            self.before[found] = memory(found, "VmRSS")
+
+    def __call__(self) -> int:
+        return sum(memory(found, "VmHWM") - self.before.get(found, 0) for found in tree(self.pid))
+
+
+# --- the decoder
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with closing(Decoder()) as started:
+        started.wait_until_ready()
+        yield started
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_decoder_refuses(decoder: Decoder, name: str) -> None:
+    start, growth = time.monotonic(), Growth(os.getpid())
+    with pytest.raises(UnreadableSlice, match=r"^[A-Z][^\n]*\.$"):
+        decoder.read(REFUSED[name])
+    assert time.monotonic() - start < TIME
+    assert growth() <= GROWTH
+    assert np.array_equal(decoder.read(LOSSLESS["png L"]).pixels, read_slice(LOSSLESS["png L"]).pixels)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_the_decoder_reads_the_picture_and_nothing_else(decoder: Decoder, name: str) -> None:
+    start, growth = time.monotonic(), Growth(os.getpid())
+    expected = ALL["jpeg L"] if name.startswith("jpeg") else LOSSLESS["png L"]
+    assert np.array_equal(decoder.read(HARMLESS[name]).pixels, read_slice(expected).pixels)
+    assert time.monotonic() - start < TIME
+    assert growth() <= GROWTH
+
+
+def test_the_decoder_reads_or_refuses_what_is_cut_or_flipped(decoder: Decoder) -> None:
+    growth = Growth(os.getpid())
+    for data in cut_and_flipped(1, 20):
+        start = time.monotonic()
+        with suppress(UnreadableSlice):
+            pixels = decoder.read(data).pixels
+            assert 0 <= pixels.min() <= pixels.max() <= 1
+        assert time.monotonic() - start < TIME
+    assert growth() <= GROWTH
+
+
+# --- the app
+
+
+def ask(app: App, data: bytes) -> dict[str, Any]:
+    """The app's answer, had in time and in little memory."""
+    start, growth = time.monotonic(), Growth(app.process.pid)
+    given = classify(app.address, data)
+    assert time.monotonic() - start < TIME
+    assert growth() <= GROWTH
+    return given
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_app_refuses(app: App, name: str) -> None:
+    given = ask(app, REFUSED[name])
+    assert given["verdict"] == "unreadable"
+    assert given["probabilities"] is None
+    assert len(given["notices"]) == 1
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_the_app_reads_the_picture_and_nothing_else(app: App, name: str) -> None:
+    expected = ALL["jpeg L"] if name.startswith("jpeg") else LOSSLESS["png L"]
+    assert ask(app, HARMLESS[name]) == ask(app, expected)
+
+
+@pytest.mark.slow
+def test_the_app_reads_or_refuses_what_is_cut_or_flipped(app: App) -> None:
+    for data in cut_and_flipped(2, 6):
+        given = ask(app, data)
+        assert (given["probabilities"] is None) == (given["verdict"] == "unreadable")
+
+
+BODIES = {
+    "data: URL": {"path": "data:image/png;base64," + "A" * (12 << 20), "meta": {"_type": "gradio.FileData"}},
+    "text": "A" * (12 << 20),
+    "numbers": [0] * (4 << 20),
+    "lists": "[" * 20 + "]" * 20 + " " * (12 << 20),
+}
+
+
+@pytest.mark.parametrize(
+    "path", ["queue/join", "call/classify", "call/v2/classify", "run/classify", "component_server"]
+)
+@pytest.mark.parametrize("name", BODIES)
+def test_large_questions_are_413(app: App, path: str, name: str) -> None:
+    start, growth = time.monotonic(), Growth(app.process.pid)
+    body = json.dumps({"data": [BODIES[name]], "session_hash": "x", "fn_index": 0})
+    assert post(app, path, body.encode()) == (413, words.LONG_QUESTION)
+    assert time.monotonic() - start < TIME
+    assert growth() <= GROWTH
+    assert ask(app, LOSSLESS["png L"])["probabilities"]
+
+
+def test_bombs_inside_data_urls_are_refused(app: App) -> None:
+    for name, data in REFUSED.items():
+        file = {"path": f"data:image/png;base64,{data[:40_000].hex()[:60_000]}", "meta": {"_type": "gradio.FileData"}}
+        status, said = post(app, "call/classify", json.dumps({"data": [file]}).encode())
+        assert (status, said) == (400, words.NOT_UPLOADED), name
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{app.address}/gradio_api/file=data:image/png;base64,AAAA")
+    assert ask(app, LOSSLESS["png L"])["probabilities"]
+
+
+def post(app: App, path: str, body: bytes) -> tuple[int, str]:
+    """Status and text. The server may answer before it has everything."""
+    with closing(http.client.HTTPConnection(app.address.removeprefix("http://"), timeout=20)) as connection:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request("POST", f"/gradio_api/{path}", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+# --- Pillow
+
+
+def test_pillow_opens_no_uploaded_byte_in_any_process(app: App) -> None:
+    for data in [*ALL.values(), *HARMLESS.values(), NOT_PICTURES["gif"][0]]:
+        classify(app.address, data)
+    lines = app.pictures.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if line.startswith("open ")]
+    # The watch works: Gradio draws the answer's picture, which is ours, with Pillow ...
+    assert [line for line in lines if line.startswith("fromarray ")]
+    # ... it is there in the children ...
+    children = children_of(app.process.pid)
+    assert len(children) == 2
+    watch = f"PYTHONPATH={app.pictures.parent}".encode()
+    assert all(watch in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in children)
+
+
+def test_the_watch_sees_who_opens_a_picture(app: App, tmp_path: Path) -> None:
+    own = tmp_path / "sitecustomize.py"
+    noted = tmp_path / "noted.txt"
+    program = app.pictures.with_name("sitecustomize.py").read_text(encoding="utf-8")
+    own.write_text(program.replace(str(app.pictures), str(noted)), encoding="utf-8")
+    picture = tmp_path / "slice.png"
+    picture.write_bytes(LOSSLESS["png L"])
+    look = f"from PIL import Image; Image.open({str(picture)!r})"
+    subprocess.run([sys.executable, "-c", look], env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=True)
+    assert noted.read_text(encoding="utf-8").startswith("open ")
