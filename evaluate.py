@@ -62,14 +62,14 @@ class Report:
 
     @cached_property
     def splits(self) -> dict[str, Split]:
-        """The published splits as the checkpoint sees them."""
-        square = self.classifier.card.preprocess.square
-        return {name: load_split(self.data / name, square) for name in SPLITS}
+        """The published splits as the checkpoint sees them; of test, also what its gate refuses."""
+        square, refuses = self.classifier.card.preprocess.square, self.classifier.refuses
+        return {name: load_split(self.data / name, square, refuses if name == "test" else None) for name in SPLITS}
 
     @cached_property
     def published(self) -> Answers:
-        """What the checkpoint says of the published test split."""
-        test = self.splits["test"]
+        """What the checkpoint says of the slices of the published test split that its gate lets pass."""
+        test = scored(self.splits["test"])
         logits = run_in_batches(self.classifier.runtime, test.squares).logits
         return Answers(logits, test.labels, self.manifest.groups_of(test.hashes, self.config.threshold))
 
@@ -80,14 +80,19 @@ class Report:
 
     def evaluate_published(self) -> None:
         """The published test split, whole and deduplicated."""
-        earlier = {h for name in ("train", "valid") for h in self.splits[name].hashes}
-        unseen = np.array([h not in earlier for h in self.splits["test"].hashes])
-        for split, answers in {"published": self.published, "deduplicated": self.published.take(unseen)}.items():
+        train, valid, test = (self.splits[name] for name in SPLITS)
+        earlier = set(train.hashes + valid.hashes)
+        unseen = np.array([h not in earlier for h in scored(test).hashes])
+        parts = {
+            "published": (test, self.published),
+            "deduplicated": (test.unseen_by(train, valid), self.published.take(unseen)),
+        }
+        for split, (of, answers) in parts.items():
             found = evaluate(answers, CLASS_KEYS, self.config.draws, split)
             draw_all(self.plots, split, found, answers, TITLES)
-            said = self.entry(model_id=self.classifier.card.model_id, split=split, **found.to_dict())
-            append(self.config.ledger_path, "evaluations", said)
-            print_evaluation(f"{split} test split", found)
+            said = self.entry(model_id=self.classifier.card.model_id, split=split, refused=count_refused(of))
+            append(self.config.ledger_path, "evaluations", said | found.to_dict())
+            print_evaluation(f"{split} test split, {count_refused(of)} refused", found)
 
     def train_folds(self, control: Control) -> tuple[Pool, OutOfFold]:
         """The recipe, or a control of it, on the grouped folds."""
@@ -146,6 +151,20 @@ class Report:
         return evaluate(answers, CLASS_KEYS, self.config.draws, "reference")
 
 
+def scored(split: Split) -> Split:
+    """The slices that a gate lets pass. Raises DataError where it lets none."""
+    if split.refused is None:
+        return split
+    if split.refused.all():
+        raise DataError(f"The gate refuses all {len(split)} slices, so there is nothing to evaluate.")
+    return split.take(~split.refused)
+
+
+def count_refused(split: Split) -> int:
+    """How many slices are given no score."""
+    return 0 if split.refused is None else int(split.refused.sum())
+
+
 def gather(pool: Pool, out: OutOfFold) -> Answers:
     """Out-of-fold answers with their labels and groups."""
     return Answers(out.output.logits, pool.split.labels[out.index], pool.groups[out.index])
@@ -167,7 +186,8 @@ def evaluate_outside(config: EvaluateConfig, folder: Path) -> None:
     """Slices from elsewhere. Each file counts as a group of its own, for nothing is known of it."""
     classifier = Classifier.load(config.checkpoint)
     files, keys = find_outside_files(folder)
-    split = load_files(folder, files, classifier.card.preprocess.square)
+    whole = load_files(folder, files, classifier.card.preprocess.square, classifier.refuses)
+    split = scored(whole)
     logits = run_in_batches(classifier.runtime, split.squares).logits
     titles: Sequence[str] = TITLES
     if keys != CLASS_KEYS:
@@ -179,9 +199,11 @@ def evaluate_outside(config: EvaluateConfig, folder: Path) -> None:
     found = evaluate(answers, keys, config.draws, folder.name)
     plots = config.runs / f"evaluation-{datetime.now():%Y%m%d-%H%M%S}"
     draw_all(plots, "outside", found, answers, titles)
-    said = {"date": f"{date.today()}", "model_id": classifier.card.model_id, "classes": keys, **found.to_dict()}
+    said = {"date": f"{date.today()}", "model_id": classifier.card.model_id, "classes": keys}
+    said |= {"refused": count_refused(whole), **found.to_dict()}
     (plots / "metrics.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    print_evaluation(f"{len(split.skipped)} files could not be read; the others", found)
+    unread = f"{len(whole.skipped)} files could not be read, {count_refused(whole)} slices were refused"
+    print_evaluation(f"{unread}; the others", found)
     print(f"Plots and metrics.json: {plots}")
 
 

@@ -2,6 +2,7 @@
 
 `python -m ctscan export`: the checkpoint as an ONNX or a TorchScript file.
 `python -m ctscan audit DIR`: what a data folder holds twice, and what crosses its splits.
+`python -m ctscan gate DIR --pictures DIR`: fit the input gate, and say what it is worth.
 `python -m ctscan report`: bring the numbers in README.md and in the cards up to date.
 """
 
@@ -71,6 +72,25 @@ def audit(data: Path, manifest: Path | None, report: Path | None, ledger: Path |
     return 0
 
 
+def gate(data: Path, pictures: Path, checkpoint: Path, runs: Path) -> int:
+    """Fit and measure the gate of a checkpoint. Exit status 2 where something that it needs is not there."""
+    if find_spec("sklearn") is None:
+        return refuse("scikit-learn is not installed: `pip install -r requirements-dev.txt` brings it.")
+    from ctscan.data import DataError
+    from ctscan.gate_fit import GateError
+    from ctscan.gate_study import study
+    from ctscan.gate_words import alarm, summary
+    from ctscan.manifest import ManifestError
+
+    try:
+        found = study(data, pictures, checkpoint, runs)
+        append(checkpoint.parent / "metrics.json", "gates", found)
+    except (CheckpointError, DataError, GateError, LedgerError, ManifestError) as error:
+        return refuse(error)
+    print(f"{summary(found)} {alarm(found)}")
+    return 0
+
+
 def export(options: argparse.Namespace) -> int:
     """Write the files that the flags name. Exit status 2 where one cannot or must not be written."""
     if find_spec("torch") is None:
@@ -131,6 +151,11 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--manifest", type=Path, help="write hashes, groups and folds: no picture, no file name")
     command.add_argument("--report", type=Path, help="write an HTML file with pictures, for the data's owner")
     command.add_argument("--ledger", type=Path, help="add the counts to this metrics.json")
+    command = commands.add_parser("gate", help="fit the input gate of a checkpoint, and measure it")
+    command.add_argument("data", type=Path, metavar="DIR", help="with train/, valid/ and test/")
+    command.add_argument("--pictures", type=Path, required=True, help="with ct_chest/, ct_other/ and notct/")
+    command.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    command.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the folds were trained")
     commands.add_parser("report", help="write the numbers of README.md and the cards anew")
     options = parser.parse_args(arguments)
     if options.command == "report":
@@ -138,6 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.command == "audit":
         return audit(options.data, options.manifest, options.report, options.ledger)
+    if options.command == "gate":
+        return gate(options.data, options.pictures, options.checkpoint, options.runs)
     if options.command == "export":
         return export(options) if options.data or not options.int8 else refuse("--int8 needs --data DIR.")
     checkpoint = options.checkpoint or CHECKPOINTS / RUNTIMES[options.runtime]

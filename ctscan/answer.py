@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from ctscan.classifier import Classifier, Prediction
+from ctscan.shortcut import share_outside
 from ctscan.slices import Slice, UnreadableSlice, read_slice
+
+SHORTCUT = (
+    "{share:.0f} % of the evidence for this answer lies outside the body or at the picture's edge, where no disease "
+    "can be: the model may be right or wrong for a reason that has nothing to do with it."
+)
 
 Reader = Callable[[bytes], Slice]  # raises UnreadableSlice
 
@@ -24,9 +30,13 @@ class AnswerJSON(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A slice and its prediction, or the sentence that says why there is none."""
+    """A slice and its prediction, or the sentence that says why there is none.
 
-    verdict: Literal["ok", "unreadable"]
+    `unusual` has a prediction, and the reason to mistrust it in the first notice; `refused` has a slice and the reason;
+    `unreadable` has the reason alone.
+    """
+
+    verdict: Literal["ok", "unusual", "refused", "unreadable"]
     notices: tuple[str, ...]
     model_id: str
     slice: Slice | None = None
@@ -54,4 +64,17 @@ def answer(classifier: Classifier, data: bytes, read: Reader = read_slice) -> An
         slice_ = read(data)
     except UnreadableSlice as error:
         return Answer("unreadable", (str(error),), model_id)
-    return Answer("ok", slice_.notices, model_id, slice_, classifier.predict(slice_))
+    judged = classifier.judge(slice_)
+    if judged.verdict == "refused":
+        return Answer("refused", judged.reasons + slice_.notices, model_id, slice_)
+    prediction = classifier.predict(slice_)
+    notices = judged.reasons + find_shortcut(classifier, prediction, slice_) + slice_.notices
+    return Answer(judged.verdict, notices, model_id, slice_, prediction)
+
+
+def find_shortcut(classifier: Classifier, prediction: Prediction, slice_: Slice) -> tuple[str, ...]:
+    """A notice where too much of what moved the score lies where no disease can be."""
+    if classifier.gate is None:
+        return ()
+    share = share_outside(prediction.maps[prediction.top], prediction.placement, slice_.pixels)
+    return (SHORTCUT.format(share=100 * share),) if share > classifier.gate.thresholds.outside else ()

@@ -102,6 +102,10 @@ class Classifier:
         """Whether the slice may be scored; one forward pass over the whole picture."""
         return self.gate.judge(slice_) if self.gate else Judgement("unusual", (UNGATED,))
 
+    def refuses(self, slice_: Slice) -> bool:
+        """Whether the slice is given no score."""
+        return self.judge(slice_).verdict == "refused"
+
     def predict(self, slice_: Slice) -> Prediction:
         """One forward pass."""
         square, placement = self.card.preprocess(slice_.pixels)

@@ -38,6 +38,7 @@ class Split:
     labels: NDArray[np.int64]  # (N,), index into CLASS_KEYS
     hashes: tuple[str, ...]  # SHA-256 of each slice's shape and decoded pixels
     skipped: tuple[str, ...] = ()  # unreadable files, relative to the split, with the reason
+    refused: NDArray[np.bool_] | None = None  # (N,), which a gate refuses; None where none was asked
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,7 +47,8 @@ class Split:
         """The slices at these places, or where the mask is true."""
         places = np.flatnonzero(index) if index.dtype == bool else index
         hashes = tuple(self.hashes[i] for i in places)
-        return Split(self.squares[places], self.labels[places], hashes)
+        refused = None if self.refused is None else self.refused[places]
+        return Split(self.squares[places], self.labels[places], hashes, refused=refused)
 
     def unseen_by(self, *others: Split) -> Split:
         """The slices whose pixels occur in none of the others."""
@@ -55,7 +57,7 @@ class Split:
 
 
 def join(first: Split, second: Split) -> Split:
-    """Both, one after the other."""
+    """Both, one after the other; what a gate said of them is left behind."""
     return Split(
         np.concatenate([first.squares, second.squares]),
         np.concatenate([first.labels, second.labels]),
@@ -131,19 +133,27 @@ def find_outside_files(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str,
     return files, keys
 
 
-def load_split(folder: Path, preprocess: Callable[[Pixels], Pixels]) -> Split:
+def load_split(
+    folder: Path, preprocess: Callable[[Pixels], Pixels], refuses: Callable[[Slice], bool] | None = None
+) -> Split:
     """Read one split and turn each slice into a square (1, S, S); unreadable files are skipped and named in `skipped`.
 
-    Raises DataError as `find_files` does, and when more than 1 % of the files cannot be read.
+    `refuses` is asked of each slice, where it is given. Raises DataError as `find_files` does, and when more than 1 %
+    of the files cannot be read.
     """
-    return load_files(folder, find_files(folder), preprocess)
+    return load_files(folder, find_files(folder), preprocess, refuses)
 
 
-def load_files(folder: Path, files: list[tuple[Path, int]], preprocess: Callable[[Pixels], Pixels]) -> Split:
+def load_files(
+    folder: Path,
+    files: list[tuple[Path, int]],
+    preprocess: Callable[[Pixels], Pixels],
+    refuses: Callable[[Slice], bool] | None = None,
+) -> Split:
     """The same for files and labels that are known."""
 
-    def see(slice_: Slice) -> tuple[Pixels, str]:
-        return preprocess(slice_.pixels), pixel_hash(slice_)
+    def see(slice_: Slice) -> tuple[Pixels, str, bool]:
+        return preprocess(slice_.pixels), pixel_hash(slice_), refuses is not None and refuses(slice_)
 
     read = read_all([path for path, _ in files], see, f"reading {folder.name}")
     skipped = tuple(
@@ -155,10 +165,11 @@ def load_files(folder: Path, files: list[tuple[Path, int]], preprocess: Callable
         raise DataError(f"{len(skipped)} of {len(files)} files in {folder} cannot be read, first {skipped[0]}")
     kept = [(r, label) for r, (_, label) in zip(read, files, strict=True) if not isinstance(r, UnreadableSlice)]
     return Split(
-        np.stack([square for (square, _), _ in kept]),
+        np.stack([square for (square, _, _), _ in kept]),
         np.array([label for _, label in kept], np.int64),
-        tuple(digest for (_, digest), _ in kept),
+        tuple(digest for (_, digest, _), _ in kept),
         skipped,
+        None if refuses is None else np.array([refused for (_, _, refused), _ in kept], bool),
     )
 
 

@@ -137,6 +137,4 @@ def scored(folds: Folds, judged: list[Judged]) -> dict[str, Any]:
     kept = np.array([j.judgement.verdict != "refused" for j in upright])
     pool = folds.pool
     answers = Answers(folds.output.logits, pool.split.labels, pool.groups).take(kept)
-    found = evaluate(answers, CLASS_KEYS, DRAWS, "scored slices")
-    names = ("accuracy", "balanced_accuracy")
-    return {"n": found.n, "refused": int((~kept).sum()), **{name: asdict(found.measures[name]) for name in names}}
+    return {"refused": int((~kept).sum()), **evaluate(answers, CLASS_KEYS, DRAWS, "scored slices").to_dict()}

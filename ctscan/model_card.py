@@ -8,11 +8,20 @@ from ctscan.card import Card
 from ctscan.classes import CLASSES
 from ctscan.data_card import PUBLISHED_TEST
 from ctscan.figures import decimal, interval, percent, points, share
+from ctscan.gate_words import HEAD, alarm, rows, summary
 from ctscan.ledger import Ledger
 from ctscan.markdown import table
 from ctscan.results import Entry, Results
 
 TITLES = [c.title for c in CLASSES]
+THRESHOLDS = {
+    "refused": "probability of an upright axial chest CT below which no score is given",
+    "unusual": "the same, below which the score comes with the doubt",
+    "far": "distance to the nearest training slices, in units of the usual one between them, above which it is unusual",
+    "strange": "Mahalanobis' distance of the shallow features above which it is unusual",
+    "tone": "mean difference of grey quantiles inside the body to the nearest training slices above which it is so too",
+    "outside": "share of positive evidence outside the body or on the border above which a notice is given",
+}
 
 
 def changed_settings(reading: Entry) -> str:
@@ -137,6 +146,34 @@ def controls_section(results: Results) -> str:
 """
 
 
+def gate_section(results: Results) -> str:
+    """The input gate in full: thresholds, and every group of pictures it was measured on."""
+    gate = results.gate
+    if gate is None:
+        return ""
+    thresholds = [[name, f"{value:.3f}", THRESHOLDS[name]] for name, value in gate["thresholds"].items()]
+    said = [[reason, n] for reason, n in gate["reasons"].items()]
+    return f"""\
+## The input gate
+
+`resnet18.gate.safetensors`, fitted to {gate["fitted"]["slices"]} slices that the network learned from and
+{gate["fitted"]["pictures"]} other pictures of {gate["fitted"]["sources"]} sources. {summary(gate)} The form of the gate
+was chosen on the same pictures, sources held out; the shipped gate has then learned from all of them. Intervals are
+exact (Clopper and Pearson) and take pictures as independent.
+
+{table(["threshold", "value", "meaning"], thresholds)}
+
+{alarm(gate)}
+
+{table(HEAD, rows(gate, whole=True))}
+
+What the data's own slices, judged out of fold, were told:
+
+{table(["reason", "slices"], said)}
+
+"""
+
+
 def model_card(card: Card, ledger: Ledger, results: Results) -> str:
     """The whole of checkpoints/README.md."""
     counts = ", ".join(f"{card.data['slices'][name]} {name}" for name in ("train", "valid", "test"))
@@ -158,12 +195,13 @@ Classes in order: {", ".join(f"`{c}`" for c in card.classes)}.
 **Limits.** Each tumour class of the data is one site and one stage, so the answer cannot be histology. The published
 split leaks: near-copies of test slices stand in train, so its accuracy flatters. The normal slices are stock
 pictures in other windows: a shortcut that the preprocessing narrows and does not close. Scores are not calibrated.
-Anything that is not an upright axial chest CT slice gets an answer that means nothing.
+The gate refuses most of what is not an upright axial chest CT slice, not all; what slips through gets an answer that
+means nothing.
 
 **Map scale.** The top of the heat map's scale is {card.map_scale_top:.4f} logit units: the 99th percentile of the
 positive map values of all classes over the training slices.
 
-{grouped_section(results)}{controls_section(results)}\
+{gate_section(results)}{grouped_section(results)}{controls_section(results)}\
 {evaluation_section("Published test split", "As everybody reads it: it shares scans with train.", results.published)}\
 {
         evaluation_section(

@@ -13,6 +13,7 @@ from typing import Any
 from ctscan.checkpoint import read_checkpoint
 from ctscan.data_card import PUBLISHED_TEST, data_card
 from ctscan.figures import decimal, interval, percent, points, share
+from ctscan.gate_words import HEAD, alarm, rows, summary
 from ctscan.ledger import read_ledger
 from ctscan.markdown import table
 from ctscan.model_card import model_card
@@ -71,20 +72,22 @@ def headline(results: Results) -> str:
         return "Not evaluated on the grouped folds yet: see `evaluate.py`."
     gap = grouped["published_minus_grouped"]
     named = {"published test split": published, "test without copies": unseen, "**grouped, out of fold**": grouped}
+    if results.gate:
+        named["grouped, slices that got a score"] = results.gate["scored"]
     forms = {"accuracy": share, "balanced_accuracy": share, "auroc_macro": decimal, "auroc.normal": decimal}
     forms |= {"ece": decimal}
-    rows = [
-        [name, e["n"], e["groups"], *(form(e["measures"][key]) for key, form in forms.items())]
+    lines = [
+        [name, e["n"], e.get("refused", ""), e["groups"], *(form(e["measures"][key]) for key, form in forms.items())]
         for name, e in named.items()
     ]
     differences = [points(gap["accuracy"]), points(gap["balanced_accuracy"])]
     differences += [decimal(gap["auroc_macro"]), decimal(gap["auroc.normal"])]
-    rows.append(["published − grouped", "", "", *differences, ""])
-    head = ["split", "slices", "visual groups", "accuracy", "balanced accuracy", "AUROC, macro"]
+    lines.append(["published − grouped", "", "", "", *differences, ""])
+    head = ["split", "slices", "refused beside", "visual groups", "accuracy", "balanced accuracy", "AUROC, macro"]
     folds = ", ".join(f"{100 * fold['balanced_accuracy']:.0f} %" for fold in grouped["folds"])
     findings = "\n".join(f"- {entry['finding']}" for entry in (grouped, *results.controls))
     return f"""\
-{table([*head, "AUROC, normal against tumour", "ECE"], rows)}
+{table([*head, "AUROC, normal against tumour", "ECE"], lines)}
 
 95 % intervals from a bootstrap over visual groups. *Grouped* trains the same recipe five times and scores each slice
 with the network that has seen nothing of its visual group (thumbnails that correlate at {grouped["threshold"]:.2f} or
@@ -94,6 +97,18 @@ be harder still.
 {findings}"""
 
 
+def gate_block(results: Results) -> str:
+    """What the input gate is worth."""
+    if results.gate is None:
+        return "This checkpoint has no gate: whatever is uploaded gets four scores, marked as unusual."
+    return f"""\
+**The input gate.** {summary(results.gate)}
+
+{table(HEAD, rows(results.gate, whole=False))}
+
+{alarm(results.gate)}"""
+
+
 def numbers(results: Results, readings: list[Reading]) -> str:
     """The block of README.md."""
     ours, seed = results.reading, last_reading(readings, "seed")
@@ -101,10 +116,12 @@ def numbers(results: Results, readings: list[Reading]) -> str:
         return "This checkpoint has no reading."
     test = ours["scores"]["test"]
     named = [("committed checkpoint", ours)] + ([("seed recipe, trained here", seed)] if seed else [])
-    rows = "\n".join([*(row(name, reading) for name, reading in named), seed_row()])
+    lines = "\n".join([*(row(name, reading) for name, reading in named), seed_row()])
     met = "\n".join(verdicts(name, reading) for name, reading in named)
     return f"""\
 {headline(results)}
+
+{gate_block(results)}
 
 **Against the seed design's own figures**, on the published split as everybody reads it ({test["n"]} of its
 {PUBLISHED_TEST} test slices; the others could not be had): accuracy with its 95 % Wilson interval, which takes slices
@@ -112,7 +129,7 @@ as independent, and mean cross-entropy, both in evaluation mode, fp32, without a
 
 | | train accuracy | train cross-entropy | test accuracy | test cross-entropy |
 |---|---|---|---|---|
-{rows}
+{lines}
 
 {met}"""
 

@@ -25,6 +25,7 @@ class Results:
     grouped: Entry | None = None
     controls: tuple[Entry, ...] = ()
     audit: Entry | None = None
+    gate: Entry | None = None
 
 
 def results_of(ledger: Ledger, card: Card) -> Results:
@@ -52,4 +53,5 @@ def results_of(ledger: Ledger, card: Card) -> Results:
         ),
         controls=tuple(controls.values()),
         audit=newest("audits", lambda e: True),
+        gate=newest("gates", lambda e: bool(e["model_id"] == card.model_id)),
     )

@@ -33,13 +33,28 @@ BAR_STOPS = 8
 
 
 def explanation(answer: Answer) -> str:
-    """The middle column."""
-    if answer.prediction is None or answer.slice is None:
+    """The middle column: nothing, the slice alone where it was refused, or the slice and its maps."""
+    if answer.slice is None:
         return EMPTY
-    slice_, prediction = answer.slice, answer.prediction
+    address = data_uri(to_bytes(fit(answer.slice.pixels, LONGEST_SIDE)))
+    return explained(answer.slice, answer.prediction, address) if answer.prediction else alone(answer.slice, address)
+
+
+def alone(slice_: Slice, address: str) -> str:
+    """A picture that was given no scores, so without maps, and without sides: it need not show a patient."""
+    height, width = slice_.pixels.shape
+    picture = f'<img src="{address}" alt="The picture as it was read, {width} by {height} pixels.">'
+    return (
+        f'<div class="explanation" style="--aspect:{aspect(slice_):.5f}"><div class="pictures alone"><figure>'
+        f'<div class="plate"><div class="stack">{picture}</div></div><figcaption>{words.ALONE}</figcaption>'
+        "</figure></div></div>"
+    )
+
+
+def explained(slice_: Slice, prediction: Prediction, address: str) -> str:
+    """A slice beside itself under its maps, with the controls."""
     shape = fitted(prediction.placement.slice_shape, LONGEST_LAYER)
     evidence = [prediction.evidence(index, shape) for index in range(len(CLASSES))]
-    address = data_uri(to_bytes(fit(slice_.pixels, LONGEST_SIDE)))
     return (
         f'<div class="explanation" style="--opacity:{DEFAULT_OPACITY};--aspect:{aspect(slice_):.5f}">'
         f'<div class="pictures">{untouched(slice_, address)}{covered(prediction, evidence, address)}</div>'

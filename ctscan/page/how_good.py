@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from ctscan import gate_words
 from ctscan.classes import CLASSES
 from ctscan.figures import decimal, points, share
 from ctscan.page import words
@@ -32,10 +33,28 @@ def how_good(results: Results) -> str:
         "".join(f"<p><b>{escape(title)}.</b> {escape(text)}</p>" for title, text in words.SPLITS),
         f"<h3>{words.CONTROLS}</h3><p>{escape(words.CONTROLS_TEXT)}</p>",
         bullets([grouped["finding"], *(entry["finding"] for entry in results.controls)]),
+        *gate_section(results),
         f"<h3>{words.CANNOT}</h3>",
         bullets(words.CANNOT_LIST),
     ]
     return f'<article class="prose wide">{"".join(parts)}</article>'
+
+
+def gate_section(results: Results) -> list[str]:
+    """What the input gate refuses and lets pass."""
+    if results.gate is None:
+        return []
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in gate_words.HEAD)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(str(first))}</th>{"".join(f"<td>{escape(str(cell))}</td>" for cell in rest)}</tr>'
+        for first, *rest in gate_words.rows(results.gate, whole=False)
+    )
+    return [
+        f"<h3>{words.GATE}</h3>",
+        *(f"<p>{escape(text)}</p>" for text in (gate_words.summary(results.gate), gate_words.alarm(results.gate))),
+        f'<div class="scroll"><table class="figures"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>",
+    ]
 
 
 def headline(grouped: Entry, published: Entry) -> str:

@@ -23,15 +23,24 @@ def sentence(answer: Answer, origin: str = "") -> str:
     """What the answer is, in one sentence, with the notices; `origin` says what slice this is."""
     notices = "".join(f'<p class="notice">{escape(n)}</p>' for n in answer.notices)
     if answer.prediction is None:
-        return f'<section class="sentence refused"><h2>Not read</h2>{notices}</section>'
+        return without_scores(answer, origin, notices)
     top = CLASSES[answer.prediction.top]
     share = percent(float(answer.prediction.probabilities[answer.prediction.top]))
+    unusual = answer.verdict == "unusual"
+    warning = f'<p class="warning">{escape(words.UNUSUAL)}</p>{notices}' if unusual else ""
     return (
-        f'<section class="sentence">{origin_line(origin)}'
+        f'<section class="sentence{" unusual" * unusual}">{origin_line(origin)}{warning}'
         f"<h2>Looks most like <b>{escape(top.title)}</b></h2>"
         f"<p>{escape(words.CLASS_SHORT[top.key])} Model score {escape(share)}, not calibrated.</p>"
-        f"{site_line(top.site)}{notices}</section>"
+        f"{site_line(top.site)}{'' if unusual else notices}</section>"
     )
+
+
+def without_scores(answer: Answer, origin: str, notices: str) -> str:
+    """Why there are no scores: the file is no picture that can be read, or no slice that may be scored."""
+    refused = answer.verdict == "refused"
+    title, more = (words.REFUSED, f"<p>{escape(words.REFUSED_WHY)}</p>") if refused else (words.UNREADABLE, "")
+    return f'<section class="sentence refused">{origin_line(origin)}<h2>{title}</h2>{notices}{more}</section>'
 
 
 def origin_line(origin: str) -> str:

@@ -20,6 +20,15 @@ NO_JSON = "This request is no JSON."
 LONG_QUESTION = "This request is longer than 64 KB; a file must be uploaded first."
 NOT_UPLOADED = "A file must be uploaded first; addresses and other paths are not read."
 
+UNREADABLE = "Not read"
+REFUSED = "No score given"
+REFUSED_WHY = (
+    "ctscan scores upright axial chest CT slices alone. For anything else its four classes mean nothing, so it gives "
+    "none."
+)
+ALONE = "The picture, as it was read"
+UNUSUAL = "Unusual slice: read the scores with doubt."
+
 SCORES = "Model score, not calibrated"
 NO_EVIDENCE = "no localised evidence"
 
@@ -89,8 +98,9 @@ HOW_TO_READ = (
     ),
     (
         "The scores",
-        "Four numbers that sum to 100 %. They are not calibrated: 90 % does not mean right nine times in ten. They "
-        "are given for whatever is uploaded, and mean nothing for a picture that is not an axial chest CT slice.",
+        "Four numbers that sum to 100 %. They are not calibrated: 90 % does not mean right nine times in ten. A "
+        "picture that does not look like an upright axial chest CT slice is given none, and one that is unlike the "
+        "slices the model learned from gets them with a warning; not all that should be refused is.",
     ),
 )
 
@@ -148,6 +158,7 @@ CONTROLS_TEXT = (
     "Networks trained the same way on pictures from which the disease was removed, or under wrong labels. What they "
     "still get right, a model can get right without seeing the disease."
 )
+GATE = "What it refuses"
 CANNOT = "What the model cannot do"
 CANNOT_LIST = (
     "It cannot tell histology: in its data each kind of tumour is one site, one stage and one source, and it may have "
