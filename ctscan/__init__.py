@@ -1,11 +1,14 @@
 """ctscan: an explained classifier of chest CT slices. For education and research, not for diagnosis.
 
-    bytes --slices--> Slice --preprocess--> (1,S,S) --model.features--> (512,h,w) --model.head--> logits (4)
-                        |          |                                        |                       |
-                        |      Placement <---- gradcam: maps (4,h,w) <------+------ head's gradient +
-                        |          |                                                                |
-                        +----------+--> render: RGB --> page           Prediction <-- probabilities +
+    bytes --slices--> Slice --gate--> refused, in words
+                        |      |
+                        |  may be scored --preprocess--> (1,S,S) --model.features--> (512,h,w) --head--> logits (4)
+                        |                      |                                         |                  |
+                        |                  Placement <--- gradcam: maps (4,h,w) <--------+---- gradient ----+
+                        |                      |                                                            |
+                        +----------------------+--> render: RGB --> page       Prediction <-- probabilities +
 
+A stranger's bytes are read in a process of their own (decoder).
 Torch is imported only where a tensor is meant: model, gradcam, graph, training, export, and inside the torch runtime.
 """
 
