@@ -199,7 +199,7 @@ def evaluate_outside(config: EvaluateConfig, folder: Path) -> None:
     found = evaluate(answers, keys, config.draws, folder.name)
     plots = config.runs / f"evaluation-{datetime.now():%Y%m%d-%H%M%S}"
     draw_all(plots, "outside", found, answers, titles)
-    said = {"date": f"{date.today()}", "model_id": classifier.card.model_id, "classes": keys}
+    said: dict[str, Any] = {"date": f"{date.today()}", "model_id": classifier.card.model_id, "classes": keys}
     said |= {"refused": count_refused(whole), **found.to_dict()}
     (plots / "metrics.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     unread = f"{len(whole.skipped)} files could not be read, {count_refused(whole)} slices were refused"

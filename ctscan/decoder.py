@@ -220,7 +220,8 @@ def receive_outcome(stream: IO[bytes]) -> Slice | str:
         return fields
     shape = fields.pop("pixels")
     pixels = np.frombuffer(receive(stream, MAX_PIXELS * 4), np.float32).reshape(shape)  # of bytes, so read-only
-    return Slice(pixels, **{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    return Slice(pixels, **given)
 
 
 # --- the child

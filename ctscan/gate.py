@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +51,8 @@ FEW_GREYS = "The greys are crushed to a few values, so its score may mean little
 UNGATED = "This model has no gate: nothing has checked that the picture is a chest CT slice."
 
 NEIGHBOURS = 5
-QUANTILES = 17  # of the greys inside the body, darkest to brightest
+TONES = 6  # numbers that say how greys are spread inside the body
+CLIPPED = 0.5  # weight of the shares of black and white beside greys: a clipped lung is half of a body
 MIN_GREYS = 32  # of 256 that are in use inside the body
 IN_USE = 1 / 2000  # of the body's pixels
 
@@ -63,7 +65,7 @@ class Thresholds:
     unusual: float  # probability of `CHEST` below which the score comes with the reason
     far: float  # distance, in units of the usual one between training slices
     strange: float  # Mahalanobis' distance
-    tone: float  # mean difference of grey quantiles, of full scale
+    tone: float  # distance to the nearest training slices in what `tone_of` gives
     outside: float  # share of the top class's positive evidence outside the body; not the gate's, but the alarm's
 
 
@@ -77,7 +79,7 @@ class Reference:
     usual: Array  # (1,) median distance of a training slice to its neighbours in other visual groups
     mean: Array  # (128,) of the shallow features
     whitening: Array  # (128, 128): distance is the length of (x - mean) @ whitening
-    tones: Array  # (N, QUANTILES)
+    tones: Array  # (N, TONES)
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,12 @@ def view(size: int) -> Preprocess:
 
 
 def measure(output: Output, tones: Array, greys: NDArray[np.int64], reference: Reference) -> list[Signals]:
-    """What the trunk says of N whole pictures, their greys (N, QUANTILES) and the number in use (N,) -> N signals."""
+    """What the trunk says of N whole pictures, their greys (N, TONES) and the number in use (N,) -> N signals."""
     features = join(output)
     kinds = softmax(features @ reference.weights.T + reference.bias)
     far = distance(unit(output.pooled), reference.neighbours) / float(reference.usual[0])
     strange = np.linalg.norm((output.shallow - reference.mean) @ reference.whitening, axis=1)
-    tone = np.array([nearest(np.abs(reference.tones - t).mean(axis=1)) for t in tones])
+    tone = np.array([nearest(np.linalg.norm(reference.tones - t, axis=1)) for t in tones])
     return [
         Signals(tuple(map(float, kinds[i])), float(far[i]), float(strange[i]), float(tone[i]), int(greys[i]))
         for i in range(len(features))
@@ -151,13 +153,23 @@ def nearest(distances: Array) -> Array:
 
 
 def tone_of(pixels: Pixels) -> tuple[Array, int]:
-    """Slice pixels -> `QUANTILES` quantiles of the greys inside the body, and how many of 256 are in use there."""
+    """Slice pixels -> how greys are spread inside the body (TONES,), and how many of 256 are in use there.
+
+    The first says in what window a slice was saved, whatever is in it: the median of the dark part (lungs), the
+    quartiles of the bright part (tissue, bone), parted by Otsu's method, and the shares of black and of white.
+    """
     thumbnail = shrink(pixels)
-    mask = body_mask(thumbnail)
-    quantiles = np.quantile(thumbnail[mask], np.linspace(0, 1, QUANTILES)).astype(np.float32)
-    stored = np.rint(pixels[body_mask(pixels)] * 255).astype(np.int64)
+    inside = thumbnail[body_mask(thumbnail)]
+    stored = np.rint(pixels[body_mask(pixels)] * 255).astype(np.uint8)
+    parting, _ = cv2.threshold(np.rint(inside * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    dark, bright = inside[inside * 255 <= parting + 0.5], inside[inside * 255 > parting + 0.5]
+    levels = [
+        np.median(dark) if len(dark) else 0.0,
+        *(np.quantile(bright, [0.25, 0.5, 0.75]) if len(bright) else [0.0] * 3),
+    ]
+    clipped = [CLIPPED * (stored <= 1).mean(), CLIPPED * (stored >= 254).mean()]
     counts = np.bincount(stored, minlength=256)
-    return quantiles, int((counts >= max(1, IN_USE * counts.sum())).sum())
+    return np.array(levels + clipped, np.float32), int((counts >= max(1, IN_USE * counts.sum())).sum())
 
 
 def decide(signals: Signals, at: Thresholds) -> Judgement:

@@ -13,7 +13,7 @@ upright slices, so they need no collecting. Needs scikit-learn; the gate itself 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,7 @@ class Subject:
     """One picture that a gate is fitted to or judged on, in small."""
 
     square: Array  # (1, S, S): the whole picture
-    tone: Array  # (QUANTILES,)
+    tone: Array  # (TONES,)
     greys: int
     kind: str  # of KINDS, what it really shows
     group: str  # the row of the tables that it counts in
@@ -99,7 +99,7 @@ def subjects_of_data(paths: Sequence[Path], groups: Sequence[int], folds: Sequen
     for path, group, fold in zip(tqdm(paths, "data set", unit="slice", leave=False), groups, folds, strict=True):
         slice_ = read_slice(path.read_bytes())
         found.append(subject(slice_, size, CHEST, DATA_SET, f"group {group}", fold))
-        names = generator.choice(list(WRONG), WRONG_PER_SLICE, replace=False)
+        names = generator.choice(list(WRONG), WRONG_PER_SLICE, replace=False).tolist()
         for name, kind, wrong in spoil(slice_, names):
             found.append(subject(wrong, size, kind, f"{DATA_SET}, {name}", f"group {group}", fold))
     return found
@@ -143,9 +143,9 @@ def run(runtime: Runtime, subjects: Sequence[Subject], title: str) -> Output:
     return concatenate([runtime.run(np.stack([s.square for s in subjects[i : i + BATCH]])) for i in starts])
 
 
-def take(output: Output, index: NDArray[np.intp]) -> Output:
+def take(output: Output, index: Sequence[int]) -> Output:
     """The rows at these places."""
-    return Output(output.logits[index], output.maps[index], output.pooled[index], output.shallow[index])
+    return Output(*(getattr(output, f.name)[index] for f in fields(Output)))
 
 
 def fit(output: Output, subjects: Sequence[Subject]) -> Reference:
@@ -199,16 +199,17 @@ def judge_all(output: Output, subjects: Sequence[Subject], reference: Reference)
     return measure(output, tones, greys, reference)
 
 
-def cross_fit(subjects: Sequence[Subject], runtime_of: Callable[[int], Runtime]) -> list[Signals]:
-    """Signals of all subjects, each from the part that it is in: network and gate have not seen its source."""
+def cross_fit(subjects: Sequence[Subject], output_of: Callable[[int], Output]) -> list[Signals]:
+    """Signals of all subjects, each from the part that it is in: network and gate have not seen its source.
+
+    `output_of` gives what the network of a part's fold says of all subjects.
+    """
     parts = np.array([s.part for s in subjects])
-    signals: list[Signals | None] = [None] * len(subjects)
+    signals: dict[int, Signals] = {}
     for part in range(PARTS):
-        output = run(runtime_of(part), subjects, f"fold {part}")
-        inside, outside = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
+        output = output_of(part)
+        inside, outside = np.flatnonzero(parts == part).tolist(), np.flatnonzero(parts != part).tolist()
         reference = fit(take(output, outside), [subjects[i] for i in outside])
-        for place, found in zip(
-            inside, judge_all(take(output, inside), [subjects[i] for i in inside], reference), strict=True
-        ):
-            signals[place] = found
-    return [s for s in signals if s is not None]
+        found = judge_all(take(output, inside), [subjects[i] for i in inside], reference)
+        signals |= dict(zip(inside, found, strict=True))
+    return [signals[place] for place in range(len(subjects))]

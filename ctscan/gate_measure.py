@@ -23,7 +23,8 @@ REFUSED_OF_DATA, REFUSED_ELSEWHERE = (
     0.05,
 )  # at most, of upright chests that had not been seen; goals are 5 and 10 %
 UNUSUAL_OF_DATA, UNUSUAL_ELSEWHERE = 0.02, 0.10  # the same for doubt about what a picture shows
-FAR_OF_DATA = 0.01  # of the data's slices are called far, by each of the three distances
+FAR_OF_DATA = 0.01  # of the data's slices are called far, by either of the distances between features
+OTHER_OF_DATA = 0.05  # of them are called to be of another window: the price of seeing those that are
 ALARM, ALARMED_OF_DATA = 0.20, 0.05  # share of evidence outside the body that alarms; at most so many of the data's
 
 
@@ -54,8 +55,8 @@ def choose(signals: Sequence[Signals], subjects: Sequence[Subject], outside: NDA
     def below(of_data: float, of_elsewhere: float) -> float:
         return float(min(np.quantile(chest, of_data), np.quantile(elsewhere, of_elsewhere)))
 
-    def above(values: Sequence[float]) -> float:
-        return float(np.quantile(values, 1 - FAR_OF_DATA))
+    def above(values: Sequence[float], of_data: float = FAR_OF_DATA) -> float:
+        return float(np.quantile(values, 1 - of_data))
 
     refused = min(EVEN, below(REFUSED_OF_DATA, REFUSED_ELSEWHERE))
     return Thresholds(
@@ -63,7 +64,7 @@ def choose(signals: Sequence[Signals], subjects: Sequence[Subject], outside: NDA
         unusual=max(refused, below(UNUSUAL_OF_DATA, UNUSUAL_ELSEWHERE)),
         far=above([g.distance for g in data]),
         strange=above([g.strangeness for g in data]),
-        tone=above([g.tone for g in data]),
+        tone=above([g.tone for g in data], OTHER_OF_DATA),
         outside=max(ALARM, float(np.quantile(outside, 1 - ALARMED_OF_DATA))),
     )
 

@@ -7,9 +7,9 @@ The recipe's folds must have been trained before: `python evaluate.py --data DAT
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ctscan.checkpoint import read_checkpoint
 from ctscan.classes import CLASS_KEYS
 from ctscan.classifier import Classifier
 from ctscan.config import Recipe
-from ctscan.cross_validation import name_run, read_output
+from ctscan.cross_validation import name_run, read_output, write_output
 from ctscan.data import SPLITS, find_files, join, load_files, pixel_hash, read_all
 from ctscan.evaluation import Answers, evaluate
 from ctscan.gate_file import GateCard, gate_path, write_gate
@@ -36,10 +36,11 @@ from ctscan.gate_fit import (
     run,
     subjects_of_data,
     subjects_of_pictures,
+    take,
 )
 from ctscan.gate_measure import Judged, choose, facts, judge, reasons, tabulate
 from ctscan.manifest import Manifest, Pool, read_manifest
-from ctscan.runtime import Output, Runtime, TorchRuntime, concatenate
+from ctscan.runtime import Output, TorchRuntime, concatenate
 from ctscan.shortcut import share_outside
 from ctscan.slices import read_slice
 
@@ -54,12 +55,12 @@ class Folds:
     pool: Pool
     paths: tuple[Path, ...]
     output: Output
-    runtime_of: Callable[[int], Runtime]
+    folder: Path  # of the cross-validation
 
 
 def read_folds(data: Path, manifest: Manifest, card: Card, runs: Path) -> Folds:
     """Find each slice's file and its fold's answer. Raises GateError where the folds were not trained."""
-    splits, by_hash = [], {}
+    splits, by_hash = [], dict[Any, Path]()
     for name in SPLITS:
         files = find_files(data / name)
         splits.append(load_files(data / name, files, card.preprocess.square))
@@ -74,13 +75,20 @@ def read_folds(data: Path, manifest: Manifest, card: Card, runs: Path) -> Folds:
         )
     order = np.concatenate([np.flatnonzero(pool.folds == fold) for fold in folds])
     gathered = concatenate([read_output(folder / f"fold-{fold}.npz") for fold in folds])
-    back = np.argsort(order)
-    output = Output(gathered.logits[back], gathered.maps[back], gathered.pooled[back], gathered.shallow[back])
+    output = take(gathered, np.argsort(order).tolist())
+    return Folds(pool, tuple(by_hash[h] for h in pool.split.hashes), output, folder)
 
-    def runtime_of(fold: int) -> Runtime:
-        return TorchRuntime.from_checkpoint(read_checkpoint(folder / f"fold-{fold}.safetensors"))
 
-    return Folds(pool, tuple(by_hash[h] for h in pool.split.hashes), output, runtime_of)
+def see_all(folder: Path, fold: int, subjects: list[Subject]) -> Output:
+    """What the network of a fold says of all subjects; kept in the folder, so that a stopped study goes on."""
+    digest = sha256()
+    for s in subjects:
+        digest.update(s.square.tobytes())
+    path = folder / f"gate-{fold}-{digest.hexdigest()[:12]}.npz"
+    if not path.exists():
+        runtime = TorchRuntime.from_checkpoint(read_checkpoint(folder / f"fold-{fold}.safetensors"))
+        write_output(path, run(runtime, subjects, f"fold {fold}"))
+    return read_output(path)
 
 
 def shares_outside(folds: Folds, card: Card) -> NDArray[np.float64]:
@@ -105,7 +113,7 @@ def study(data: Path, pictures: Path, checkpoint: Path, runs: Path) -> dict[str,
     subjects = subjects_of_data(folds.paths, groups, parts, card.preprocess.size)
     subjects += subjects_of_pictures(pictures, card.preprocess.size)
     outside = shares_outside(folds, card)
-    signals = cross_fit(subjects, folds.runtime_of)
+    signals = cross_fit(subjects, lambda fold: see_all(folds.folder, fold, subjects))
     thresholds = choose(signals, subjects, outside)
     judged = judge(signals, subjects, thresholds)
     fitted = [s for s, j in zip(subjects, in_training(subjects, folds, data), strict=True) if j]

@@ -19,7 +19,7 @@ THRESHOLDS = {
     "unusual": "the same, below which the score comes with the doubt",
     "far": "distance to the nearest training slices, in units of the usual one between them, above which it is unusual",
     "strange": "Mahalanobis' distance of the shallow features above which it is unusual",
-    "tone": "mean difference of grey quantiles inside the body to the nearest training slices above which it is so too",
+    "tone": "distance of how greys are spread inside the body to the nearest training slices, above which it is so too",
     "outside": "share of positive evidence outside the body or on the border above which a notice is given",
 }
 

@@ -109,7 +109,7 @@ def features() -> Output:
 
 @pytest.fixture(scope="module")
 def subjects() -> list[Subject]:
-    square, tone = np.zeros((1, 32, 32), np.float32), np.linspace(0, 1, 17, dtype=np.float32)
+    square, tone = np.zeros((1, 32, 32), np.float32), np.linspace(0, 1, 6, dtype=np.float32)
     kinds = [CHEST] * 60 + [KINDS[1 + i % 5] for i in range(60)]
     groups = ["data set"] * 50 + ["other hospitals"] * 10 + ["elsewhere"] * 60
     return [
@@ -193,7 +193,7 @@ def test_distance_makes_unusual_and_never_refuses(changed: dict[str, float], rea
 def test_thresholds_keep_what_they_promise() -> None:
     generator = np.random.default_rng(1)
     chests = [signals(kinds=(p, 1 - p, 0, 0, 0, 0), tone=t) for p, t in generator.random((1000, 2)) ** [0.05, 1]]
-    square, tone = np.zeros((1, 8, 8), np.float32), np.zeros(17, np.float32)
+    square, tone = np.zeros((1, 8, 8), np.float32), np.zeros(6, np.float32)
     own = [
         Subject(square, tone, 200, CHEST, "data set" if i < 800 else "other hospitals", str(i), None)
         for i in range(1000)
