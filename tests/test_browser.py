@@ -17,7 +17,7 @@ from tests.conftest import ROOT, App
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-MASS = ROOT / "examples" / "03-lower-lobe-mass-soft-tissue-window.png"
+MASS = ROOT / "examples" / "02-lower-lobe-mass-lung-window.png"
 
 
 @pytest.fixture
