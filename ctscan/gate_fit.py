@@ -47,9 +47,10 @@ SEED = 0
 STRENGTH = 0.1  # C of the logistic regression; of 0.01, 0.1 and 1 the one that lost least at both ends
 FOREIGN_WEIGHT = 5.0  # of a picture from elsewhere against a slice of the data set, of which there are many more
 WRONG_PER_SLICE = 2  # of the five wrong ways up or inverted, drawn anew for each slice
+PER_SLICE = 2 + WRONG_PER_SLICE  # subjects that a slice of the data set gives: as it is, in another window, wrong
 BATCH = 32
 
-DATA_SET = "data set"
+DATA_SET, ELSEWHERE, REWINDOWED = "data set", "other hospitals", "in another window"
 FOLDERS = {"ct_chest": CHEST, "ct_other": "no_lungs", "notct": "no_ct"}  # folder of pictures -> kind
 WRONG: dict[str, tuple[str, Callable[[Pixels], Pixels]]] = {
     "turned by 90°": ("turned", lambda p: np.rot90(p, 1)),
@@ -92,24 +93,40 @@ def spoil(slice_: Slice, names: Sequence[str]) -> Iterator[tuple[str, str, Slice
         yield name, kind, replace(slice_, pixels=np.ascontiguousarray(turn(slice_.pixels)))
 
 
+def rewindow(slice_: Slice, generator: np.random.Generator) -> Slice:
+    """The slice as another window might have saved it: greys clipped at both ends, the rest bent."""
+    low, high, bend = generator.uniform(0, 0.25), generator.uniform(0.55, 1), np.exp(generator.uniform(-0.5, 0.5))
+    pixels = np.clip((slice_.pixels - low) / (high - low), 0, 1) ** bend
+    return replace(slice_, pixels=pixels.astype(np.float32))
+
+
+def mirror(slice_: Slice) -> Slice:
+    """Left and right exchanged: still upright."""
+    return replace(slice_, pixels=np.ascontiguousarray(slice_.pixels[:, ::-1]))
+
+
 def subjects_of_data(paths: Sequence[Path], groups: Sequence[int], folds: Sequence[int], size: int) -> list[Subject]:
-    """Slices of the data set, upright and drawn wrong; their part is their fold."""
+    """Slices of the data set, `PER_SLICE` subjects each; their part is their fold."""
     generator = np.random.default_rng(SEED)
     found = []
-    for path, group, fold in zip(tqdm(paths, "data set", unit="slice", leave=False), groups, folds, strict=True):
-        slice_ = read_slice(path.read_bytes())
-        found.append(subject(slice_, size, CHEST, DATA_SET, f"group {group}", fold))
+    for path, group, fold in zip(tqdm(paths, DATA_SET, unit="slice", leave=False), groups, folds, strict=True):
+        slice_, source = read_slice(path.read_bytes()), f"group {group}"
+        other = rewindow(slice_, generator)
+        found.append(subject(slice_, size, CHEST, DATA_SET, source, fold))
+        found.append(subject(other, size, CHEST, f"{DATA_SET}, {REWINDOWED}", source, fold))
         names = generator.choice(list(WRONG), WRONG_PER_SLICE, replace=False).tolist()
-        for name, kind, wrong in spoil(slice_, names):
-            found.append(subject(wrong, size, kind, f"{DATA_SET}, {name}", f"group {group}", fold))
+        for shown, picked in zip((slice_, other), names, strict=True):
+            for name, kind, wrong in spoil(shown, [picked]):
+                found.append(subject(wrong, size, kind, f"{DATA_SET}, {name}", source, fold))
     return found
 
 
 def subjects_of_pictures(folder: Path, size: int) -> list[Subject]:
-    """Pictures from elsewhere, `KIND__SOURCE__NAME` in `ct_chest`, `ct_other` and `notct`, chests also drawn wrong.
+    """Pictures from elsewhere, `KIND__SOURCE__NAME` in `ct_chest`, `ct_other` and `notct`, chests also in other ways.
 
     Raises GateError where there are none. A picture that cannot be read would be refused anyway, and is left out.
     """
+    generator = np.random.default_rng(SEED)
     found = []
     files = [(path, kind) for name, kind in FOLDERS.items() for path in sorted((folder / name).glob("*"))]
     for path, kind in tqdm(files, "pictures", unit="picture", leave=False):
@@ -118,10 +135,12 @@ def subjects_of_pictures(folder: Path, size: int) -> list[Subject]:
         except UnreadableSlice:
             continue
         what, source, *_ = path.name.split("__")
-        found.append(subject(slice_, size, kind, "other hospitals" if kind == CHEST else what, source))
+        found.append(subject(slice_, size, kind, ELSEWHERE if kind == CHEST else what, source))
         if kind == CHEST:
+            other = rewindow(mirror(slice_), generator)
+            found.append(subject(other, size, kind, f"{ELSEWHERE}, {REWINDOWED}", source))
             for name, wrong_kind, wrong in spoil(slice_, list(WRONG)):
-                found.append(subject(wrong, size, wrong_kind, f"other hospitals, {name}", source))
+                found.append(subject(wrong, size, wrong_kind, f"{ELSEWHERE}, {name}", source))
     if not {s.kind for s in found} >= {CHEST, "no_lungs", "no_ct"}:
         raise GateError(f"The folder of pictures needs {', '.join(FOLDERS)} with files KIND__SOURCE__NAME in each.")
     return deal(found)

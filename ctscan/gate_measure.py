@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from ctscan.gate import CHEST, WHAT_IT_IS, Judgement, Signals, Thresholds, decide
-from ctscan.gate_fit import DATA_SET, Subject
+from ctscan.gate import WHAT_IT_IS, Judgement, Signals, Thresholds, decide
+from ctscan.gate_fit import DATA_SET, ELSEWHERE, Subject
 
 EVEN = 0.5  # below it a picture is likelier something else than a chest
 REFUSED_OF_DATA, REFUSED_ELSEWHERE = (
@@ -50,7 +50,7 @@ def choose(signals: Sequence[Signals], subjects: Sequence[Subject], outside: NDA
     pairs = list(zip(signals, subjects, strict=True))
     data = [g for g, s in pairs if s.group == DATA_SET]
     chest = np.array([g.chest for g in data])
-    elsewhere = np.array([g.chest for g, s in pairs if s.kind == CHEST and s.group != DATA_SET])
+    elsewhere = np.array([g.chest for g, s in pairs if s.group == ELSEWHERE])
 
     def below(of_data: float, of_elsewhere: float) -> float:
         return float(min(np.quantile(chest, of_data), np.quantile(elsewhere, of_elsewhere)))

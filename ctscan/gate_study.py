@@ -28,7 +28,7 @@ from ctscan.evaluation import Answers, evaluate
 from ctscan.gate_file import GateCard, gate_path, write_gate
 from ctscan.gate_fit import (
     DATA_SET,
-    WRONG_PER_SLICE,
+    PER_SLICE,
     GateError,
     Subject,
     cross_fit,
@@ -135,7 +135,7 @@ def study(data: Path, pictures: Path, checkpoint: Path, runs: Path) -> dict[str,
 def in_training(subjects: list[Subject], folds: Folds, data: Path) -> list[bool]:
     """Which subjects the shipped gate may learn from: all pictures, and the slices that its network learned from."""
     train = {path for path, _ in find_files(data / "train")}
-    known = [path in train for path in folds.paths for _ in range(1 + WRONG_PER_SLICE)]
+    known = [path in train for path in folds.paths for _ in range(PER_SLICE)]
     return known + [True] * (len(subjects) - len(known))
 
 

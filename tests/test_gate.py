@@ -315,10 +315,10 @@ def smooth(generator: np.random.Generator) -> NDArray[np.floating]:
 
 
 def text(generator: np.random.Generator) -> NDArray[np.floating]:
-    page = np.ones((400, 300))
+    page = np.full((400, 300), 255, np.uint8)
     for row in range(30, 380, 22):
         cv2.putText(page, "not a slice of anything", (12, row), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 0, 1)
-    return page
+    return page / 255
 
 
 def checks(generator: np.random.Generator) -> NDArray[np.floating]:
