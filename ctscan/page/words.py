@@ -14,6 +14,9 @@ CLEAR = "Clear"
 
 EMPTY_SENTENCE = "No slice yet."
 EMPTY_PICTURE = "Drop, paste or choose a slice, or take one of the examples."
+BUSY = "ctscan is busy: 16 slices are waiting. Please try again in a moment."
+STOPPING = "ctscan is being stopped and takes no new slices. Please try again in a few minutes."
+FAILED = "ctscan could not answer, and has kept nothing. Please try again."
 TOO_LARGE = "This file is larger than 16 MB. Please export the single slice as PNG."
 
 SCORES = "Model score, not calibrated"
