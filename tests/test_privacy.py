@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from ctscan.page.housekeeping import Housekeeping
