@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -85,7 +87,8 @@ class Reception:
 
         self.traffic.enter()
         try:
-            await self.app(scope, receive, plain)
+            with suppress(ClientDisconnect):  # in mid-upload; there is nobody to tell, and nothing went wrong here
+                await self.app(scope, receive, plain)
         finally:
             self.traffic.leave()
 
