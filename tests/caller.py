@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
+
+import cv2
+import numpy as np
+
+from ctscan.phantom import draw_phantom
 
 LIMIT = 120  # s
 MARK = "ctscan-test"
@@ -61,3 +67,28 @@ def form(picture: bytes) -> bytes:
 def request(path: str) -> dict[str, Any]:
     """The body that asks about an uploaded file."""
     return {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}
+
+
+def large_slice() -> bytes:
+    """One that takes long enough that a queue can fill."""
+    return cv2.imencode(".png", (draw_phantom(1600, 2000) * 255).astype(np.uint8))[1].tobytes()
+
+
+def fill(caller: Caller, path: str) -> list[str]:
+    """Ask until the queue is full: the events."""
+    events: list[str] = []
+    while (event := try_to_ask(caller, path)) is not None:
+        events.append(event)
+        assert len(events) < 1000, "the queue has no end"
+    return events
+
+
+def try_to_ask(caller: Caller, path: str) -> str | None:
+    """The event, None where the queue is full."""
+    try:
+        return caller.ask(path)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != 503:
+            raise
+        return None

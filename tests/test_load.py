@@ -29,7 +29,7 @@ from ctscan.page.page import CONCURRENCY, QUEUE
 from ctscan.page.temporary_folder import TemporaryFolder
 from ctscan.page.traffic import DRAIN_LIMIT
 from ctscan.phantom import draw_phantom
-from tests.caller import Caller, form, request
+from tests.caller import Caller, fill, form, large_slice, request, try_to_ask
 from tests.conftest import ROOT, App, running_app
 from tests.process_tree import Holding, holding
 
@@ -57,34 +57,12 @@ def different_slices(count: int) -> list[bytes]:
     return slices
 
 
-def large_slice() -> bytes:
-    """One that takes long enough that a queue can fill."""
-    return png((draw_phantom(1600, 2000) * 255).astype(np.uint8))
-
-
 def refused(act: Callable[[], object]) -> tuple[int, str]:
     """Status and sentence of a refusal."""
     with pytest.raises(urllib.error.HTTPError) as caught:
         act()
     with caught.value as error:
         return error.code, str(json.load(error)["detail"])
-
-
-def fill(caller: Caller, path: str) -> list[str]:
-    """Ask until the queue is full: the events."""
-    events: list[str] = []
-    while (event := try_to_ask(caller, path)) is not None:
-        events.append(event)
-    return events
-
-
-def try_to_ask(caller: Caller, path: str) -> str | None:
-    """The event, None where the queue is full."""
-    try:
-        return caller.ask(path)
-    except urllib.error.HTTPError as busy:
-        busy.close()
-        return None
 
 
 @pytest.fixture
