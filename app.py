@@ -45,17 +45,18 @@ def parse_flags() -> argparse.Namespace:
 def main() -> int:
     """Exit status: 0, or 2 with one sentence for what a user can mend."""
     flags = parse_flags()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped Space cleans up as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it serves, a stopped Space ends as with Ctrl-C
     try:
         check_address(flags.host, flags.port)
-        prepare()
+        folder = prepare()
         examples = read_examples(flags.examples)
         checkpoint = flags.checkpoint or HERE / "checkpoints" / RUNTIMES[flags.runtime]
         with closing(Decoder()) as decoder:  # its processes come up while the model is loaded
             classifier = Classifier.load(checkpoint, flags.device, flags.runtime)
             results = results_of(read_ledger(checkpoint.parent / "metrics.json"), classifier.card)
             decoder.wait_until_ready()
-            serve(Page(classifier, examples, results, decoder.read).build(), flags.host, flags.port)
+            page = Page(classifier, examples, results, decoder.read)
+            serve(page.build(), flags.host, flags.port, folder, classifier.card.model_id)
     except (CheckpointError, DecoderError, DeviceError, ExamplesError, LedgerError, ServerError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

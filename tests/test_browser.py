@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+from ctscan.page import words
 from ctscan.phantom import draw_phantom
+from tests.caller import Caller, fill, large_slice
 from tests.conftest import ROOT, App
 
 if TYPE_CHECKING:
@@ -161,6 +163,31 @@ def test_a_file_too_large_is_said_before_it_is_sent(opened: tuple[Page, list[str
     upload(page, "small.png", MASS.read_bytes())
     wait_for(page, "#sentence", "Looks most like")
     page.wait_for_function("document.querySelector('#input .note').textContent === ''")
+
+
+def test_a_busy_app_is_said_in_the_page_and_the_next_try_is_answered(browser: Browser, app: App) -> None:
+    caller = Caller(app.address)
+    path = caller.upload(large_slice())
+    pages = [browser.new_page(viewport={"width": width, "height": 844}) for width in (390, 1440)]
+    for page, theme in zip(pages, ("dark", "light"), strict=True):
+        page.goto(f"{app.address}/?__theme={theme}")
+        page.wait_for_selector(".scores")
+    events = fill(caller, path)
+    for page in pages:
+        page.locator(".thumbnails button").nth(3).click()
+        page.locator("#sentence .notice", has_text=words.BUSY).wait_for(timeout=20_000)
+        assert page.locator("#sentence [data-testid=status-tracker], .toast-wrap").evaluate_all(
+            "all => all.every(e => !e.checkVisibility())"
+        )
+        assert page.locator(".scores").count() == 0  # the last answer is not taken for one to this slice
+        assert min(pair[0] for pair in page.evaluate(CONTRASTS)) >= 4.5
+    for event in events:
+        caller.fetch(event)
+    for page in pages:
+        page.locator(".thumbnails button").nth(3).click()
+        wait_for(page, "#sentence", "nodule in the right upper lobe")
+        assert page.locator("#sentence .sentence").is_visible()
+        page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

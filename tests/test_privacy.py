@@ -15,10 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
+from ctscan.page.housekeeping import Housekeeping
 from ctscan.page.page import DELETE_CACHE, QUEUE, Page
-from ctscan.page.server import MAX_BYTES, STARTING, ServerError, TemporaryFolder, delete_left_behind, settings
+from ctscan.page.server import MAX_BYTES, settings
+from ctscan.page.temporary_folder import STARTING, FolderError, TemporaryFolder, delete_left_behind
+from ctscan.page.traffic import Traffic
 from ctscan.page.upload import Renamer
 from ctscan.results import Results
 from tests.conftest import ROOT, App, running_app
@@ -65,7 +69,9 @@ def test_no_flag_share_or_deep_link_button(config: dict[str, Any]) -> None:
 
 
 def test_the_launch_settings_leave_nothing_to_defaults() -> None:
-    given = settings("127.0.0.1", 7860)
+    folder = TemporaryFolder()
+    given = settings("127.0.0.1", 7860, Traffic("x"), Housekeeping(folder, gr.Blocks()._queue))
+    folder.delete()
     off = ("share", "run_history", "pwa", "ssr_mode", "enable_monitoring", "show_error", "mcp_server")
     assert [given[name] for name in off] == [False] * len(off)
     assert given["max_file_size"] == MAX_BYTES == 16 * 1024 * 1024
@@ -225,7 +231,7 @@ def test_a_folder_of_somebody_else_is_not_used(kind: str, tmp_path: Path, monkey
     else:
         base.write_text("")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(ServerError, match="somebody else"):
+    with pytest.raises(FolderError, match="somebody else"):
         TemporaryFolder()
 
 
@@ -248,5 +254,5 @@ def test_folders_of_the_living_stay_and_of_the_dead_go(tmp_path: Path, monkeypat
 
 def test_no_room_for_the_folder_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    with pytest.raises(ServerError, match=r"No temporary folder can be made \(No such file"):
+    with pytest.raises(FolderError, match=r"No temporary folder can be made \(No such file"):
         TemporaryFolder()

@@ -7,6 +7,21 @@
     if (note) note.textContent = text;
   };
 
+  // Gradio's client throws the sentence of a refusal away; it is kept here until the page can say it.
+  let refusal = "";
+  const ask = window.fetch;
+  window.fetch = async (...request) => {
+    const response = await ask(...request);
+    if (response.status === 503) refusal = (await response.clone().json().catch(() => ({}))).detail || "";
+    return response;
+  };
+
+  window.ctscanReason = () => {
+    const reason = refusal || CTSCAN_FAILED;
+    refusal = "";
+    return reason;
+  };
+
   const isTooLarge = (files) => {
     const large = Array.from(files || []).some((file) => file.size > LIMIT);
     window.ctscanNote(large ? CTSCAN_TOO_LARGE : "");

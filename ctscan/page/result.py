@@ -74,3 +74,5 @@ def row(prediction: Prediction, index: int) -> str:
 
 
 EMPTY_SENTENCE = f'<section class="sentence"><h2>{words.EMPTY_SENTENCE}</h2></section>'
+# the page's script puts the reason in place of REASON
+NOT_ANSWERED = '<section class="sentence failed"><h2>Not answered</h2><p class="notice">REASON</p></section>'

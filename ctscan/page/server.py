@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
-import shutil
+import signal
 import socket
-import stat
-import tempfile
-import uuid
-from contextlib import suppress
-from importlib.util import find_spec
+import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NoReturn
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -20,11 +17,14 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ctscan.page import words
+from ctscan.page.housekeeping import Housekeeping
+from ctscan.page.temporary_folder import FolderError, TemporaryFolder
+from ctscan.page.traffic import Reception, Traffic
 from ctscan.page.upload import UploadGate
 
 MAX_BYTES = 16 << 20  # of an upload, and of any request's body
 CLOSED_ROUTES = ("/gradio_api/deep_link",)  # it would write a visitor's page to disk
-STARTING = "starting"  # lock file that a process holds while it sets up its folder
+SESSIONS = 32  # whose last values Gradio remembers; more than can wait and compute, and none is needed later
 HERE = Path(__file__).parent
 
 
@@ -89,86 +89,19 @@ def stated_length(scope: Scope) -> int:
     return int(stated) if stated.isdigit() else 0
 
 
-class TemporaryFolder:
-    """A folder of this process alone, mode 0700; what earlier processes left behind is deleted.
-
-    A process holds a lock on its folder while it lives, so a folder whose lock can be had is a dead one's. Where the
-    system has no such locks (Windows), folders are left to the system's own cleaning.
-    """
-
-    def __init__(self) -> None:
-        try:
-            base = open_base(Path(tempfile.gettempdir()))
-            with base.joinpath(STARTING).open("ab") as starting:
-                wait_for_lock(starting)  # between making a folder and locking it, it must not look like a dead one's
-                delete_left_behind(base)
-                self.path = base / uuid.uuid4().hex
-                self.path.mkdir(mode=0o700)
-                self._lock = open_locked(self.path.with_suffix(".lock"))
-        except OSError as error:
-            raise ServerError(f"No temporary folder can be made ({error.strerror}); set TMPDIR.") from None
-
-    def delete(self) -> None:
-        """Leave nothing."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.path.with_suffix(".lock").unlink(missing_ok=True)
-
-
-def open_base(parent: Path) -> Path:
-    """The folder that holds one folder for each process of this user. Raises ServerError where it is not theirs."""
-    owner = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    base = parent / f"ctscan-{owner}"
-    with suppress(FileExistsError):
-        base.mkdir(mode=0o700)
-    found = base.lstat()
-    if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != owner):
-        raise ServerError(f"{base} belongs to somebody else; remove it or set TMPDIR.")
-    base.chmod(0o700)
-    return base
-
-
-def delete_left_behind(base: Path) -> None:
-    """Delete the folders whose process is gone."""
-    for lock in base.glob("*.lock"):
-        held = open_locked(lock)
-        if held is not None:
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            held.close()
-            lock.unlink(missing_ok=True)
-
-
-def wait_for_lock(file: IO[bytes]) -> None:
-    """Lock an open file until it is closed; nothing where the system has no such locks."""
-    if find_spec("fcntl") is not None:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def open_locked(path: Path) -> IO[bytes] | None:
-    """Open a lock file and take its lock; None where another process has it or there are no locks."""
-    if find_spec("fcntl") is None:
-        return None
-    import fcntl
-
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
-
-
 def prepare() -> TemporaryFolder:
     """Set what Gradio reads from the environment; to be called before the page is built.
 
     The folder is deleted when the process ends. Raises ServerError where there can be none.
     """
-    folder = TemporaryFolder()
+    try:
+        folder = TemporaryFolder()
+    except FolderError as error:
+        raise ServerError(str(error)) from None
     atexit.register(folder.delete)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # or the last 10,000 requests are listed, and counted at each
     return folder
 
 
@@ -190,11 +123,13 @@ def theme() -> gr.themes.Base:
 
 def head() -> str:
     """The page's own script."""
-    script = (HERE / "page.js").read_text(encoding="utf-8").replace("CTSCAN_TOO_LARGE", repr(words.TOO_LARGE))
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    for name in ("TOO_LARGE", "FAILED"):
+        script = script.replace(f"CTSCAN_{name}", json.dumps(getattr(words, name)))
     return f"<script>{script}</script>"
 
 
-def settings(host: str, port: int) -> dict[str, Any]:
+def settings(host: str, port: int, traffic: Traffic, housekeeping: Housekeeping) -> dict[str, Any]:
     """The arguments of launch: every one that would let anything out is off, whatever Gradio's default."""
     return {
         "server_name": host,
@@ -208,7 +143,11 @@ def settings(host: str, port: int) -> dict[str, Any]:
         "mcp_server": False,
         "max_file_size": MAX_BYTES,
         "footer_links": [],
-        "app_kwargs": {"middleware": [Middleware(Guard), Middleware(UploadGate)]},
+        "state_session_capacity": SESSIONS,
+        "app_kwargs": {
+            "middleware": [Middleware(Reception, traffic), Middleware(Guard), Middleware(UploadGate)],
+            "lifespan": housekeeping,
+        },
         "theme": theme(),
         "css": (HERE / "style.css").read_text(encoding="utf-8"),
         "head": head(),
@@ -230,11 +169,35 @@ def check_address(host: str, port: int) -> None:
         raise ServerError(f"{host}:{port} cannot be had ({error.strerror}); try --port or --host.") from None
 
 
-def serve(blocks: gr.Blocks, host: str, port: int) -> None:
-    """Serve until interrupted. Raises ServerError where the address cannot be had."""
+def serve(blocks: gr.Blocks, host: str, port: int, folder: TemporaryFolder, model_id: str) -> None:
+    """Serve until interrupted or terminated. Raises ServerError where the address cannot be had."""
+    traffic = Traffic(model_id)
     try:
-        blocks.launch(**settings(host, port))
+        blocks.launch(**settings(host, port, traffic, Housekeeping(folder, blocks._queue)))
     except OSError:
         raise ServerError(f"{host}:{port} cannot be had: another program uses the port; try --port.") from None
     print(f"{words.NAME}: http://{host}:{port}", flush=True)
-    blocks.block_thread()
+    try:
+        wait_for_the_end(traffic)
+    finally:
+        blocks.close(verbose=False)
+
+
+def wait_for_the_end(traffic: Traffic) -> None:
+    """Return after SIGTERM, when what was under way is done; Ctrl-C, or a second signal, raises KeyboardInterrupt."""
+    signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        while True:
+            time.sleep(1)
+    except Terminated:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        traffic.drain()
+
+
+class Terminated(BaseException):
+    """SIGTERM came; no fault, so nothing that handles faults may catch it."""
+
+
+def raise_terminated(*_: object) -> NoReturn:
+    """Handler of SIGTERM."""
+    raise Terminated

@@ -1,0 +1,311 @@
+"""Many clients at once, clients that vanish, a thousand requests in a row, and the end of the app."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.utils import QueueError
+
+from ctscan.answer import answer
+from ctscan.classifier import Classifier
+from ctscan.page import words
+from ctscan.page.housekeeping import ABANDONED, PERIOD, UNREAD
+from ctscan.page.page import CONCURRENCY, QUEUE
+from ctscan.page.temporary_folder import TemporaryFolder
+from ctscan.page.traffic import DRAIN_LIMIT
+from ctscan.phantom import draw_phantom
+from tests.caller import Caller, fill, form, large_slice, request, try_to_ask
+from tests.conftest import ROOT, App, running_app
+from tests.process_tree import Holding, holding
+
+CLIENTS = 20
+WARM_UP, REQUESTS, STEP = 200, 2000, 50
+SLOPE = 0.02  # MiB a request
+READY = 60  # s
+EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
+
+linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+
+
+def png(pixels: np.ndarray[Any, Any]) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def different_slices(count: int) -> list[bytes]:
+    """The examples, then each turned and shaded otherwise, none twice."""
+    slices = [file.read_bytes() for file in EXAMPLES]
+    for index in range(count - len(slices)):
+        pixels = cv2.imdecode(np.frombuffer(slices[index % len(EXAMPLES)], np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert pixels is not None
+        slices.append(png(np.rot90(pixels, 1 + index // len(EXAMPLES)).copy()))
+    assert len(set(slices)) == count
+    return slices
+
+
+def refused(act: Callable[[], object]) -> tuple[int, str]:
+    """Status and sentence of a refusal."""
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        act()
+    with caught.value as error:
+        return error.code, str(json.load(error)["detail"])
+
+
+@pytest.fixture
+def caller(app: App) -> Caller:
+    return Caller(app.address)
+
+
+@pytest.fixture(scope="module")
+def best(best_checkpoint: Path) -> Classifier:
+    return Classifier.load(best_checkpoint)
+
+
+def right(best: Classifier, picture: bytes) -> dict[str, Any]:
+    """The serial answer, to compare with."""
+    expected: dict[str, Any] = dict(answer(best, picture).to_json())
+    return expected | {"probabilities": pytest.approx(expected["probabilities"], abs=1e-5)}
+
+
+def test_twenty_at_once_get_each_their_own_answer_or_busy(caller: Caller, best: Classifier) -> None:
+    slices = different_slices(CLIENTS)
+    together = threading.Barrier(CLIENTS)
+
+    def visit(picture: bytes) -> dict[str, Any] | None:
+        path = caller.upload(picture)
+        together.wait(timeout=60)
+        event = try_to_ask(caller, path)
+        return None if event is None else caller.fetch(event)
+
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        given = list(threads.map(visit, slices))
+    answered = [index for index, got in enumerate(given) if got]
+    assert len(answered) >= QUEUE
+    for index in answered:
+        assert given[index] == right(best, slices[index])
+    assert caller.classify(slices[0]) == right(best, slices[0])
+
+
+def test_a_full_queue_is_said_in_one_sentence_on_every_way(caller: Caller, best: Classifier) -> None:
+    client = Client(caller.address, verbose=False)
+    with urllib.request.urlopen(f"{caller.address}/config") as response:
+        index = next(d["id"] for d in json.load(response)["dependencies"] if d["api_name"] == "classify")
+    picture = large_slice()
+    path = caller.upload(picture)
+    body = json.dumps(request(path) | {"fn_index": index, "session_hash": "x"}).encode()
+    events = fill(caller, path)
+    assert caller.health()["status"] == "ok"  # at once: the queue is full still
+    assert refused(lambda: caller.ask(path)) == (503, words.BUSY)
+    assert refused(lambda: caller.post("queue/join", body)) == (503, words.BUSY)
+    with pytest.raises(QueueError, match="try again"):
+        client.predict(handle_file(EXAMPLES[0]), api_name="/classify")
+    assert len(events) >= QUEUE + CONCURRENCY
+    expected = right(best, picture)
+    for event in events:
+        assert caller.fetch(event) == expected
+
+
+def test_health_names_the_model_and_nothing_else(caller: Caller, best: Classifier) -> None:
+    assert caller.health() == {"status": "ok", "model_id": best.card.model_id}
+    head = urllib.request.Request(f"{caller.address}/health", method="HEAD")
+    with urllib.request.urlopen(head) as response:
+        assert response.status == 200
+        assert response.read() == b""
+
+
+# --- clients that vanish
+
+
+def send_half(app: App) -> None:
+    """Half an upload, then nothing more."""
+    body = form(b"\x89PNG" + b"CANARY" * 50_000)
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    kind = "Content-Type: multipart/form-data; boundary=ctscan-test\r\n\r\n"
+    with connect(app) as sent:
+        sent.sendall((head + kind).encode() + body[: len(body) // 2])
+        time.sleep(0.05)  # so that it is read
+
+
+def listen_and_leave(app: App, caller: Caller, path: str) -> None:
+    """Ask, open the stream of the answer, and be gone before it comes."""
+    event = caller.ask(path)
+    with connect(app) as sent:
+        sent.sendall(f"GET /gradio_api/call/classify/{event} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+
+def connect(app: App) -> socket.socket:
+    host, _, port = app.address.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def settled(app: App, before: Holding) -> Holding:
+    """What the app holds when it has let go, or after a while."""
+    for _ in range(100):
+        now = holding(app.process.pid)
+        if now.files <= before.files:
+            break
+        time.sleep(0.1)
+    return now
+
+
+@linux
+def test_who_vanishes_changes_nothing_for_others(app: App, caller: Caller, best: Classifier) -> None:
+    picture = EXAMPLES[1].read_bytes()
+    path = caller.upload(picture)
+    with ThreadPoolExecutor(4) as threads:  # as many threads as the app will ever need for this
+        list(threads.map(caller.classify, [picture] * 8))
+    before = holding(app.process.pid)
+    with ThreadPoolExecutor(1) as threads:
+        others = threads.submit(lambda: [caller.classify(picture) for _ in range(5)])
+        for _ in range(6):
+            send_half(app)
+            listen_and_leave(app, caller, path)
+        assert others.result() == [right(best, picture)] * 5
+    now = settled(app, before)
+    assert now.files <= before.files
+    assert now.processes == before.processes
+
+
+def test_what_broke_off_is_deleted_and_what_is_under_way_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = TemporaryFolder()
+    old = time.time() - 2 * ABANDONED
+    for name in ("tmpold", "tmpnew", "whole/slice.png", "empty/slice.png"):
+        path = folder.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("CANARY")
+        os.utime(path, (old, old))
+    (folder.path / "empty" / "slice.png").unlink()
+    (folder.path / "tmpnew").write_text("CANARY more")
+    for name in ("empty", "whole"):
+        os.utime(folder.path / name, (old, old))
+    folder.delete_abandoned(ABANDONED)
+    assert {str(p.relative_to(folder.path)) for p in folder.path.rglob("*")} == {"tmpnew", "whole", "whole/slice.png"}
+    folder.delete()
+
+
+def ask_until_taken(caller: Caller, path: str) -> str:
+    """The event, after waiting for the queue where it is full."""
+    while (event := try_to_ask(caller, path)) is None:
+        time.sleep(0.2)
+    return event
+
+
+@pytest.mark.slow
+def test_answers_that_nobody_fetches_do_not_pile_up(caller: Caller, best: Classifier) -> None:
+    picture = EXAMPLES[0].read_bytes()
+    path = caller.upload(picture)
+    events = [ask_until_taken(caller, path) for _ in range(UNREAD + QUEUE + CONCURRENCY + 1)]
+    caller.classify(picture)  # comes after all of them
+    time.sleep(2 * PERIOD)
+    with pytest.raises(AssertionError, match="event: error"):
+        caller.fetch(events[0])
+    assert caller.fetch(events[-1]) == right(best, picture)
+
+
+# --- a long day
+
+
+@linux
+@pytest.mark.slow
+def test_thousands_of_requests_leave_nothing(checkpoint_path: Path, tmp_path: Path) -> None:
+    small = cv2.resize((draw_phantom() * 255).astype(np.uint8), (200, 160))
+    began = time.monotonic()
+    with running_app(checkpoint_path, tmp_path) as app:
+        assert Caller(app.address).health()["status"] == "ok"
+        assert time.monotonic() - began < READY
+        for _ in range(5):
+            send_half(app)
+        held = list(work_through(app, small))
+    warm, measured = held[: WARM_UP // STEP], held[WARM_UP // STEP :]
+    slope = float(np.polyfit(STEP * np.arange(len(measured)), [h.memory for h in measured], 1)[0])
+    print(f"{slope:.4f} MiB a request; first and last: {measured[0]} {measured[-1]}")
+    assert slope < SLOPE
+    assert measured[-1].files <= max(h.files for h in warm)
+    assert measured[-1].threads <= max(h.threads for h in warm)
+    assert measured[-1].processes == warm[-1].processes
+
+
+def work_through(app: App, pixels: np.ndarray[Any, Any]) -> Iterator[Holding]:
+    """Classify a picture, never twice the same, and measure every few requests."""
+    caller = Caller(app.address)
+    for number in range(WARM_UP + REQUESTS + 1):
+        pixels[0, :16] = [255 * (number >> bit & 1) for bit in range(16)]
+        assert caller.classify(png(pixels))["verdict"] == "ok"
+        if number % STEP == 0:
+            yield holding(app.process.pid)
+    assert not list(app.temporary.glob("ctscan-*/*/tmp*"))  # of the uploads that broke off at the beginning
+
+
+# --- the end
+
+
+def folders(app: App) -> list[Path]:
+    """The temporary folders of running apps."""
+    return [path for path in app.temporary.glob("ctscan-*/*") if path.is_dir()]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_sigterm_lets_finish_what_is_under_way(best_checkpoint: Path, best: Classifier, tmp_path: Path) -> None:
+    slices = [large_slice(), *different_slices(6)]
+    with running_app(best_checkpoint, tmp_path) as app, ThreadPoolExecutor(len(slices)) as threads:
+        caller = Caller(app.address)
+        events = [caller.ask(path) for path in [caller.upload(picture) for picture in slices]]
+        answers = threads.map(caller.fetch, events)
+        app.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: health(app) == (503, {"status": "draining"}))
+        assert refused(lambda: caller.upload(slices[0])) == (503, words.STOPPING)
+        assert refused(lambda: caller.ask("x")) == (503, words.STOPPING)
+        assert list(answers) == [right(best, picture) for picture in slices]
+        assert app.process.wait(timeout=30) == 0
+        assert not folders(app)
+
+
+def health(app: App) -> tuple[int, dict[str, str]]:
+    """Status and text of the health address."""
+    try:
+        return 200, Caller(app.address).health()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]]
+)
+def test_ctrl_c_and_a_second_signal_do_not_wait(
+    signals: list[signal.Signals], checkpoint_path: Path, tmp_path: Path
+) -> None:
+    with running_app(checkpoint_path, tmp_path) as app, connect(app) as stalled:
+        stalled.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1")
+        time.sleep(0.5)
+        app.process.send_signal(signals[0])
+        if signals[1:]:
+            wait_for(lambda: health(app) == (503, {"status": "draining"}))
+            time.sleep(1.5)  # longer than a drain with nothing under way
+            app.process.send_signal(signals[1])
+        assert app.process.wait(timeout=DRAIN_LIMIT / 2) == 0
+        assert not folders(app)
