@@ -17,6 +17,9 @@ STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR = 273, 274, 277, 279, 2
 TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES = 324, 325, 338
 
 UNCOMPRESSED, CHUNKY, WHITE_IS_ZERO = 1, 1, 0
+# None, LZW, JPEG, deflate by its two numbers, PackBits. What else libtiff decodes is rare and has had its flaws
+# (PixarLog: CVE-2026-12912).
+COMPRESSIONS = (UNCOMPRESSED, 5, 7, 8, 32946, 32773)
 UNASSOCIATED = 2  # extra samples: alpha that is not multiplied into the colours
 
 LISTS = (STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES)  # of which every value is needed
@@ -74,8 +77,10 @@ def _read(data: bytes, order: str, start: int, count_kind: str, offset_kind: str
     for place in range(first, first + count * entry_size, entry_size):
         tag, kind, number = struct.unpack_from(f"{order}HH{offset_kind}", data, place)
         # The first of two entries of one tag counts, as in libtiff: else its size would not be the one checked here.
-        if tag not in LISTS + SINGLES or tag in tags or kind not in _TYPES or number > MAX_VALUES:
+        if tag not in LISTS + SINGLES or tag in tags:
             continue
+        if kind not in _TYPES or number > MAX_VALUES:  # libtiff may take it, so it cannot count as absent
+            raise TiffError("a value of unexpected type or length")
         dtype = np.dtype(order + _TYPES[kind])
         value_place = place + 4 + struct.calcsize(order + offset_kind)
         if number * dtype.itemsize > struct.calcsize(order + offset_kind):
