@@ -47,6 +47,13 @@ def test_one_bright_cell_of_a_map_lands_on_its_pixels() -> None:
     assert slice_map.max() == pytest.approx(1, abs=0.02)
 
 
+def test_a_side_is_averaged_even_where_the_other_one_grows() -> None:
+    placement = Preprocess(crop="none").place(np.zeros((2000, 64), np.float32))
+    dots = np.zeros((2000, 64), np.float32)
+    dots[[300, 1001, 1502], 30] = 1
+    assert placement.apply(dots).sum() == pytest.approx(3 * placement.size**2 / dots.size, rel=0.02)
+
+
 def test_a_smaller_map_covers_the_same_slice() -> None:
     pixels = np.pad(draw_phantom(300, 400), ((40, 0), (0, 80)))
     placement = Preprocess().place(pixels)
