@@ -301,7 +301,7 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
 
 def _tiff_walk(data: bytes) -> tuple[int, int]:
     directory = tiff.read_directory(data)
-    if directory.first(tiff.COMPRESSION, tiff.UNCOMPRESSED) not in tiff.COMPRESSIONS:
+    if not tiff.is_common(directory):
         raise UnreadableSlice(UNUSUAL)
     if not tiff.is_complete(data, directory):
         raise UnreadableSlice(TRUNCATED)
