@@ -306,7 +306,7 @@ sys.exit(app.main())
 
 @pytest.fixture(scope="module")
 def forgetful(best_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """An app whose files age out within seconds and that prints all logs, with folders of its own to leave things in."""
+    """An app whose files age out within seconds and that prints all logs; what it leaves lies in folders of its own."""
     made = tmp_path_factory.mktemp("forgetful")
     program = made / "forgetful.py"
     program.write_text(FORGETFUL.format(root=str(ROOT), aging=AGING))
