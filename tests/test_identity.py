@@ -185,7 +185,8 @@ def test_the_command_line_prints_no_name(folder: Path, checkpoint_path: Path) ->
 def test_the_command_line_names_only_the_file_that_is_not_there(folder: Path, checkpoint_path: Path) -> None:
     """The user typed that name, and must learn which of several is meant."""
     missing, there = folder / f"{CANARY}-none.png", folder / f"{CANARY}-marked.png"
-    command = [sys.executable, "-m", "ctscan", "predict", str(there), str(missing), "--checkpoint", checkpoint_path]
+    command = [sys.executable, "-m", "ctscan", "predict", str(there), str(missing)]
+    command += ["--checkpoint", str(checkpoint_path)]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 2
     named = [line for line in done.stderr.splitlines() if CANARY in line]
@@ -300,7 +301,8 @@ logging.debug("the log is on")
 from ctscan.page import page
 page.DELETE_CACHE = {aging}
 import app
-sys.exit(app.main())
+if __name__ == "__main__":
+    sys.exit(app.main())
 """
 
 

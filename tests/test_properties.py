@@ -232,13 +232,13 @@ def test_sixteen_bits_come_back(pixels: NDArray[np.uint16], kind: str) -> None:
 
 @holds(greys(1000, np.uint16), st.sampled_from([np.float32, np.float64]), st.sampled_from("<>"))
 def test_floats_between_zero_and_one_come_back(pixels: NDArray[np.uint16], dtype: type, order: str) -> None:
-    unit = (pixels / 1000).astype(dtype)
+    unit: NDArray[Any] = (pixels / 1000).astype(dtype)
     assert np.array_equal(read_slice(tiff(unit, sample=3, order=order)).pixels, unit.astype(np.float32))
 
 
 @holds(greys(60000, np.uint16), st.integers(-(1 << 15), 1 << 14), st.sampled_from([np.int16, np.int32, np.float32]))
 def test_greys_of_no_stated_range_keep_their_order(pixels: NDArray[np.uint16], shift: int, dtype: type) -> None:
-    stored = np.clip(pixels.astype(np.int64) + shift, -(1 << 15), (1 << 15) - 1).astype(dtype)
+    stored: NDArray[Any] = np.clip(pixels.astype(np.int64) + shift, -(1 << 15), (1 << 15) - 1).astype(dtype)
     read = read_slice(tiff(stored, sample=3 if dtype is np.float32 else 2))
     order = np.argsort(stored, axis=None, kind="stable")
     assert (np.diff(read.pixels.ravel()[order]) >= 0).all()
@@ -344,7 +344,7 @@ def test_the_square_holds_greys_of_the_slice_and_black(placed: tuple[NDArray[np.
     square = placement.apply(pixels)
     assert square.shape == (placement.size, placement.size)
     assert square.dtype == np.float32
-    assert not square[~inside(placement.target, square.shape)].any()  # type: ignore[arg-type]
+    assert not square[~inside(placement.target, square.shape)].any()
     assert square.min() >= -1e-6
     assert square.max() <= pixels.max() + 1e-6
 
@@ -397,7 +397,7 @@ def test_body_and_lungs_of_any_slice(pixels: NDArray[np.float32]) -> None:
     assert body.any()
     assert not (lungs & ~body).any()
     assert not (lungs & ~hulls).any()
-    assert not (body & ~inside(box, body.shape)).any()  # type: ignore[arg-type]
+    assert not (body & ~inside(box, body.shape)).any()
 
 
 # --- tone and pictures
@@ -464,7 +464,7 @@ def test_pictures_are_encoded_as_they_are_and_fit(
     assert np.array_equal(back, grey)  # type: ignore[arg-type]
     rgba = cv2.imdecode(np.frombuffer(encode_png(layer(map_, top)), np.uint8), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(rgba[..., [2, 1, 0, 3]], layer(map_, top))  # type: ignore[index]
-    unit = grey.astype(np.float32) / 255
+    unit = np.divide(grey, 255, dtype=np.float32)
     assert np.array_equal(to_bytes(unit), grey)
     small = fit(unit, longest)
     assert max(small.shape) <= max(longest, 1)
