@@ -121,7 +121,7 @@ class Preprocess:
     def __call__(self, pixels: Pixels) -> tuple[Pixels, Placement]:
         """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1], and where the pixels went."""
         placement = self.place(pixels)
-        square = placement.apply(pixels)
+        square = np.clip(placement.apply(pixels), 0, 1)  # float32 averages of white may be over 1 in the last digit
         return (equalise(square) if self.tone == "equalise" else square)[None], placement
 
     def square(self, pixels: Pixels) -> Pixels:

@@ -95,6 +95,13 @@ def test_flat_slices_stay_finite(pixels: NDArray[np.float32], tone: str) -> None
     assert placement.slice_shape == (50, 70)
 
 
+def test_a_large_white_slice_stays_white() -> None:
+    square = Preprocess()(np.ones((3000, 3000), np.float32))[0]  # its averages come to a last digit over 1
+    assert np.isfinite(square).all()
+    assert square.min() > 0.99
+    assert square.max() <= 1
+
+
 def test_equalised_greys_keep_their_order_and_range() -> None:
     rng = np.random.default_rng(0)
     square = rng.random((64, 64), np.float32) ** 3
