@@ -103,10 +103,10 @@ def _png_size(data: bytes) -> tuple[int, int]:
     return struct.unpack_from(">II", data, 16)
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and content of each chunk up to IEND (section 5.3). Raises UnreadableSlice where one is missing or broken.
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Type, start and end of the content of each chunk up to IEND (section 5.3).
 
-    The type and nothing else of pixel data (IDAT, fdAT), which need no copy.
+    Raises UnreadableSlice where one is missing or broken.
     """
     position = 8
     for _ in range(MAX_PARTS):
@@ -119,7 +119,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         (checksum,) = struct.unpack_from(">I", data, end - 4)
         if kind[:1].isupper() and zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:  # critical
             raise UnreadableSlice(DAMAGED)
-        yield kind, b"" if kind in (b"IDAT", b"fdAT") else data[position + 8 : end - 4]
+        yield kind, position + 8, end - 4
         if kind == b"IEND":
             return
         position = end
@@ -128,11 +128,11 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _png_walk(data: bytes) -> tuple[int, int]:
     frames, exif = 1, b""
-    for kind, content in png_chunks(data):
-        if kind == b"acTL" and struct.unpack_from(">I", content)[0] > 1:
+    for kind, start, end in png_chunks(data):
+        if kind == b"acTL" and struct.unpack_from(">I", data, start)[0] > 1:
             frames = 2
         if kind == b"eXIf":
-            exif = exif or content
+            exif = exif or data[start:end]
     return frames, _exif_orientation(exif)
 
 
@@ -140,12 +140,20 @@ def png_transparent_grey(data: bytes) -> int | None:
     """The one grey that a grey PNG without alpha calls transparent (tRNS, section 11.3.1.1), in its own depth."""
     if data[25] != 0:  # colour type: greyscale
         return None
-    for kind, content in png_chunks(data):
+    for kind, start, _ in png_chunks(data):
         if kind == b"tRNS":
-            return int(struct.unpack_from(">H", content)[0]) & (1 << data[24]) - 1
+            return int(struct.unpack_from(">H", data, start)[0]) & (1 << data[24]) - 1
         if kind == b"IDAT":  # tRNS stands before it
             break
     return None
+
+
+def png_pixels(data: bytes) -> bytes:
+    """The same PNG with the chunks that make its pixels and no others: libpng prints the name of a broken profile."""
+    wanted = (
+        data[start - 8 : end + 4] for kind, start, end in png_chunks(data) if kind[:1].isupper() or kind == b"tRNS"
+    )
+    return data[:8] + b"".join(wanted)
 
 
 # --- JPEG (ITU-T T.81, annex B)
@@ -294,6 +302,8 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
 
 def _tiff_walk(data: bytes) -> tuple[int, int]:
     directory = tiff.read_directory(data)
+    if not tiff.is_common(directory):
+        raise UnreadableSlice(UNUSUAL)
     if not tiff.is_complete(data, directory):
         raise UnreadableSlice(TRUNCATED)
     return (2 if directory.next else 1), directory.first(tiff.ORIENTATION, 1)

@@ -36,9 +36,10 @@ class Placement:
         """Float32 (H, W) -> float32 (S, S), black outside `target`."""
         box, target = self.box, self.target
         cut = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
-        shrinks = target.height <= box.height and target.width <= box.width
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        scaled = cv2.resize(cut, (target.width, target.height), interpolation=method)
+        # Each side by itself: where one grows, OpenCV would skip rows of the one that shrinks instead of averaging.
+        smaller = min(target.width, box.width), min(target.height, box.height)
+        shrunk = cv2.resize(cut, smaller, interpolation=cv2.INTER_AREA)
+        scaled = cv2.resize(shrunk, (target.width, target.height), interpolation=cv2.INTER_LINEAR)
         square = np.zeros((self.size, self.size), np.float32)
         square[target.top : target.top + target.height, target.left : target.left + target.width] = scaled
         return square
@@ -122,7 +123,7 @@ class Preprocess:
     def __call__(self, pixels: Pixels) -> tuple[Pixels, Placement]:
         """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1], and where the pixels went."""
         placement = self.place(pixels)
-        square = placement.apply(pixels)
+        square = np.clip(placement.apply(pixels), 0, 1)  # float32 averages of white may be over 1 in the last digit
         return (equalise(square) if self.tone == "equalise" else square)[None], placement
 
     def square(self, pixels: Pixels) -> Pixels:

@@ -23,6 +23,7 @@ from ctscan.headers import (
     UnreadableSlice,
     bmp_has_alpha,
     bmp_hides_its_colours,
+    png_pixels,
     png_transparent_grey,
     read_header,
 )
@@ -100,7 +101,7 @@ def decode_plain(data: bytes) -> NDArray[Any]:
 
 def decode_png(data: bytes) -> NDArray[Any]:
     """By OpenCV, which keeps the transparent grey of a PNG that has one; it is black, as all that is transparent."""
-    pixels = decode_plain(data)
+    pixels = decode_plain(png_pixels(data))
     transparent = png_transparent_grey(data)
     if transparent is None or pixels.ndim != 2:
         return pixels

@@ -17,6 +17,11 @@ STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR = 273, 274, 277, 279, 2
 TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES = 324, 325, 338
 
 UNCOMPRESSED, CHUNKY, WHITE_IS_ZERO = 1, 1, 0
+JPEG, YCBCR = 7, 6
+# What common programs write. The rest of what libtiff knows is rare, and 4.7.1, which OpenCV brings, has open flaws
+# there: CVE-2026-12912 in the PixarLog codec, CVE-2026-4775 in YCbCr that no JPEG codec has made RGB.
+COMPRESSIONS = (UNCOMPRESSED, 5, JPEG, 8, 32946, 32773)  # LZW, deflate by its two numbers, PackBits
+PHOTOMETRICS = (WHITE_IS_ZERO, 1, 2, 3, 5)  # grey, RGB, palette, CMYK
 UNASSOCIATED = 2  # extra samples: alpha that is not multiplied into the colours
 
 LISTS = (STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES)  # of which every value is needed
@@ -74,8 +79,10 @@ def _read(data: bytes, order: str, start: int, count_kind: str, offset_kind: str
     for place in range(first, first + count * entry_size, entry_size):
         tag, kind, number = struct.unpack_from(f"{order}HH{offset_kind}", data, place)
         # The first of two entries of one tag counts, as in libtiff: else its size would not be the one checked here.
-        if tag not in LISTS + SINGLES or tag in tags or kind not in _TYPES or number > MAX_VALUES:
+        if tag not in LISTS + SINGLES or tag in tags:
             continue
+        if kind not in _TYPES or number > MAX_VALUES:  # libtiff may take it, so it cannot count as absent
+            raise TiffError("a value of unexpected type or length")
         dtype = np.dtype(order + _TYPES[kind])
         value_place = place + 4 + struct.calcsize(order + offset_kind)
         if number * dtype.itemsize > struct.calcsize(order + offset_kind):
@@ -88,6 +95,13 @@ def _read(data: bytes, order: str, start: int, count_kind: str, offset_kind: str
             places[tag] = value_place
     (following,) = struct.unpack_from(order + offset_kind, data, first + count * entry_size)
     return Directory(order, tags, places, following)
+
+
+def is_common(directory: Directory) -> bool:
+    """Whether the pixels are stored in a way that common programs write."""
+    compression, photometric = directory.first(COMPRESSION, UNCOMPRESSED), directory.first(PHOTOMETRIC, 1)
+    becomes_rgb = photometric == YCBCR and compression == JPEG and directory.first(PLANAR, CHUNKY) == CHUNKY
+    return compression in COMPRESSIONS and (photometric in PHOTOMETRICS or becomes_rgb)
 
 
 def is_complete(data: bytes, directory: Directory) -> bool:

@@ -175,6 +175,7 @@ class App:
     temporary: Path  # TMPDIR of the process
     connections: Path  # a line for each host that the process asked for or connected to
     pictures: Path  # a line for each time that Pillow got a picture, in the process or its children
+    log: Path  # all that it printed
 
 
 def free_port() -> int:
@@ -191,32 +192,35 @@ def running_app(
     environment: dict[str, str] | None = None,
     python: str = sys.executable,
     flags: tuple[str, ...] = (),
+    program: Path = ROOT / "app.py",
 ) -> Iterator[App]:
-    """`python app.py` on a free port, until the block ends."""
+    """`python app.py` on a free port, until the block ends; `program` may set something before it does the same."""
     port = free_port()
     recorder = temporary.with_name(f"{temporary.name}-recorder")
     recorder.mkdir(exist_ok=True)
     connections = recorder / "connections.txt"
     pictures = recorder / "pictures.txt"
-    program = RECORDER.format(connections=str(connections), pictures=str(pictures))
-    (recorder / "sitecustomize.py").write_text(program)
-    command = [python, str(ROOT / "app.py"), "--checkpoint", str(checkpoint), "--port", str(port), *flags]
+    preamble = RECORDER.format(connections=str(connections), pictures=str(pictures))
+    (recorder / "sitecustomize.py").write_text(preamble)
+    log = recorder / "log.txt"  # a pipe that nobody reads would fill and stop the app
+    command = [python, str(program), "--checkpoint", str(checkpoint), "--port", str(port), *flags]
     settings = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(recorder)} | (environment or {})
-    process = subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    app = App(f"http://127.0.0.1:{port}", process, temporary, connections, pictures)
+    with log.open("w") as printed:
+        process = subprocess.Popen(command, env=settings, text=True, stdout=printed, stderr=subprocess.STDOUT)
+    app = App(f"http://127.0.0.1:{port}", process, temporary, connections, pictures, log)
     try:
         wait_until_ready(app)
         yield app
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.wait(timeout=30)
 
 
 def wait_until_ready(app: App) -> None:
     """Return when the page is served."""
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline:
-        assert app.process.poll() is None, app.process.stdout and app.process.stdout.read()
+        assert app.process.poll() is None, app.log.read_text()
         try:
             with urllib.request.urlopen(app.address, timeout=5):
                 return

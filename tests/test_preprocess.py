@@ -47,6 +47,13 @@ def test_one_bright_cell_of_a_map_lands_on_its_pixels() -> None:
     assert slice_map.max() == pytest.approx(1, abs=0.02)
 
 
+def test_a_side_is_averaged_even_where_the_other_one_grows() -> None:
+    placement = Preprocess(crop="none").place(np.zeros((2000, 64), np.float32))
+    dots = np.zeros((2000, 64), np.float32)
+    dots[[300, 1001, 1502], 30] = 1
+    assert placement.apply(dots).sum() == pytest.approx(3 * placement.size**2 / dots.size, rel=0.02)
+
+
 def test_a_smaller_map_covers_the_same_slice() -> None:
     pixels = np.pad(draw_phantom(300, 400), ((40, 0), (0, 80)))
     placement = Preprocess().place(pixels)
@@ -86,6 +93,13 @@ def test_flat_slices_stay_finite(pixels: NDArray[np.float32], tone: str) -> None
     assert square.dtype == np.float32
     assert np.isfinite(square).all()
     assert placement.slice_shape == (50, 70)
+
+
+def test_a_large_white_slice_stays_white() -> None:
+    square = Preprocess()(np.ones((3000, 3000), np.float32))[0]  # its averages come to a last digit over 1
+    assert np.isfinite(square).all()
+    assert square.min() > 0.99
+    assert square.max() <= 1
 
 
 def test_equalised_greys_keep_their_order_and_range() -> None:

@@ -1,0 +1,370 @@
+"""Nobody can be recognised by a file's name or texts: a canary goes in through every door and comes out of none."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import struct
+import subprocess
+import sys
+import time
+import traceback
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+
+from ctscan.answer import answer
+from ctscan.classifier import Classifier
+from ctscan.phantom import draw_phantom
+from ctscan.slices import Slice, UnreadableSlice, read_slice
+from tests.conftest import ROOT, App, running_app
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CANARY = "Jane-Doe-19700101"
+ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
+PICTURE = Image.fromarray((draw_phantom(300, 400) * 255).astype(np.uint8))
+XMP = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><creator>{CANARY}</creator></x:xmpmeta>'.encode()
+BY_LINE = b"\x1c\x02\x50" + struct.pack(">H", len(CANARY)) + CANARY.encode()  # IPTC-IIM 2:80, the author
+AGING = (1, 2)  # s: look every second, delete what is older than two
+AGED = 30  # s within which all must be gone
+
+
+def exif() -> Image.Exif:
+    """Texts in the main directory, in Microsoft's UTF-16 tags, and in the EXIF directory."""
+    block = Image.Exif()
+    base, tags = ExifTags.Base, (ExifTags.Base.ImageDescription, ExifTags.Base.Artist, ExifTags.Base.Copyright)
+    for tag in (*tags, base.DateTime, base.Make, base.Software):
+        block[tag] = CANARY
+    for tag in (base.XPTitle, base.XPComment, base.XPAuthor, base.XPSubject):
+        block[tag] = CANARY.encode("utf-16-le") + b"\0\0"
+    block.get_ifd(ExifTags.IFD.Exif)[base.UserComment] = b"ASCII\0\0\0" + CANARY.encode()
+    return block
+
+
+def save(kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    PICTURE.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def profile(name: str) -> bytes:
+    """An `iCCP` chunk with a profile that is none, which libpng complains of by its name."""
+    content = b"iCCP" + name.encode() + b"\0\0" + zlib.compress(np.random.default_rng(0).bytes(4000))
+    return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+
+def png() -> bytes:
+    """`tEXt`, `zTXt`, `iTXt`, `eXIf`, and the name of a colour profile."""
+    texts = PngInfo()
+    texts.add_text("Author", CANARY)
+    texts.add_text("Description", CANARY * 100, zip=True)
+    texts.add_itxt("Title", CANARY, lang="en", tkey=CANARY)
+    texts.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=True)
+    data = save("PNG", pnginfo=texts, exif=exif())
+    return data[:33] + profile(CANARY) + data[33:]  # behind IHDR
+
+
+def jpeg() -> bytes:
+    """EXIF, XMP, IPTC and a comment."""
+    resource = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(BY_LINE)) + BY_LINE
+    content = b"Photoshop 3.0\0" + resource
+    iptc = b"\xff\xed" + struct.pack(">H", len(content) + 2) + content
+    return save("JPEG", quality=95, exif=exif(), xmp=XMP, comment=CANARY, extra=iptc)
+
+
+def tiff() -> bytes:
+    """Texts of TIFF 6.0, XMP and IPTC."""
+    texts: dict[int, Any] = dict.fromkeys((269, 270, 285, 305, 306, 315, 316, 33432), CANARY)
+    return save("TIFF", tiffinfo=texts | {700: XMP, 33723: BY_LINE})
+
+
+MARKED = {
+    "marked.png": png(),
+    "marked.jpg": jpeg(),
+    "marked.tif": tiff(),
+    "marked.webp": save("WEBP", lossless=True, exif=exif(), xmp=XMP),
+    "marked.bmp": save("BMP") + CANARY.encode(),
+}
+NO_PICTURES = {
+    "text.png": f"{CANARY}, born 1970".encode(),
+    "letter.pdf": f"%PDF-1.7 {CANARY}".encode(),
+    "scan.dcm": b"\0" * 128 + b"DICM\x10\0\x10\0PN" + struct.pack("<H", len(CANARY)) + CANARY.encode(),
+    "volume.nii": b"\x5c\x01\0\0" + CANARY.encode().ljust(340, b"\0") + b"n+1\0",
+}
+BROKEN = {f"cut-{name}": data[: len(data) - 40] for name, data in MARKED.items() if name != "marked.bmp"} | {
+    "cut-marked.bmp": MARKED["marked.bmp"][:-10_000] + CANARY.encode(),
+    "forged.png": MARKED["marked.png"].replace(b"IDAT", CANARY[:4].encode(), 1),
+}
+FILES = MARKED | BROKEN | NO_PICTURES
+
+
+def betrays(data: bytes) -> bool:
+    """Whether the canary stands in bytes, in any of the encodings that files use."""
+    return any(CANARY.encode(encoding) in data for encoding in ENCODINGS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All files, the canary in their names too."""
+    made = tmp_path_factory.mktemp("visitor")
+    for name, data in FILES.items():
+        (made / f"{CANARY}-{name}").write_bytes(data)
+    return made
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_holds_the_canary_and_only_the_marked_ones_are_read(name: str) -> None:
+    assert betrays(FILES[name])
+    if name in MARKED:
+        assert read_slice(FILES[name]).notices == ()
+    else:
+        with pytest.raises(UnreadableSlice):
+            read_slice(FILES[name])
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_a_slice_holds_pixels_and_sentences_only(name: str) -> None:
+    slice_ = read_slice(MARKED[name])
+    assert set(vars(slice_)) == {"pixels", "notices"}
+    assert not slice_.pixels.flags.writeable
+    assert slice_.pixels.dtype == np.float32
+    assert not betrays(f"{slice_!r}{slice_.notices}".encode() + slice_.pixels.tobytes())
+    base: Any = slice_.pixels
+    while base is not None:  # a view would keep the file's own bytes alive
+        assert isinstance(base, np.ndarray)
+        assert base.dtype == np.float32
+        base = base.base
+
+
+@pytest.mark.parametrize("name", [*BROKEN, *NO_PICTURES])
+def test_no_error_quotes_the_file(name: str) -> None:
+    with pytest.raises(UnreadableSlice) as caught:
+        read_slice(FILES[name])
+    error: BaseException | None = caught.value
+    while error is not None:  # what was raised inside is kept on the error, shown or not
+        assert not betrays("".join(traceback.format_exception(error)).encode() + repr(vars(error)).encode())
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_library_prints_what_the_file_says(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(UnreadableSlice):
+        read_slice(FILES[name])
+    printed = capfd.readouterr()  # of the C libraries too
+    assert not betrays((printed.out + printed.err).encode())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_answer_quotes_the_file(name: str, classifier: Classifier) -> None:
+    given = answer(classifier, FILES[name])
+    assert not betrays(json.dumps(given.to_json()).encode() + repr(given).encode())
+    assert given.slice is None or isinstance(given.slice, Slice)
+
+
+def test_the_command_line_prints_no_name(folder: Path, checkpoint_path: Path) -> None:
+    files = sorted(folder.iterdir())
+    command = [sys.executable, "-m", "ctscan", "predict", *map(str, files), "--checkpoint", str(checkpoint_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    assert len(done.stdout.splitlines()) == len(files) == len(FILES)
+    assert not betrays(done.stdout)
+    assert not betrays(done.stderr)
+
+
+def test_the_command_line_names_only_the_file_that_is_not_there(folder: Path, checkpoint_path: Path) -> None:
+    """The user typed that name, and must learn which of several is meant."""
+    missing, there = folder / f"{CANARY}-none.png", folder / f"{CANARY}-marked.png"
+    command = [sys.executable, "-m", "ctscan", "predict", str(there), str(missing)]
+    command += ["--checkpoint", str(checkpoint_path)]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 2
+    named = [line for line in done.stderr.splitlines() if CANARY in line]
+    assert named == [f"ctscan: {missing}: No such file or directory."]
+    assert len(done.stdout.splitlines()) == 1
+    assert not betrays(done.stdout.encode())
+
+
+# --- the server
+
+
+def upload(address: str, name: str, data: bytes) -> str:
+    """Post a file as a browser does; the path at which the server keeps it."""
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    request = urllib.request.Request(
+        f"{address}/gradio_api/upload",
+        head + data + b"\r\n--x--\r\n",
+        {"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        (path,) = json.load(response)
+    return str(path)
+
+
+def said(response: HTTPResponse) -> bytes:
+    """All that came: headers and body."""
+    return str(response.headers).encode() + response.read()
+
+
+def classify(address: str, name: str, data: bytes) -> bytes:
+    """Ask the API without its client: headers and bodies of the call, the answer and the overlay."""
+    file = {"path": upload(address, name, data), "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+    called = f"{address}/gradio_api/call/classify"
+    request = urllib.request.Request(
+        called, json.dumps({"data": [file]}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        asked = said(response)
+    event = json.loads(asked[asked.rindex(b"{") :])["event_id"]
+    with urllib.request.urlopen(f"{called}/{event}", timeout=60) as response:
+        answered = said(response)
+    assert b'"verdict"' in answered
+    _, overlay = json.loads(answered[answered.rindex(b"data: ") + 6 :])
+    if overlay is None:
+        return asked + answered
+    with urllib.request.urlopen(f"{address}/gradio_api/file={overlay['path']}", timeout=20) as response:
+        return asked + answered + said(response)
+
+
+def png_chunk_types(data: bytes) -> set[bytes]:
+    position, kinds = 8, set()
+    while position < len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        kinds.add(data[position + 4 : position + 8])
+        position += 12 + length
+    return kinds
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_answer_of_the_api_quotes_the_file(name: str, app: App) -> None:
+    assert not betrays(classify(app.address, f"{CANARY}-{name}", FILES[name]))
+
+
+def test_the_overlay_has_no_text_and_no_name(app: App, folder: Path, tmp_path: Path) -> None:
+    client = Client(app.address, verbose=False, download_files=tmp_path)
+    for name in MARKED:
+        given, overlay = client.predict(handle_file(folder / f"{CANARY}-{name}"), api_name="/classify")
+        assert given["verdict"] == "ok"
+        assert CANARY not in overlay
+        assert png_chunk_types(Path(overlay).read_bytes()) == {b"IHDR", b"IDAT", b"IEND"}
+
+
+def test_the_log_of_the_app_names_nobody(app: App) -> None:
+    for name, data in FILES.items():
+        classify(app.address, f"{CANARY}-{name}", data)
+    assert app.address in app.log.read_text()
+    assert not betrays(app.log.read_bytes())
+
+
+EVERYWHERE = """() => document.documentElement.outerHTML + document.body.innerText + document.title + location.href
+  + JSON.stringify([...document.querySelectorAll('input')].map((e) => e.value))
+  + JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie"""
+
+
+def test_the_page_forgets_the_name(browser: Browser, app: App) -> None:
+    page = browser.new_page()
+    printed: list[str] = []
+    page.on("console", lambda message: printed.append(message.text))
+    page.goto(app.address)
+    page.wait_for_selector(".scores")
+    for name, sentence in (("text.png", "Not read"), ("marked.png", "Looks most like"), ("cut-marked.jpg", "Not read")):
+        file: Any = {"name": f"{CANARY}-{name}", "mimeType": "image/png", "buffer": FILES[name]}
+        page.set_input_files("#upload input[type=file]", file)
+        page.locator("#sentence", has_text=sentence).wait_for(timeout=20_000)
+        page.wait_for_function(f"!document.querySelector('#upload').textContent.includes('{CANARY}')")
+        assert CANARY not in page.evaluate(EVERYWHERE)
+        page.click("#clear")
+        page.locator("#sentence", has_text="No slice yet").wait_for(timeout=20_000)
+        assert CANARY not in page.evaluate(EVERYWHERE)
+    assert CANARY not in "".join(printed)
+    page.close()
+
+
+# --- what is left when files have aged out
+
+# The app itself, but for the age at which files go, which is ten minutes otherwise, and for all logs, which it prints.
+FORGETFUL = """
+import logging, sys
+sys.path.insert(0, {root!r})
+logging.basicConfig(level=logging.DEBUG)
+logging.debug("the log is on")
+from ctscan.page import page
+page.DELETE_CACHE = {aging}
+import app
+if __name__ == "__main__":
+    sys.exit(app.main())
+"""
+
+
+@pytest.fixture(scope="module")
+def forgetful(best_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """An app whose files age out within seconds and that prints all logs; what it leaves lies in folders of its own."""
+    made = tmp_path_factory.mktemp("forgetful")
+    program = made / "forgetful.py"
+    program.write_text(FORGETFUL.format(root=str(ROOT), aging=AGING))
+    (made / "tmp").mkdir()
+    homes = {name: str(made / "home") for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")}
+    with running_app(best_checkpoint, made / "tmp", homes, program=program) as running:
+        yield running
+
+
+def left_in(folder: Path) -> list[str]:
+    """Files and folders that the canary names, and files that hold it."""
+    places = (p for p in folder.rglob("*") if CANARY in p.name or (p.is_file() and betrays(p.read_bytes())))
+    return [str(p.relative_to(folder)) for p in places]
+
+
+def wait_until_gone(folder: Path) -> list[str]:
+    """What is left in a folder as soon as it is nothing, or when time is up."""
+    deadline = time.monotonic() + AGED
+    while (left := left_in(folder)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return left
+
+
+@pytest.mark.slow
+def test_nothing_is_left_on_disk_or_in_the_log_when_files_have_aged_out(forgetful: App) -> None:
+    for name, data in FILES.items():
+        classify(forgetful.address, f"{CANARY}-{name}", data)
+    unused = upload(forgetful.address, f"{CANARY}.png", MARKED["marked.png"])  # and never asked about
+    assert betrays(Path(unused).read_bytes())
+    assert wait_until_gone(forgetful.temporary.parent) == []
+    assert not list(forgetful.temporary.rglob("*.png"))  # overlays show a visitor's pixels
+    assert "the log is on" in forgetful.log.read_text()
+    assert not betrays(forgetful.log.read_bytes())
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_a_visit_with_a_browser(forgetful: App, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(forgetful.address)
+    page.wait_for_selector(".scores")
+    for name in ("marked.jpg", "text.png"):
+        file: Any = {"name": f"{CANARY}-{name}", "mimeType": "image/png", "buffer": FILES[name]}
+        page.set_input_files("#upload input[type=file]", file)
+        sentence = "Not read" if name in NO_PICTURES else "Looks most like"
+        page.locator("#sentence", has_text=sentence).wait_for(timeout=20_000)
+    page.close()
+    assert wait_until_gone(forgetful.temporary.parent) == []
+    assert not betrays(forgetful.log.read_bytes())
+
+
+@pytest.mark.slow
+def test_an_app_that_is_stopped_leaves_nothing(best_checkpoint: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    with running_app(best_checkpoint, temporary) as running:
+        for name, data in MARKED.items():
+            classify(running.address, f"{CANARY}-{name}", data)
+        assert left_in(temporary)
+    assert left_in(tmp_path) == []
