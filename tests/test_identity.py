@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
@@ -368,3 +370,70 @@ def test_an_app_that_is_stopped_leaves_nothing(best_checkpoint: Path, tmp_path: 
             classify(running.address, f"{CANARY}-{name}", data)
         assert left_in(temporary)
     assert left_in(tmp_path) == []
+
+
+# Notes every moment at which the canary can be read on the page or stands in its source.
+WATCH = """(canary) => {
+  window.seen = [];
+  const look = () => { if (document.documentElement.outerHTML.includes(canary)) window.seen.push(performance.now()); };
+  new MutationObserver(look).observe(document.documentElement,
+    { subtree: true, childList: true, attributes: true, characterData: true });
+}"""
+DROP = """([name, data]) => {
+  const transfer = new DataTransfer();
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  transfer.items.add(new File([bytes], name, { type: 'image/png' }));
+  const target = document.querySelector('#upload button') || document.querySelector('#upload');
+  target.dispatchEvent(new DragEvent('drop', { dataTransfer: transfer, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_the_page_never_shows_or_sends_the_name(browser: Browser, app: App) -> None:
+    page = browser.new_page()
+    sent: list[bytes] = []
+    page.on("request", lambda request: sent.append(request.url.encode() + (request.post_data_buffer or b"")))
+    page.goto(app.address)
+    page.wait_for_selector(".scores")
+    page.evaluate(WATCH, CANARY)
+    data = (ROOT / "examples" / "02-lower-lobe-mass-lung-window.png").read_bytes()
+    for way in ("choose", "drop"):
+        if way == "choose":
+            file: Any = {"name": f"{CANARY}.png", "mimeType": "image/png", "buffer": data}
+            page.set_input_files("#upload input[type=file]", file)
+        else:
+            page.evaluate(DROP, [f"{CANARY}.png", base64.b64encode(data).decode()])
+        page.locator("#sentence", has_text="Bundled example").wait_for(state="detached", timeout=20_000)
+        page.locator("#sentence", has_text="Looks most like").wait_for(timeout=20_000)
+        page.click("#clear")
+        page.locator("#sentence", has_text="No slice yet").wait_for(timeout=20_000)
+    assert page.evaluate("window.seen") == []
+    assert any(b"/upload" in request for request in sent)
+    assert not any(betrays(request) for request in sent)
+    page.close()
+
+
+def test_no_name_reaches_the_disk(app: App) -> None:
+    """Whatever a client calls its file; what is kept for some minutes has a name of ours."""
+    kept = upload(app.address, f"{CANARY}.png", b"no picture")
+    assert CANARY not in kept
+    assert Path(kept).read_bytes() == b"no picture"
+    assert [p for p in app.temporary.rglob("*") if CANARY in p.name] == []
+
+
+INSTEAD_OF_AN_UPLOAD: list[Any] = [
+    f"/home/{CANARY}.png",
+    {"path": f"/home/{CANARY}.png", "meta": {"_type": "gradio.FileData"}},
+    {"path": f"data:image/png;base64,{CANARY}", "orig_name": f"{CANARY}.png", "meta": {"_type": "gradio.FileData"}},
+]
+
+
+@pytest.mark.parametrize("sent", INSTEAD_OF_AN_UPLOAD, ids=["path", "file", "data"])
+def test_what_is_no_upload_is_refused_without_a_word_in_the_log(sent: Any, app: App) -> None:
+    called = f"{app.address}/gradio_api/call/classify"
+    body = json.dumps({"data": [sent]}).encode()
+    request = urllib.request.Request(called, body, {"Content-Type": "application/json"})
+    with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=20) as response:
+        event = json.load(response)["event_id"]
+        with urllib.request.urlopen(f"{called}/{event}", timeout=30) as stream:
+            assert b"verdict" not in stream.read()
+    assert not betrays(app.log.read_bytes())

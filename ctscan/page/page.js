@@ -1,6 +1,7 @@
 // What the page does without the server: paste, the opacity slider, and a word on files that are too large.
 (() => {
   const LIMIT = 16 * 1024 * 1024; // bytes, as the server's
+  const NAME = "slice"; // of every file that is sent: its own may be a patient's
 
   window.ctscanNote = (text) => {
     const note = document.querySelector("#input .note");
@@ -28,31 +29,46 @@
     return large;
   };
 
+  const nameless = (files) => {
+    const transfer = new DataTransfer();
+    for (const file of files) transfer.items.add(new File([file], NAME, { type: file.type }));
+    return transfer.files;
+  };
+
+  // As if a file had been chosen.
+  const choose = (files) => {
+    const input = document.querySelector("#upload input[type=file]");
+    if (!input || !files.length) return;
+    input.files = nameless([files[0]]);
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+
   const stop = (event) => {
     event.preventDefault();
     event.stopImmediatePropagation();
   };
 
   document.addEventListener("change", (event) => {
-    if (event.target.matches("#upload input[type=file]") && isTooLarge(event.target.files)) {
+    if (!event.target.matches("#upload input[type=file]")) return;
+    if (isTooLarge(event.target.files)) {
       stop(event);
       event.target.value = "";
+    } else {
+      event.target.files = nameless(event.target.files);
     }
   }, true);
 
   document.addEventListener("drop", (event) => {
-    if (event.target.closest("#upload") && isTooLarge(event.dataTransfer.files)) stop(event);
+    if (!event.target.closest("#upload")) return;
+    stop(event);
+    if (!isTooLarge(event.dataTransfer.files)) choose(event.dataTransfer.files);
   }, true);
 
   document.addEventListener("paste", (event) => {
-    const file = Array.from(event.clipboardData ? event.clipboardData.files : [])[0];
-    const input = document.querySelector("#upload input[type=file]");
-    if (!file || !input) return;
+    const files = event.clipboardData ? event.clipboardData.files : [];
+    if (!files.length) return;
     event.preventDefault();
-    const transfer = new DataTransfer();
-    transfer.items.add(file);
-    input.files = transfer.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
+    choose(files);
   });
 
   document.addEventListener("input", (event) => {
