@@ -54,6 +54,7 @@ NEIGHBOURS = 5
 TONES = 6  # numbers that say how greys are spread inside the body
 CLIPPED = 0.5  # weight of the shares of black and white beside greys: a clipped lung is half of a body
 MIN_GREYS = 32  # of 256 that are in use inside the body
+LONGEST_COUNTED = 1024  # px, longer side of what greys are counted in
 IN_USE = 1 / 2000  # of the body's pixels
 
 
@@ -160,7 +161,9 @@ def tone_of(pixels: Pixels) -> tuple[Array, int]:
     """
     thumbnail = shrink(pixels)
     inside = thumbnail[body_mask(thumbnail)]
-    stored = np.rint(pixels[body_mask(pixels)] * 255).astype(np.uint8)
+    every = -(-max(pixels.shape) // LONGEST_COUNTED)  # greys are counted, not averaged, so pixels are left out instead
+    counted = pixels[::every, ::every]
+    stored = np.rint(counted[body_mask(counted)] * 255).astype(np.uint8)
     parting, _ = cv2.threshold(np.rint(inside * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     dark, bright = inside[inside * 255 <= parting + 0.5], inside[inside * 255 > parting + 0.5]
     levels = [

@@ -190,9 +190,11 @@ def share_coloured(pixels: NDArray[Any]) -> float:
     """The share of pixels as stored whose channels differ by more than `COLOUR_STEP`, 0 for grey ones."""
     if pixels.ndim == 2 or pixels.shape[2] < 3:
         return 0.0
-    colours = pixels[..., :3]
-    top = float(np.iinfo(colours.dtype).max) if np.issubdtype(colours.dtype, np.integer) else float(colours.max())
-    return float((np.ptp(colours, axis=2) > COLOUR_STEP * top).mean())
+    whole = np.issubdtype(pixels.dtype, np.integer)
+    step = COLOUR_STEP * float(np.iinfo(pixels.dtype).max if whole else pixels[..., :3].max())
+    rows = range(0, len(pixels), ROWS_AT_ONCE)
+    coloured = sum(int((np.ptp(pixels[top : top + ROWS_AT_ONCE, :, :3], axis=2) > step).sum()) for top in rows)
+    return coloured / (pixels.shape[0] * pixels.shape[1])
 
 
 def usual_top(grey: NDArray[Any]) -> int | None:
