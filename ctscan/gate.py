@@ -53,7 +53,6 @@ UNGATED = "This model has no gate: nothing has checked that the picture is a che
 NEIGHBOURS = 5
 TONES = 6  # numbers that say how greys are spread inside the body
 CLIPPED = 0.5  # weight of the shares of black and white beside greys: a clipped lung is half of a body
-MIN_GREYS = 32  # of 256 that are in use inside the body
 LONGEST_COUNTED = 1024  # px, longer side of what greys are counted in
 IN_USE = 1 / 2000  # of the body's pixels
 
@@ -67,6 +66,7 @@ class Thresholds:
     far: float  # distance, in units of the usual one between training slices
     strange: float  # Mahalanobis' distance
     tone: float  # distance to the nearest training slices in what `tone_of` gives
+    greys: float  # of 256, in use inside the body, below which they are too few
     outside: float  # share of the top class's positive evidence outside the body; not the gate's, but the alarm's
 
 
@@ -184,7 +184,7 @@ def decide(signals: Signals, at: Thresholds) -> Judgement:
         FAR: signals.distance > at.far,
         STRANGE: signals.strangeness > at.strange,
         OTHER_WINDOW: signals.tone > at.tone,
-        FEW_GREYS: signals.greys < MIN_GREYS,
+        FEW_GREYS: signals.greys < at.greys,
     }
     given = tuple(reason for reason, holds in reasons.items() if holds)
     return Judgement("unusual", given) if given else Judgement("ok")

@@ -23,7 +23,7 @@ REFUSED_OF_DATA, REFUSED_ELSEWHERE = (
     0.05,
 )  # at most, of upright chests that had not been seen; goals are 5 and 10 %
 UNUSUAL_OF_DATA, UNUSUAL_ELSEWHERE = 0.02, 0.10  # the same for doubt about what a picture shows
-FAR_OF_DATA = 0.01  # of the data's slices are called far, by either of the distances between features
+FAR_OF_DATA = 0.01  # of the data's slices are called far by either distance between features, or said to have few greys
 OTHER_OF_DATA = 0.05  # of them are called to be of another window: the price of seeing those that are
 ALARM, ALARMED_OF_DATA = 0.20, 0.05  # share of evidence outside the body that alarms; at most so many of the data's
 
@@ -65,6 +65,7 @@ def choose(signals: Sequence[Signals], subjects: Sequence[Subject], outside: NDA
         far=above([g.distance for g in data]),
         strange=above([g.strangeness for g in data]),
         tone=above([g.tone for g in data], OTHER_OF_DATA),
+        greys=float(np.quantile([g.greys for g in data], FAR_OF_DATA)),
         outside=max(ALARM, float(np.quantile(outside, 1 - ALARMED_OF_DATA))),
     )
 

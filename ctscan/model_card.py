@@ -20,6 +20,7 @@ THRESHOLDS = {
     "far": "distance to the nearest training slices, in units of the usual one between them, above which it is unusual",
     "strange": "Mahalanobis' distance of the shallow features above which it is unusual",
     "tone": "distance of how greys are spread inside the body to the nearest training slices, above which it is so too",
+    "greys": "greys of 256 in use inside the body, below which they are too few",
     "outside": "share of positive evidence outside the body or on the border above which a notice is given",
 }
 

@@ -49,7 +49,7 @@ from ctscan.slices import Slice, read_slice
 from tests.conftest import COMMITTED, ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
-AT = Thresholds(refused=0.5, unusual=0.8, far=2.0, strange=20.0, tone=0.04, outside=0.2)
+AT = Thresholds(refused=0.5, unusual=0.8, far=2.0, strange=20.0, tone=0.04, greys=64, outside=0.2)
 needs_gate = pytest.mark.skipif(not gate_path(COMMITTED).exists(), reason="no gate is committed")
 
 
