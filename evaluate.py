@@ -128,7 +128,7 @@ class Report:
         found = evaluate(gather(pool, out), CLASS_KEYS, self.config.draws, control)
         reference = self.reference()
         said = self.entry(control=control, settings=self.config.settings(), folds=by_fold(pool, out))
-        said |= {"finding": judge_control(control, found, reference), **found.to_dict()}
+        said |= {"finding": judge_control(control, found, reference, self.config.surround), **found.to_dict()}
         append(self.config.ledger_path, "controls", said)
         print(said["finding"])
 

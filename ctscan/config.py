@@ -12,11 +12,19 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from ctscan.augmentation import Augmentation
 from ctscan.card import Architecture
 from ctscan.control import Control
-from ctscan.preprocess import Preprocess
+from ctscan.preprocess import Crop, Preprocess, Surround, Tone
 
 
 def _flag(help_: str, default: Any = MISSING) -> Any:
     return field(metadata={"help": help_}, **({} if default is MISSING else {"default": default}))
+
+
+def _later(help_: str, default: Any) -> Any:
+    """A flag that came after the first checkpoint: `settings` names it only where it differs from the default.
+
+    So the settings in an older card, ledger or run folder stay those of the same recipe.
+    """
+    return field(metadata={"help": help_, "later": True}, default=default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +42,16 @@ class Recipe:
     weight_decay: float = _flag("weight decay", 0.05)
     label_smoothing: float = _flag("label smoothing", 0.1)
     ema: float = _flag("decay a step of the moving average of the weights; 0 keeps the last weights", 0.0)
+    mixup: float = _later("alpha of mixup's beta distribution; 0 mixes nothing", 0.0)
+    layer_decay: float = _later("factor of the rate from each block to the one below it", 1.0)
+    freeze: int = _later("blocks, from the first of five, that stay as ImageNet left them", 0)
+    lungless: float = _later("weight in the loss of a slice without visible lung", 1.0)
     augmentation: Augmentation = _flag("see ctscan/augmentation.py", "full")
+    strength: float = _later("of the augmentation; 1 as written there", 1.0)
     size: int = _flag("side of the model's square, px", 224)
-    crop: Literal["body", "none"] = _flag("body: letterbox the body's bounding box; none: squash the slice", "body")
-    tone: Literal["equalise", "none"] = _flag("equalise: spread the greys inside the body evenly", "equalise")
+    crop: Crop = _flag("letterbox the bounding box of body or lungs; none: squash the slice", "body")
+    tone: Tone = _flag("equalise: spread the greys inside the body evenly", "equalise")
+    surround: Surround = _later("black: outside the body; hull: outside its hull; chest: outside the lungs'", "keep")
     head: Literal["linear", "mlp"] = _flag("classifier head; mlp is 512-512-256-4", "linear")
     dropout: float = _flag("dropout in the head", 0.2)
     normalise: bool = _flag("normalise by ImageNet's mean and deviation", True)
@@ -45,11 +59,15 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or self.rate <= 0 or not 0 <= self.ema < 1:
             raise ValueError("--epochs must be at least 1, --batch 2, --rate above 0, --ema in [0, 1)")
+        if self.mixup < 0 or not 0 < self.layer_decay <= 1 or not 0 <= self.freeze <= 5:
+            raise ValueError("--mixup must not be below 0, --layer-decay must be in (0, 1], --freeze 0 to 5")
+        if not 0 < self.lungless <= 1 or not 0 <= self.strength <= 2:
+            raise ValueError("--lungless must be in (0, 1], --strength in [0, 2]")
 
     @property
     def preprocess(self) -> Preprocess:
         """The part that the page needs to feed the model."""
-        return Preprocess(self.size, self.crop, self.tone)
+        return Preprocess(self.size, self.crop, self.tone, self.surround)
 
     @property
     def architecture(self) -> Architecture:
@@ -58,7 +76,8 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """For card and ledger: no paths, which tell of a machine and not of a model."""
-        return {f.name: getattr(self, f.name) for f in fields(Recipe)}
+        values = {f: getattr(self, f.name) for f in fields(Recipe)}
+        return {f.name: value for f, value in values.items() if "later" not in f.metadata or value != f.default}
 
 
 @dataclass(frozen=True, kw_only=True)

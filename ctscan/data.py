@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ctscan.anatomy import Pixels
+from ctscan.anatomy import Pixels, shows_lung
 from ctscan.classes import CLASS_KEYS, TUMOUR, class_of_folder, class_or_tumour
 from ctscan.slices import Slice, UnreadableSlice, read_slice
 
@@ -37,6 +37,7 @@ class Split:
     squares: NDArray[np.float32]  # (N, 1, S, S) in [0, 1]
     labels: NDArray[np.int64]  # (N,), index into CLASS_KEYS
     hashes: tuple[str, ...]  # SHA-256 of each slice's shape and decoded pixels
+    lungs: NDArray[np.bool_]  # (N,), whether lung is found in the slice
     skipped: tuple[str, ...] = ()  # unreadable files, relative to the split, with the reason
 
     def __len__(self) -> int:
@@ -46,7 +47,7 @@ class Split:
         """The slices at these places, or where the mask is true."""
         places = np.flatnonzero(index) if index.dtype == bool else index
         hashes = tuple(self.hashes[i] for i in places)
-        return Split(self.squares[places], self.labels[places], hashes)
+        return Split(self.squares[places], self.labels[places], hashes, self.lungs[places])
 
     def unseen_by(self, *others: Split) -> Split:
         """The slices whose pixels occur in none of the others."""
@@ -60,6 +61,7 @@ def join(first: Split, second: Split) -> Split:
         np.concatenate([first.squares, second.squares]),
         np.concatenate([first.labels, second.labels]),
         first.hashes + second.hashes,
+        np.concatenate([first.lungs, second.lungs]),
         first.skipped + second.skipped,
     )
 
@@ -142,8 +144,8 @@ def load_split(folder: Path, preprocess: Callable[[Pixels], Pixels]) -> Split:
 def load_files(folder: Path, files: list[tuple[Path, int]], preprocess: Callable[[Pixels], Pixels]) -> Split:
     """The same for files and labels that are known."""
 
-    def see(slice_: Slice) -> tuple[Pixels, str]:
-        return preprocess(slice_.pixels), pixel_hash(slice_)
+    def see(slice_: Slice) -> tuple[Pixels, str, bool]:
+        return preprocess(slice_.pixels), pixel_hash(slice_), shows_lung(slice_.pixels)
 
     read = read_all([path for path, _ in files], see, f"reading {folder.name}")
     skipped = tuple(
@@ -155,9 +157,10 @@ def load_files(folder: Path, files: list[tuple[Path, int]], preprocess: Callable
         raise DataError(f"{len(skipped)} of {len(files)} files in {folder} cannot be read, first {skipped[0]}")
     kept = [(r, label) for r, (_, label) in zip(read, files, strict=True) if not isinstance(r, UnreadableSlice)]
     return Split(
-        np.stack([square for (square, _), _ in kept]),
+        np.stack([square for (square, _, _), _ in kept]),
         np.array([label for _, label in kept], np.int64),
-        tuple(digest for (_, digest), _ in kept),
+        tuple(digest for (_, digest, _), _ in kept),
+        np.array([lungs for (_, _, lungs), _ in kept], bool),
         skipped,
     )
 

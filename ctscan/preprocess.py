@@ -6,13 +6,17 @@ Numpy in, numpy out; torch is not needed. The forward and the inverse geometry a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.anatomy import Box, Pixels, find_body
+from ctscan.anatomy import Box, Mask, Pixels, body_hull_mask, body_mask, chest_mask, find_body, find_lungs
+
+Crop = Literal["body", "lungs", "none"]
+Tone = Literal["equalise", "none"]
+Surround = Literal["keep", "black", "hull", "chest"]
 
 # Tone: the greys above the floor (soft tissue, vessels, bone; not the air of lungs and room) are spread evenly.
 TONE_FLOOR = 20 / 255
@@ -105,27 +109,45 @@ def equalise(square: Pixels) -> Pixels:
 class Preprocess:
     """How a slice becomes the model's input. Travels in the checkpoint's card.
 
-    crop: `body` takes the body's bounding box and letterboxes it, `none` squashes the whole slice.
+    crop: `body` takes the body's bounding box and letterboxes it, `lungs` that of the lungs' hulls (the body's where
+    there are no lungs), `none` squashes the whole slice.
     tone: `equalise` spreads the greys inside the body, `none` keeps them.
+    surround: what lies outside is black: outside the body for `black`, outside its convex hull for `hull`, outside
+    the convex hull of both lungs for `chest`; `keep` leaves table, cushions and burned-in signs where they are.
+    It comes before the tone, so that the table has no part in the greys of the body.
     """
 
     size: int = 224
-    crop: Literal["body", "none"] = "body"
-    tone: Literal["equalise", "none"] = "equalise"
+    crop: Crop = "body"
+    tone: Tone = "equalise"
+    surround: Surround = "keep"
 
     def __post_init__(self) -> None:
-        if self.size < 32 or self.crop not in ("body", "none") or self.tone not in ("equalise", "none"):
+        known = self.crop in get_args(Crop) and self.tone in get_args(Tone) and self.surround in get_args(Surround)
+        if self.size < 32 or not known:
             raise ValueError(f"not a preprocessing that ctscan knows: {self}")
 
     def __call__(self, pixels: Pixels) -> tuple[Pixels, Placement]:
         """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1], and where the pixels went."""
         placement = self.place(pixels)
-        square = placement.apply(pixels)
+        square = placement.apply(pixels if self.surround == "keep" else np.where(self.visible(pixels), pixels, 0))
         return (equalise(square) if self.tone == "equalise" else square)[None], placement
 
     def square(self, pixels: Pixels) -> Pixels:
         """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1]."""
         return self(pixels)[0]
+
+    def visible(self, pixels: Pixels) -> Mask:
+        """(H, W): what `surround` leaves of a slice."""
+        match self.surround:
+            case "black":
+                return body_mask(pixels)
+            case "hull":
+                return body_hull_mask(pixels)
+            case "chest":
+                return chest_mask(pixels)
+            case _:
+                return np.ones(pixels.shape, bool)
 
     def place(self, pixels: Pixels) -> Placement:
         """Where the slice goes in the square."""
@@ -133,6 +155,6 @@ class Preprocess:
         if self.crop == "none":
             box, target = Box(0, 0, height, width), Box(0, 0, self.size, self.size)
         else:
-            box = find_body(pixels)
+            box = find_lungs(pixels) if self.crop == "lungs" else find_body(pixels)
             target = letterbox(box, self.size)
         return Placement((height, width), self.size, box, target)

@@ -87,6 +87,14 @@ def test_controls_hide_what_they_say() -> None:
     assert np.array_equal(view("none", preprocess)(pixels), plain)
 
 
+@pytest.mark.parametrize("surround", ["black", "hull", "chest"])
+def test_where_the_surround_is_black_the_border_is_an_outline(surround: str) -> None:
+    preprocess, pixels = Preprocess(96, surround=surround), draw_phantom(200, 260)  # type: ignore[arg-type]
+    border = view("border_only", preprocess)(pixels)
+    assert set(np.unique(border)) == {0, 0.5}
+    assert ((border > 0) == (preprocess.place(pixels).apply(preprocess.visible(pixels).astype(np.float32)) > 0)).all()
+
+
 def test_shuffled_labels_are_one_a_group_and_keep_their_frequencies() -> None:
     groups = np.arange(400) // 4
     labels = (groups % 4).astype(np.int64)
@@ -112,6 +120,7 @@ def test_a_finding_says_which_way_it_went() -> None:
         assert "the look of a picture" in judge_control(control, judged(0.4, 0.9), reference)
         assert "Not clearly above chance" in judge_control(control, judged(0.28, 0.6), reference)
         assert "not above" in judge_control(control, judged(0.28, 0.6), reference)
+    assert "One flat grey" in judge_control("border_only", judged(0.4, 0.9), reference, "black")
     assert "suspect" in judge_subtype(judged(0.8, 0.9, pair=0.85))
     assert "suspect" not in judge_subtype(judged(0.8, 0.9, pair=0.75))
 

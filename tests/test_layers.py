@@ -42,8 +42,21 @@ INSIDE: dict[str, set[str]] = {
     "data": {"anatomy", "classes", "slices"},
     "control": {"anatomy", "preprocess"},
     "config": {"augmentation", "card", "control", "preprocess"},
-    "training": {"augmentation", "card", "classes", "classifier", "config", "data", "gradcam", "metrics", "model"}
-    | {"phantom", "runtime", "slices"},
+    "blocks": {"model"},
+    "mixup": set(),
+    "training": {
+        "augmentation",
+        "blocks",
+        "card",
+        "classes",
+        "classifier",
+        "config",
+        "data",
+        "gradcam",
+        "metrics",
+        "model",
+    }
+    | {"mixup", "phantom", "runtime", "slices"},
     "graph": {"model"},
     "export": {"card", "checkpoint", "graph", "metrics", "model", "onnx_file", "onnx_runtime", "phantom", "preprocess"}
     | {"runtime", "slices"},
@@ -55,7 +68,7 @@ INSIDE: dict[str, set[str]] = {
     "audit_report": {"audit", "classes", "render", "slices"},
     "cross_validation": {"checkpoint", "config", "manifest", "runtime", "training"},
     "evaluation": {"metrics"},
-    "findings": {"control", "evaluation", "figures"},
+    "findings": {"control", "evaluation", "figures", "preprocess"},
     "plots": {"evaluation", "metrics"},
     "results": {"card", "ledger"},
     "data_card": {"classes", "markdown", "results"},
@@ -65,7 +78,18 @@ INSIDE: dict[str, set[str]] = {
     | {"quantisation", "report", "runtime"},
 }
 # runtime inside its functions only
-TORCH = {"model", "gradcam", "runtime", "augmentation", "training", "cross_validation", "graph", "export"}
+TORCH = {
+    "model",
+    "gradcam",
+    "blocks",
+    "mixup",
+    "runtime",
+    "augmentation",
+    "training",
+    "cross_validation",
+    "graph",
+    "export",
+}
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
