@@ -107,7 +107,9 @@ class EvaluateConfig(Recipe):
     data: Path | None = _flag("folder with train/, valid/ and test/, each with one folder a class", None)
     folder: Path | None = _flag("score this folder of class folders from elsewhere, and nothing else", None)
     cross_validate: bool = _flag("train the recipe on the grouped folds and score what each fold left out", False)
+    against: Path | None = _flag("folder of another cross-validation, to compare this one with slice by slice", None)
     control: Literal[Control, "all"] = _flag("train a control on the grouped folds instead", "none")
+    calibrate: bool = _flag("temperature and conformal sets from a cross-validation that is there", False)
     threshold: float = _flag("correlation from which two slices belong to one visual group", 0.90)
     folds: int = _flag("of the five grouped folds, train this many", 5)
     init: Path | None = _flag("safetensors state dict of torchvision's resnet18 instead of its download", None)
@@ -122,6 +124,10 @@ class EvaluateConfig(Recipe):
             raise ValueError("--folds must be 1 to 5, --draws at least 100")
         if (self.data is None) == (self.folder is None):
             raise ValueError("give either --data or --folder")
+        if self.against and not self.cross_validate:
+            raise ValueError("--against goes with --cross-validate")
+        if self.calibrate and self.folds < 2:
+            raise ValueError("--calibrate needs two folds or more, for each is judged by the others")
 
     @property
     def ledger_path(self) -> Path:

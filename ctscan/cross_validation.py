@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
-from ctscan.checkpoint import write_checkpoint
+from ctscan.checkpoint import read_checkpoint, write_checkpoint
 from ctscan.config import Recipe
 from ctscan.manifest import Pool
 from ctscan.runtime import Output, TorchRuntime, choose_device, concatenate, run_in_batches, store_tensors
@@ -51,6 +52,22 @@ def cross_validate(
             write_output(path, train_fold(recipe, pool, fold, folder, weights, torch.device(choose_device(device))))
         index.append(outside)
         outputs.append(read_output(path))
+    return OutOfFold(np.concatenate(index), concatenate(outputs))
+
+
+def has_run(folder: Path, folds: Sequence[int]) -> bool:
+    """Whether the folder holds the answers and the networks of these folds."""
+    return all((folder / f"fold-{fold}{kind}").exists() for fold in folds for kind in (".npz", ".safetensors"))
+
+
+def answer_again(pool: Pool, folds: Sequence[int], folder: Path, device: str) -> OutOfFold:
+    """What the networks that `folder` holds say of the pool's slices as they are now, each of those it left out."""
+    index, outputs = [], []
+    for fold in tqdm(folds, "answering again", unit="fold", leave=False):
+        checkpoint = read_checkpoint(folder / f"fold-{fold}.safetensors")
+        runtime = TorchRuntime.from_checkpoint(checkpoint, choose_device(device))
+        index.append(np.flatnonzero(pool.folds == fold))
+        outputs.append(run_in_batches(runtime, pool.split.squares[index[-1]]))
     return OutOfFold(np.concatenate(index), concatenate(outputs))
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from ctscan.control import Control
-from ctscan.evaluation import Evaluation
-from ctscan.figures import decimal
+from ctscan.evaluation import Estimate, Evaluation
+from ctscan.figures import decimal, points
 from ctscan.preprocess import Surround
 
 CHANCE = 0.25  # balanced accuracy of a guess among four classes
 SHORTCUT = 0.65  # AUROC of normal against tumour without the lungs or the body, above which "normal" is in doubt
 # Adenocarcinoma against squamous carcinoma from tumour-centred CT, 311 patients: Chaunzwa et al., Sci Rep 2021.
 SUBTYPE_LITERATURE, SUBTYPE_SUSPECT = 0.71, 0.80
+TONE_FALL = 0.03  # of balanced accuracy, that one histogram for all slices may cost
 SUBTYPE = "auroc.adenocarcinoma.squamous_cell_carcinoma"
 # surround -> what border_only leaves to be seen
 OUTSIDE: dict[Surround, tuple[str, str]] = {
@@ -33,6 +34,15 @@ def judge_subtype(evaluation: Evaluation) -> str:
     return (
         f"{sentence} Above {SUBTYPE_SUSPECT:.2f} that is suspect: the data's two classes differ in site, stage and "
         "source too, and the network may tell these apart."
+    )
+
+
+def judge_tone(fall: Estimate) -> str:
+    """What it means how far balanced accuracy falls when all slices have one histogram."""
+    verdict = "as wanted" if fall.value <= TONE_FALL else "so the answers lean on the window"
+    return (
+        f"Every slice's greys matched to one histogram: balanced accuracy falls by {points(vars(fall))}; at most "
+        f"{100 * TONE_FALL:.0f} are wanted, {verdict}."
     )
 
 

@@ -6,6 +6,9 @@
     evaluations         evaluate.py --data: a checkpoint on the published and the deduplicated test split
     grouped             evaluate.py --cross-validate: a recipe, out of fold, no visual group in two folds
     controls            evaluate.py --control: trainings that must fail, on the same folds
+    calibrations        evaluate.py --calibrate: temperature, conformal sets, and what they were worth out of fold
+    searches            train.py --trials: every trial of a search for a recipe, failed and pruned ones too
+    explanations        evaluate.py --explain: tests of the maps
 
 All numbers in README, cards and page come from here or from a checkpoint's card.
 """
@@ -16,7 +19,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-Section = Literal["readings", "cross_validations", "audits", "evaluations", "grouped", "controls"]
+Section = Literal[
+    "readings", "cross_validations", "audits", "evaluations", "grouped", "controls", "calibrations", "searches",
+    "explanations",
+]  # fmt: skip
 SECTIONS: tuple[Section, ...] = get_args(Section)
 Ledger: TypeAlias = dict[Section, list[dict[str, Any]]]
 

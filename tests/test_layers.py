@@ -23,6 +23,9 @@ INSIDE: dict[str, set[str]] = {
     "anatomy": set(),
     "ledger": set(),
     "figures": set(),
+    "conformal": set(),
+    "calibration": {"metrics"},
+    "histogram": {"anatomy"},
     "markdown": set(),
     "preprocess": {"anatomy"},
     "slices": {"headers", "tiff"},
@@ -68,6 +71,7 @@ INSIDE: dict[str, set[str]] = {
     "audit_report": {"audit", "classes", "render", "slices"},
     "cross_validation": {"checkpoint", "config", "manifest", "runtime", "training"},
     "evaluation": {"metrics"},
+    "confidence": {"calibration", "conformal", "evaluation", "metrics"},
     "findings": {"control", "evaluation", "figures", "preprocess"},
     "plots": {"evaluation", "metrics"},
     "results": {"card", "ledger"},
@@ -137,8 +141,8 @@ def test_the_page_takes_from_the_package_only_what_it_shows() -> None:
 def test_reading_preprocessing_and_rendering_run_without_torch() -> None:
     program = (
         "import sys; import ctscan, ctscan.slices, ctscan.preprocess, ctscan.checkpoint, ctscan.metrics;"
-        "import ctscan.render, ctscan.classifier, ctscan.answer;"
-        "sys.exit(any(m in sys.modules for m in ('torch', 'torchvision', 'onnxruntime', 'gradio', 'sklearn')))"
+        "import ctscan.render, ctscan.classifier, ctscan.answer, ctscan.calibration, ctscan.conformal;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'torchvision', 'onnxruntime', 'gradio', 'sklearn', 'scipy')))"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
