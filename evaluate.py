@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ctscan.anatomy import Pixels
-from ctscan.audit import audit
+from ctscan.audit import known_or_new
 from ctscan.checkpoint import CheckpointError, read_checkpoint
 from ctscan.classes import CLASS_KEYS, CLASSES, NORMAL
 from ctscan.classifier import Classifier
@@ -37,7 +37,7 @@ from ctscan.evaluation import Answers, Estimate, Evaluation, difference, evaluat
 from ctscan.findings import judge_control, judge_subtype, judge_tone
 from ctscan.histogram import body_quantiles, match, mean_quantiles
 from ctscan.ledger import LedgerError, append, read_ledger
-from ctscan.manifest import Manifest, ManifestError, Pool, read_manifest
+from ctscan.manifest import Manifest, ManifestError, Pool, load_pool
 from ctscan.metrics import measures, softmax
 from ctscan.plots import draw_all
 from ctscan.runtime import DeviceError, run_in_batches
@@ -62,11 +62,8 @@ class Report:
     @cached_property
     def manifest(self) -> Manifest:
         """The one beside the checkpoint where it knows all of the data, else a new audit."""
-        path = self.config.checkpoint.parent / "manifest.json"
         hashes = {h for split in self.splits.values() for h in split.hashes}
-        if path.exists() and (known := read_manifest(path)).by_hash.keys() >= hashes:
-            return known
-        return audit(self.data).manifest
+        return known_or_new(self.config.checkpoint.parent / "manifest.json", self.data, hashes)
 
     @cached_property
     def splits(self) -> dict[str, Split]:
@@ -99,8 +96,7 @@ class Report:
 
     def load_pool(self, see: Callable[[Pixels], Pixels]) -> Pool:
         """The grouped slices of all three splits, each as `see` shows it."""
-        train, valid, test = (load_split(self.data / name, see) for name in SPLITS)
-        return self.manifest.pool(join(join(train, valid), test), self.config.threshold)
+        return load_pool(self.data, self.manifest, self.config.threshold, see)
 
     def folder(self, recipe: Recipe, control: Control, pool: Pool) -> Path:
         """Where a cross-validation is kept."""

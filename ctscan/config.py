@@ -91,6 +91,8 @@ class TrainConfig(Recipe):
     runs: Path = _flag("folder that gets one folder a run: log, curves, configuration, scores", Path("runs"))
     ledger: Path | None = _flag("file that keeps every reading of test (default: metrics.json beside --out)", None)
     read_test: bool = _flag("score the test split once, at the end", True)
+    trials: int = _flag("search for a recipe with so many trials on two grouped folds, and train nothing else", 0)
+    threshold: float = _flag("of --trials: correlation from which two slices belong to one visual group", 0.90)
     device: Literal["auto", "cpu", "cuda"] = _flag("where to train", "auto")
 
     @property

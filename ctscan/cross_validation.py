@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ctscan.checkpoint import read_checkpoint, write_checkpoint
 from ctscan.config import Recipe
 from ctscan.manifest import Pool
+from ctscan.model import SliceNet
 from ctscan.runtime import Output, TorchRuntime, choose_device, concatenate, run_in_batches, store_tensors
 from ctscan.training import Trainer, Weights, build_card, round_trip, show_progress, top_of_scale
 
@@ -49,7 +50,7 @@ def cross_validate(
         outside = np.flatnonzero(pool.folds == fold)
         path = folder / f"fold-{fold}.npz"
         if not path.exists():
-            write_output(path, train_fold(recipe, pool, fold, folder, weights, torch.device(choose_device(device))))
+            write_output(path, train_fold(recipe, pool, fold, folder, weights, device))
         index.append(outside)
         outputs.append(read_output(path))
     return OutOfFold(np.concatenate(index), concatenate(outputs))
@@ -71,14 +72,21 @@ def answer_again(pool: Pool, folds: Sequence[int], folder: Path, device: str) ->
     return OutOfFold(np.concatenate(index), concatenate(outputs))
 
 
-def train_fold(recipe: Recipe, pool: Pool, fold: int, folder: Path, weights: Weights, device: torch.device) -> Output:
-    """Train on all folds but one, keep the network as a checkpoint, answer for the one left out."""
-    trainer = Trainer(recipe, pool.split.take(pool.folds != fold), weights, device)
-    with show_progress(recipe, trainer.steps, f"{folder.name}, fold {fold}") as progress:
+def fit_fold(
+    recipe: Recipe, pool: Pool, fold: int, weights: Weights, device: str, title: str
+) -> tuple[SliceNet, Output]:
+    """Train on all folds but one; gives the network and what it says of the slices left out."""
+    trainer = Trainer(recipe, pool.split.take(pool.folds != fold), weights, torch.device(choose_device(device)))
+    with show_progress(recipe, trainer.steps, title) as progress:
         for _ in range(recipe.epochs):
             trainer.epoch(progress)
     net = round_trip(recipe, trainer.result)
-    output = run_in_batches(TorchRuntime(net), pool.split.squares[pool.folds == fold])
+    return net, run_in_batches(TorchRuntime(net), pool.split.squares[pool.folds == fold])
+
+
+def train_fold(recipe: Recipe, pool: Pool, fold: int, folder: Path, weights: Weights, device: str) -> Output:
+    """Train on all folds but one, keep the network as a checkpoint, answer for the one left out."""
+    net, output = fit_fold(recipe, pool, fold, weights, device, f"{folder.name}, fold {fold}")
     # The scale of a fold's maps comes from the slices left out, over which its answers are there anyway.
     card = build_card(recipe, net, {"fold": fold, "run": folder.name}, {}, top_of_scale(output.maps))
     write_checkpoint(folder / f"fold-{fold}.safetensors", card, store_tensors(net))

@@ -66,10 +66,12 @@ INSIDE: dict[str, set[str]] = {
     "quantisation": {"card", "classifier", "data", "metrics", "onnx_file", "onnx_runtime", "phantom", "slices"},
     "run_folder": {"config", "training"},
     # what the numbers are worth
-    "manifest": {"classes", "data"},
+    "manifest": {"anatomy", "classes", "data"},
     "audit": {"anatomy", "classes", "data", "manifest", "slices"},
     "audit_report": {"audit", "classes", "render", "slices"},
-    "cross_validation": {"checkpoint", "config", "manifest", "runtime", "training"},
+    "cross_validation": {"checkpoint", "config", "manifest", "model", "runtime", "training"},
+    "search": {"calibration", "classes", "config", "cross_validation", "evaluation", "manifest", "markdown", "metrics"}
+    | {"preprocess", "training"},
     "evaluation": {"metrics"},
     "confidence": {"calibration", "conformal", "evaluation", "metrics"},
     "findings": {"control", "evaluation", "figures", "preprocess"},
