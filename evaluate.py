@@ -5,6 +5,7 @@
                        then the same networks on the same slices, all of one histogram
     --against RUN      with it: the difference to another cross-validation, kept in RUN, on the same folds
     --calibrate        temperature and conformal sets from the recipe's cross-validation
+    --explain          tests of the checkpoint's maps: randomised weights, ROAD, evidence outside the body
     --control NAME     a training that must fail, on the same folds
     --folder DIR       instead of --data: class folders from elsewhere, our classes or tumour and normal
 
@@ -32,8 +33,20 @@ from ctscan.confidence import Confidence, Coverage, judge_confidence
 from ctscan.config import EvaluateConfig, Recipe, parse_flags
 from ctscan.control import CONTROLS, Control, shuffle_labels, view
 from ctscan.cross_validation import OutOfFold, answer_again, cross_validate, has_run, name_run
-from ctscan.data import SPLITS, DataError, Split, find_files, find_outside_files, join, load_files, load_split, read_all
+from ctscan.data import (
+    SPLITS,
+    DataError,
+    Split,
+    find_files,
+    find_outside_files,
+    join,
+    load_files,
+    load_split,
+    pixel_hash,
+    read_all,
+)
 from ctscan.evaluation import Answers, Estimate, Evaluation, difference, evaluate
+from ctscan.faithfulness import judge_faithfulness, judge_lesions
 from ctscan.findings import judge_control, judge_subtype, judge_tone
 from ctscan.histogram import body_quantiles, match, mean_quantiles
 from ctscan.ledger import LedgerError, append, read_ledger
@@ -41,10 +54,12 @@ from ctscan.manifest import Manifest, ManifestError, Pool, load_pool
 from ctscan.metrics import measures, softmax
 from ctscan.plots import draw_all
 from ctscan.runtime import DeviceError, run_in_batches
-from ctscan.slices import UnreadableSlice
+from ctscan.slices import Slice, UnreadableSlice
 from ctscan.training import TrainingError, imagenet_weights
+from ctscan.volumes import read_volumes
 
 TITLES = tuple(c.title for c in CLASSES)
+EXPLAINED = 50  # slices; ROAD fills each of them in eighteen times
 PAIRED = ("accuracy", "balanced_accuracy", "auroc.normal", "nll")
 COMPARED = ("accuracy", "balanced_accuracy", "auroc_macro", "auroc.normal")
 
@@ -176,6 +191,25 @@ class Report:
         append(self.config.ledger_path, "calibrations", said)
         print_confidence(found)
 
+    def explain(self) -> None:
+        """The checkpoint's maps on slices of the test split, one a visual group."""
+        checkpoint = read_checkpoint(self.config.checkpoint)
+        volumes = read_volumes(self.config.volumes) if self.config.volumes else []
+        found = judge_faithfulness(checkpoint, self.one_a_group(), self.config.draws)
+        said = self.entry(model_id=checkpoint.card.model_id, **found.to_dict())
+        said |= {"lesions": [vars(lesion) for lesion in judge_lesions(checkpoint, volumes)]}
+        append(self.config.ledger_path, "explanations", said)
+        print(json.dumps(said, indent=1))
+
+    def one_a_group(self) -> list[Pixels]:
+        """The first slice of each of `EXPLAINED` visual groups of the published test split, chosen at random."""
+        files = [path for path, _ in find_files(self.data / "test")]
+        read = [s for s in read_all(files, lambda slice_: slice_, "slices of test") if isinstance(s, Slice)]
+        groups = self.manifest.groups_of([pixel_hash(s) for s in read], self.config.threshold).tolist()
+        first = {group: slice_.pixels for slice_, group in zip(reversed(read), reversed(groups), strict=True)}
+        chosen = np.random.default_rng(0).permutation(sorted(first))[:EXPLAINED]
+        return [first[group] for group in chosen.tolist()]
+
     def evaluate_control(self, control: Control) -> None:
         """A control beside the last cross-validation of the committed recipe on the same folds."""
         pool, out = self.train_folds(control)
@@ -263,8 +297,10 @@ def evaluate_data(config: EvaluateConfig, data: Path) -> None:
     """What was asked for, the quick things first."""
     report = Report(config, data)
     asked: tuple[Control, ...] = CONTROLS if config.control == "all" else (config.control,)
-    if not (config.cross_validate or config.calibrate or config.control != "none"):
+    if not (config.cross_validate or config.calibrate or config.explain or config.control != "none"):
         report.evaluate_published()
+    if config.explain:
+        report.explain()
     if config.cross_validate:
         report.evaluate_grouped()
     if config.calibrate:

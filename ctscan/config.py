@@ -112,6 +112,8 @@ class EvaluateConfig(Recipe):
     against: Path | None = _flag("folder of another cross-validation, to compare this one with slice by slice", None)
     control: Literal[Control, "all"] = _flag("train a control on the grouped folds instead", "none")
     calibrate: bool = _flag("temperature and conformal sets from a cross-validation that is there", False)
+    explain: bool = _flag("put the checkpoint's maps to the test, on slices of the test split", False)
+    volumes: Path | None = _flag("with it: a folder of CT volumes with an outlined lesion (NRRD, labels beside)", None)
     threshold: float = _flag("correlation from which two slices belong to one visual group", 0.90)
     folds: int = _flag("of the five grouped folds, train this many", 5)
     init: Path | None = _flag("safetensors state dict of torchvision's resnet18 instead of its download", None)
@@ -128,6 +130,8 @@ class EvaluateConfig(Recipe):
             raise ValueError("give either --data or --folder")
         if self.against and not self.cross_validate:
             raise ValueError("--against goes with --cross-validate")
+        if self.volumes and not self.explain:
+            raise ValueError("--volumes goes with --explain")
         if self.calibrate and self.folds < 2:
             raise ValueError("--calibrate needs two folds or more, for each is judged by the others")
 

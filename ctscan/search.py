@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,10 @@ from ctscan.config import TrainConfig
 from ctscan.cross_validation import fit_fold
 from ctscan.evaluation import Answers
 from ctscan.manifest import Pool
-from ctscan.markdown import table
 from ctscan.metrics import measures
 from ctscan.preprocess import Preprocess
 from ctscan.training import Weights
+from ctscan.trials import trial_table
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -188,20 +188,3 @@ def describe(trial: FrozenTrial) -> dict[str, Any]:
         "settings": trial.params,
         "seconds": round(trial.duration.total_seconds()) if trial.duration else None,
     }
-
-
-def trial_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Trials as Markdown, the best first, those without a result last."""
-    ordered = sorted(rows, key=lambda row: (row["loss"] is None, row["loss"] or 0, row["number"]))
-    cells = [
-        [row["number"], row["state"], "" if row["loss"] is None else f"{row['loss']:.3f}"]
-        + [", ".join(f"{100 * fold['balanced_accuracy']:.0f}" for fold in row["folds"])]
-        + [short(row["settings"].get(name, "")) for name in SPACE]
-        for row in ordered
-    ]
-    return table(["trial", "state", "loss", "balanced accuracy by fold, %", *SPACE], cells)
-
-
-def short(value: object) -> str:
-    """Three digits of a number, anything else as it is."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -23,6 +23,7 @@ INSIDE: dict[str, set[str]] = {
     "anatomy": set(),
     "ledger": set(),
     "figures": set(),
+    "trials": {"markdown"},
     "conformal": set(),
     "calibration": {"metrics"},
     "histogram": {"anatomy"},
@@ -70,15 +71,18 @@ INSIDE: dict[str, set[str]] = {
     "audit": {"anatomy", "classes", "data", "manifest", "slices"},
     "audit_report": {"audit", "classes", "render", "slices"},
     "cross_validation": {"checkpoint", "config", "manifest", "model", "runtime", "training"},
-    "search": {"calibration", "classes", "config", "cross_validation", "evaluation", "manifest", "markdown", "metrics"}
-    | {"preprocess", "training"},
+    "search": {"calibration", "classes", "config", "cross_validation", "evaluation", "manifest", "metrics"}
+    | {"preprocess", "training", "trials"},
     "evaluation": {"metrics"},
+    "volumes": {"anatomy", "data"},
+    "faithfulness": {"anatomy", "blocks", "checkpoint", "classes", "evaluation", "model", "preprocess", "runtime"}
+    | {"volumes"},
     "confidence": {"calibration", "conformal", "evaluation", "metrics"},
     "findings": {"control", "evaluation", "figures", "preprocess"},
     "plots": {"evaluation", "metrics"},
     "results": {"card", "ledger"},
     "data_card": {"classes", "markdown", "results"},
-    "model_card": {"card", "classes", "data_card", "figures", "ledger", "markdown", "results"},
+    "model_card": {"card", "classes", "data_card", "figures", "ledger", "markdown", "results", "trials"},
     "report": {"checkpoint", "data_card", "figures", "ledger", "markdown", "model_card", "results"},
     "__main__": {"answer", "audit", "audit_report", "checkpoint", "classifier", "data", "export", "ledger"}
     | {"quantisation", "report", "runtime"},
@@ -89,6 +93,7 @@ TORCH = {
     "gradcam",
     "blocks",
     "mixup",
+    "faithfulness",
     "runtime",
     "augmentation",
     "training",

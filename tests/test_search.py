@@ -13,7 +13,8 @@ import pytest
 
 from ctscan.config import TrainConfig, parse_flags
 from ctscan.evaluation import Answers
-from ctscan.search import SPACE, Range, balanced_loss, suggest, trial_table
+from ctscan.search import SPACE, Range, balanced_loss, suggest
+from ctscan.trials import trial_table
 from tests.test_audit import draw_patient, save
 from tests.test_data import LONG
 
