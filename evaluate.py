@@ -123,7 +123,8 @@ class Report:
         if control == "shuffled_labels":
             pool = pool.relabel(shuffle_labels(pool.split.labels, pool.groups))
         folder = self.folder(self.config, control, pool)
-        weights, folds = imagenet_weights(self.config.init), range(self.config.folds)
+        folds = range(self.config.folds)
+        weights = {} if has_run(folder, folds) else imagenet_weights(self.config.init)
         return pool, cross_validate(self.config, pool, folds, folder, weights, self.config.device)
 
     def evaluate_grouped(self) -> None:
