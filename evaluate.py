@@ -1,7 +1,11 @@
 """Say what a checkpoint is worth: `python evaluate.py --checkpoint F --data DIR`. All flags: `--help`.
 
     (nothing more)     the published test split, and the part of it whose pixels are in neither train nor valid
-    --cross-validate   the recipe out of fold, where no visual group lies in two folds; goes on where it stopped
+    --cross-validate   the recipe out of fold, where no visual group lies in two folds; goes on where it stopped;
+                       then the same networks on the same slices, all of one histogram
+    --against RUN      with it: the difference to another cross-validation, kept in RUN, on the same folds
+    --calibrate        temperature and conformal sets from the recipe's cross-validation
+    --explain          tests of the checkpoint's maps: randomised weights, ROAD, evidence outside the body
     --control NAME     a training that must fail, on the same folds
     --folder DIR       instead of --data: class folders from elsewhere, our classes or tumour and normal
 
@@ -12,7 +16,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,24 +24,43 @@ from typing import Any
 
 import numpy as np
 
-from ctscan.audit import audit
-from ctscan.checkpoint import CheckpointError
+from ctscan.anatomy import Pixels
+from ctscan.audit import known_or_new
+from ctscan.checkpoint import CheckpointError, read_checkpoint
 from ctscan.classes import CLASS_KEYS, CLASSES, NORMAL
 from ctscan.classifier import Classifier
-from ctscan.config import EvaluateConfig, parse_flags
+from ctscan.confidence import Confidence, Coverage, judge_confidence
+from ctscan.config import EvaluateConfig, Recipe, parse_flags
 from ctscan.control import CONTROLS, Control, shuffle_labels, view
-from ctscan.cross_validation import OutOfFold, cross_validate, name_run
-from ctscan.data import SPLITS, DataError, Split, find_outside_files, join, load_files, load_split
+from ctscan.cross_validation import OutOfFold, answer_again, cross_validate, has_run, name_run
+from ctscan.data import (
+    SPLITS,
+    DataError,
+    Split,
+    find_files,
+    find_outside_files,
+    join,
+    load_files,
+    load_split,
+    pixel_hash,
+    read_all,
+)
 from ctscan.evaluation import Answers, Estimate, Evaluation, difference, evaluate
-from ctscan.findings import judge_control, judge_subtype
+from ctscan.faithfulness import judge_faithfulness, judge_lesions
+from ctscan.findings import judge_control, judge_subtype, judge_tone
+from ctscan.histogram import body_quantiles, match, mean_quantiles
 from ctscan.ledger import LedgerError, append, read_ledger
-from ctscan.manifest import Manifest, ManifestError, Pool, read_manifest
+from ctscan.manifest import Manifest, ManifestError, Pool, load_pool
 from ctscan.metrics import measures, softmax
 from ctscan.plots import draw_all
 from ctscan.runtime import DeviceError, run_in_batches
+from ctscan.slices import Slice, UnreadableSlice
 from ctscan.training import TrainingError, imagenet_weights
+from ctscan.volumes import read_volumes
 
 TITLES = tuple(c.title for c in CLASSES)
+EXPLAINED = 50  # slices; ROAD fills each of them in eighteen times
+PAIRED = ("accuracy", "balanced_accuracy", "auroc.normal", "nll")
 COMPARED = ("accuracy", "balanced_accuracy", "auroc_macro", "auroc.normal")
 
 
@@ -54,11 +77,8 @@ class Report:
     @cached_property
     def manifest(self) -> Manifest:
         """The one beside the checkpoint where it knows all of the data, else a new audit."""
-        path = self.config.checkpoint.parent / "manifest.json"
         hashes = {h for split in self.splits.values() for h in split.hashes}
-        if path.exists() and (known := read_manifest(path)).by_hash.keys() >= hashes:
-            return known
-        return audit(self.data).manifest
+        return known_or_new(self.config.checkpoint.parent / "manifest.json", self.data, hashes)
 
     @cached_property
     def splits(self) -> dict[str, Split]:
@@ -94,15 +114,22 @@ class Report:
             append(self.config.ledger_path, "evaluations", said | found.to_dict())
             print_evaluation(f"{split} test split, {count_refused(of)} refused", found)
 
+    def load_pool(self, see: Callable[[Pixels], Pixels]) -> Pool:
+        """The grouped slices of all three splits, each as `see` shows it."""
+        return load_pool(self.data, self.manifest, self.config.threshold, see)
+
+    def folder(self, recipe: Recipe, control: Control, pool: Pool) -> Path:
+        """Where a cross-validation is kept."""
+        return self.config.runs / name_run(recipe, self.config.threshold, control, pool)
+
     def train_folds(self, control: Control) -> tuple[Pool, OutOfFold]:
         """The recipe, or a control of it, on the grouped folds."""
-        see = view(control, self.config.preprocess)
-        train, valid, test = (load_split(self.data / name, see) for name in SPLITS)
-        pool = self.manifest.pool(join(join(train, valid), test), self.config.threshold)
+        pool = self.load_pool(view(control, self.config.preprocess))
         if control == "shuffled_labels":
             pool = pool.relabel(shuffle_labels(pool.split.labels, pool.groups))
-        folder = self.config.runs / name_run(self.config, self.config.threshold, control, pool)
-        weights, folds = imagenet_weights(self.config.init), range(self.config.folds)
+        folder = self.folder(self.config, control, pool)
+        folds = range(self.config.folds)
+        weights = {} if has_run(folder, folds) else imagenet_weights(self.config.init)
         return pool, cross_validate(self.config, pool, folds, folder, weights, self.config.device)
 
     def evaluate_grouped(self) -> None:
@@ -111,13 +138,17 @@ class Report:
         answers = gather(pool, out)
         found = evaluate(answers, CLASS_KEYS, self.config.draws, "grouped")
         draw_all(self.plots, "grouped", found, answers, TITLES)
+        fall = self.match_tones(answers)
         said = self.entry(
             settings=self.config.settings(),
             folds=by_fold(pool, out),
             repeats=1,
             finding=judge_subtype(found),
+            matched={"fall": vars(fall), "finding": judge_tone(fall)},
             **found.to_dict(),
         )
+        if self.config.against:
+            said |= {"against": self.compare(pool, answers, self.config.against)}
         if self.classifier.card.training == self.config.settings() and self.config.folds == 5:
             gap = difference(self.published, answers, CLASS_KEYS, COMPARED, self.config.draws)
             said |= {"model_id": self.classifier.card.model_id}
@@ -125,7 +156,65 @@ class Report:
             print_estimates("published minus grouped", gap)
         append(self.config.ledger_path, "grouped", said)
         print_evaluation("grouped, out of fold", found)
-        print(said["finding"])
+        print(said["finding"], said["matched"]["finding"], sep="\n")
+
+    def match_tones(self, answers: Answers) -> Estimate:
+        """How far balanced accuracy falls when every slice has the mean histogram of train. Needs the kept folds.
+
+        The files are changed and the preprocessing runs as it is: what a picture in another window would meet.
+        """
+        files = [path for path, _ in find_files(self.data / "train")]
+        seen = read_all(files, lambda slice_: body_quantiles(slice_.pixels), "histograms of train")
+        reference = mean_quantiles([found for found in seen if not isinstance(found, UnreadableSlice)])
+        pool = self.load_pool(lambda pixels: self.config.preprocess.square(match(pixels, reference)))
+        folder, folds = self.folder(self.config, "none", pool), range(self.config.folds)
+        matched = gather(pool, answer_again(pool, folds, folder, self.config.device))
+        return difference(answers, matched, CLASS_KEYS, ["balanced_accuracy"], self.config.draws)["balanced_accuracy"]
+
+    def compare(self, pool: Pool, answers: Answers, folder: Path) -> dict[str, Any]:
+        """These answers minus those of another recipe, kept in `folder`, on the same slices, groups drawn for both."""
+        checkpoint = folder / "fold-0.safetensors"
+        other = EvaluateConfig(**read_checkpoint(checkpoint).card.training, data=self.data)
+        if name_run(other, self.config.threshold, "none", pool) != folder.name:
+            raise TrainingError(f"--against {folder.name}: not a cross-validation of these slices on these folds.")
+        gap = difference(answers, gather(pool, self.kept(other, pool, folder)), CLASS_KEYS, PAIRED, self.config.draws)
+        print_estimates(f"minus {folder.name}", gap)
+        return {"settings": other.settings(), "measures": {name: vars(value) for name, value in gap.items()}}
+
+    def kept(self, recipe: Recipe, pool: Pool, folder: Path) -> OutOfFold:
+        """What a cross-validation that is there says. Raises TrainingError where it is not."""
+        folds = range(self.config.folds)
+        if not has_run(folder, folds):
+            raise TrainingError(f"{folder.name} does not hold {len(folds)} folds: run --cross-validate first.")
+        return cross_validate(recipe, pool, folds, folder, {}, "cpu")
+
+    def calibrate(self) -> None:
+        """Temperature and sets from the recipe's answers out of fold, and what they are worth."""
+        pool = self.load_pool(self.config.preprocess.square)
+        out = self.kept(self.config, pool, self.folder(self.config, "none", pool))
+        found = judge_confidence(gather(pool, out), pool.folds[out.index], CLASS_KEYS, self.config.draws)
+        said = self.entry(settings=self.config.settings(), folds=self.config.folds, **found.to_dict())
+        append(self.config.ledger_path, "calibrations", said)
+        print_confidence(found)
+
+    def explain(self) -> None:
+        """The checkpoint's maps on slices of the test split, one a visual group."""
+        checkpoint = read_checkpoint(self.config.checkpoint)
+        volumes = read_volumes(self.config.volumes) if self.config.volumes else []
+        found = judge_faithfulness(checkpoint, self.one_a_group(), self.config.draws)
+        said = self.entry(model_id=checkpoint.card.model_id, **found.to_dict())
+        said |= {"lesions": [vars(lesion) for lesion in judge_lesions(checkpoint, volumes)]}
+        append(self.config.ledger_path, "explanations", said)
+        print(json.dumps(said, indent=1))
+
+    def one_a_group(self) -> list[Pixels]:
+        """The first slice of each of `EXPLAINED` visual groups of the published test split, chosen at random."""
+        files = [path for path, _ in find_files(self.data / "test")]
+        read = [s for s in read_all(files, lambda slice_: slice_, "slices of test") if isinstance(s, Slice)]
+        groups = self.manifest.groups_of([pixel_hash(s) for s in read], self.config.threshold).tolist()
+        first = {group: slice_.pixels for slice_, group in zip(reversed(read), reversed(groups), strict=True)}
+        chosen = np.random.default_rng(0).permutation(sorted(first))[:EXPLAINED]
+        return [first[group] for group in chosen.tolist()]
 
     def evaluate_control(self, control: Control) -> None:
         """A control beside the last cross-validation of the committed recipe on the same folds."""
@@ -133,7 +222,7 @@ class Report:
         found = evaluate(gather(pool, out), CLASS_KEYS, self.config.draws, control)
         reference = self.reference()
         said = self.entry(control=control, settings=self.config.settings(), folds=by_fold(pool, out))
-        said |= {"finding": judge_control(control, found, reference), **found.to_dict()}
+        said |= {"finding": judge_control(control, found, reference, self.config.surround), **found.to_dict()}
         append(self.config.ledger_path, "controls", said)
         print(said["finding"])
 
@@ -143,12 +232,8 @@ class Report:
         own = EvaluateConfig(**recipe, data=self.data, runs=self.config.runs)
         train, valid, test = (self.splits[name] for name in SPLITS)
         pool = self.manifest.pool(join(join(train, valid), test), self.config.threshold)
-        folder = self.config.runs / name_run(own, self.config.threshold, "none", pool)
-        folds = range(self.config.folds)
-        if not all((folder / f"fold-{fold}.npz").exists() for fold in folds):
-            raise TrainingError("A control is judged beside the recipe itself; run --cross-validate first.")
-        answers = gather(pool, cross_validate(own, pool, folds, folder, {}, "cpu"))
-        return evaluate(answers, CLASS_KEYS, self.config.draws, "reference")
+        out = self.kept(own, pool, self.folder(own, "none", pool))
+        return evaluate(gather(pool, out), CLASS_KEYS, self.config.draws, "reference")
 
 
 def scored(split: Split) -> Split:
@@ -214,7 +299,17 @@ def print_evaluation(title: str, found: Evaluation) -> None:
     )
 
 
-def print_estimates(title: str, estimates: dict[str, Estimate]) -> None:
+def print_confidence(found: Confidence) -> None:
+    """Temperature, what it changes, and the sets."""
+    print_estimates("as they are", {"temperature": found.temperature, **found.raw})
+    print_estimates("calibrated out of fold", found.calibrated)
+    print(f"  {'ECE of a perfectly calibrated model, 95th percentile':<55} {found.perfect_ece:7.3f}")
+    sets = found.sets
+    print_estimates(f"sets at {sets.alpha:.2f}, share that holds the class", sets.coverage)
+    print(f"  {sets.size:.2f} classes a set; one class in {sets.single:.0%}, none in {sets.empty:.0%} of the sets")
+
+
+def print_estimates(title: str, estimates: Mapping[str, Estimate | Coverage]) -> None:
     """A name, a value and an interval on a line."""
     print(title)
     for name, value in estimates.items():
@@ -225,10 +320,14 @@ def evaluate_data(config: EvaluateConfig, data: Path) -> None:
     """What was asked for, the quick things first."""
     report = Report(config, data)
     asked: tuple[Control, ...] = CONTROLS if config.control == "all" else (config.control,)
-    if not config.cross_validate and config.control == "none":
+    if not (config.cross_validate or config.calibrate or config.explain or config.control != "none"):
         report.evaluate_published()
+    if config.explain:
+        report.explain()
     if config.cross_validate:
         report.evaluate_grouped()
+    if config.calibrate:
+        report.calibrate()
     for control in asked:
         if control != "none":
             report.evaluate_control(control)

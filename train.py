@@ -2,6 +2,8 @@
 
 DIR holds train/, valid/ and test/, each with one folder a class. The best epoch is chosen on valid alone, test is
 read once at the end, and the reading is kept in metrics.json beside the checkpoint.
+
+`--trials N` searches for a recipe instead: Optuna, two grouped folds of all slices, kept in runs/ and gone on with.
 """
 
 from __future__ import annotations
@@ -12,14 +14,27 @@ from datetime import date
 
 import torch
 
+from ctscan.audit import known_or_new
 from ctscan.checkpoint import CheckpointError, write_checkpoint
 from ctscan.config import TrainConfig, parse_flags
 from ctscan.data import SPLITS, DataError, Split, load_split
 from ctscan.ledger import LedgerError, append, read_ledger
+from ctscan.manifest import ManifestError, Pool, load_pool
 from ctscan.metrics import Score
+from ctscan.preprocess import Preprocess
 from ctscan.run_folder import RunFolder
 from ctscan.runtime import DeviceError, choose_device, store_tensors
-from ctscan.training import TrainingError, build_card, describe, evaluate, fit, measure_map_scale, round_trip
+from ctscan.search import Search
+from ctscan.training import (
+    TrainingError,
+    build_card,
+    describe,
+    evaluate,
+    fit,
+    imagenet_weights,
+    measure_map_scale,
+    round_trip,
+)
 
 MIN_FREE_BYTES = 64 << 20  # a checkpoint is 22 MB and is written beside the old one
 
@@ -69,6 +84,26 @@ def train(config: TrainConfig) -> None:
     print(f"{config.out}: {card.model_id}, best epoch {fitted.best.epoch}; run folder {folder.path}")
 
 
+def search(config: TrainConfig) -> None:
+    """Try recipes on two grouped folds; what is done is reported, also after Ctrl-C."""
+    read_ledger(config.ledger_path)
+    device = choose_device(config.device)
+    hashes = {h for split in load(config).values() for h in split.hashes}
+    manifest = known_or_new(config.out.parent / "manifest.json", config.data, hashes)
+
+    def load_squares(preprocess: Preprocess) -> Pool:
+        return load_pool(config.data, manifest, config.threshold, preprocess.square)
+
+    found = Search(config, load_squares, imagenet_weights(config.init), device)
+    try:
+        found.run(config.trials)
+    except KeyboardInterrupt:
+        print("Interrupted: the trials that are done are kept; the same command goes on.", file=sys.stderr)
+    said = {"date": f"{date.today()}", "threshold": config.threshold, "manifest": manifest.digest[:16]}
+    append(config.ledger_path, "searches", said | found.report())
+    print((found.folder / "trials.md").read_text(encoding="utf-8"), f"Table and plots: {found.folder}", sep="\n")
+
+
 def print_scores(scores: dict[str, Score]) -> None:
     """A table, one split a line."""
     for name, value in scores.items():
@@ -83,8 +118,8 @@ def main() -> int:
     """Exit status: 0, or 2 with one sentence for what a user can mend."""
     config = parse_flags(TrainConfig)
     try:
-        train(config)
-    except (TrainingError, DataError, CheckpointError, DeviceError, LedgerError) as error:
+        search(config) if config.trials else train(config)
+    except (TrainingError, DataError, CheckpointError, DeviceError, LedgerError, ManifestError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:

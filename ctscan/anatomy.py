@@ -87,10 +87,35 @@ def _enlarge(mask: Mask, shape: tuple[int, int]) -> Mask:
     return cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
+def _hull(mask: Mask) -> Mask:
+    rows, columns = np.nonzero(mask)
+    points = np.stack([columns, rows], axis=1).astype(np.int32)
+    filled = np.zeros(mask.shape, np.uint8)
+    return cv2.fillConvexPoly(filled, cv2.convexHull(points), 1).astype(bool) if len(points) else mask
+
+
 def body_mask(pixels: Pixels) -> Mask:
     """(H, W): the largest bright component with all that it encloses; everything where there is none."""
     found = _largest_bright(shrink(pixels))
     return np.ones(pixels.shape, bool) if found is None else _enlarge(_fill(found[0]), pixels.shape)
+
+
+def body_hull_mask(pixels: Pixels) -> Mask:
+    """(H, W): the convex hull of the body, whose outline tells less than the body's own."""
+    found = _largest_bright(shrink(pixels))
+    return np.ones(pixels.shape, bool) if found is None else _enlarge(_hull(found[0]), pixels.shape)
+
+
+def chest_mask(pixels: Pixels) -> Mask:
+    """(H, W): the convex hull of all lungs together, the mediastinum between them too; the body where there are none.
+
+    With the margin of `lung_hull_mask`; ribs, muscles, fat and the outline of the body lie outside.
+    """
+    thumbnail = shrink(pixels)
+    lungs = lung_components(thumbnail)
+    if not lungs:
+        return body_mask(pixels)
+    return _enlarge(_widen(_hull(np.any(lungs, axis=0))), pixels.shape)
 
 
 def lung_components(thumbnail: Pixels) -> list[Mask]:
@@ -112,6 +137,11 @@ def lung_components(thumbnail: Pixels) -> list[Mask]:
     return [lung for lung in large if (lung & edge).sum() <= LUNG_MAX_EDGE * edge.sum()]
 
 
+def shows_lung(pixels: Pixels) -> bool:
+    """Whether a slice has lung in it that these rules find."""
+    return bool(lung_components(shrink(pixels)))
+
+
 def lung_mask(pixels: Pixels) -> Mask:
     """(H, W): the large dark areas inside the body; empty where there are none."""
     thumbnail = shrink(pixels)
@@ -122,10 +152,19 @@ def lung_mask(pixels: Pixels) -> Mask:
 def lung_hull_mask(pixels: Pixels) -> Mask:
     """(H, W): the convex hull of each lung and a margin, so that a tumour at its wall lies inside too."""
     thumbnail = shrink(pixels)
-    hulls = np.zeros(thumbnail.shape, np.uint8)
-    for lung in lung_components(thumbnail):
-        rows, columns = np.nonzero(lung)
-        cv2.fillConvexPoly(hulls, cv2.convexHull(np.stack([columns, rows], axis=1).astype(np.int32)), 1)
+    hulls = [_hull(lung) for lung in lung_components(thumbnail)]
+    return _enlarge(_widen(np.any(hulls, axis=0)) if hulls else np.zeros(thumbnail.shape, bool), pixels.shape)
+
+
+def find_lungs(pixels: Pixels) -> Box:
+    """The bounding box of the lungs' hulls with their margin, or of the body where there are none."""
+    rows, columns = np.nonzero(lung_hull_mask(pixels))
+    if not len(rows):
+        return find_body(pixels)
+    top, left = int(rows.min()), int(columns.min())
+    return Box(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
+
+
+def _widen(mask: Mask) -> Mask:
     side = 2 * LUNG_HULL_MARGIN + 1
-    wide = cv2.dilate(hulls, np.ones((side, side), np.uint8))
-    return _enlarge(wide.astype(bool), pixels.shape)
+    return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)).astype(bool)

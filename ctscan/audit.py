@@ -8,7 +8,7 @@ may share one; the second only makes a split stricter, so the sweep of threshold
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ctscan.anatomy import Pixels, find_body
 from ctscan.classes import CLASS_KEYS
 from ctscan.data import SPLITS, find_files, pixel_hash, read_all
-from ctscan.manifest import FOLDS, Image, Manifest
+from ctscan.manifest import FOLDS, Image, Manifest, read_manifest
 from ctscan.slices import Slice, UnreadableSlice
 
 THUMBNAIL = (48, 36)  # px, width and height
@@ -102,6 +102,13 @@ def read_records(data: Path) -> tuple[list[Record], list[str]]:
             else:
                 records.append(Record(path, split, label, *result))
     return records, unreadable
+
+
+def known_or_new(path: Path, data: Path, hashes: Iterable[str]) -> Manifest:
+    """The manifest at `path` where it knows all these pixels, else that of a new audit of `data`."""
+    if path.exists() and (known := read_manifest(path)).by_hash.keys() >= set(hashes):
+        return known
+    return audit(data).manifest
 
 
 def audit(data: Path) -> Audit:

@@ -12,11 +12,19 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from ctscan.augmentation import Augmentation
 from ctscan.card import Architecture
 from ctscan.control import Control
-from ctscan.preprocess import Preprocess
+from ctscan.preprocess import Crop, Preprocess, Surround, Tone
 
 
 def _flag(help_: str, default: Any = MISSING) -> Any:
     return field(metadata={"help": help_}, **({} if default is MISSING else {"default": default}))
+
+
+def _later(help_: str, default: Any) -> Any:
+    """A flag that came after the first checkpoint: `settings` names it only where it differs from the default.
+
+    So the settings in an older card, ledger or run folder stay those of the same recipe.
+    """
+    return field(metadata={"help": help_, "later": True}, default=default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +42,16 @@ class Recipe:
     weight_decay: float = _flag("weight decay", 0.05)
     label_smoothing: float = _flag("label smoothing", 0.1)
     ema: float = _flag("decay a step of the moving average of the weights; 0 keeps the last weights", 0.0)
+    mixup: float = _later("alpha of mixup's beta distribution; 0 mixes nothing", 0.0)
+    layer_decay: float = _later("factor of the rate from each block to the one below it", 1.0)
+    freeze: int = _later("blocks, from the first of five, that stay as ImageNet left them", 0)
+    lungless: float = _later("weight in the loss of a slice without visible lung", 1.0)
     augmentation: Augmentation = _flag("see ctscan/augmentation.py", "full")
+    strength: float = _later("of the augmentation; 1 as written there", 1.0)
     size: int = _flag("side of the model's square, px", 224)
-    crop: Literal["body", "whole", "none"] = _flag(
-        "letterbox the body's box or the whole slice; none: squash it", "body"
-    )
-    tone: Literal["equalise", "none"] = _flag("equalise: spread the greys inside the body evenly", "equalise")
+    crop: Crop = _flag("letterbox the box of body or lungs, or the whole slice; none: squash it", "body")
+    tone: Tone = _flag("equalise: spread the greys inside the body evenly", "equalise")
+    surround: Surround = _later("black: outside the body; hull: outside its hull; chest: outside the lungs'", "keep")
     head: Literal["linear", "mlp"] = _flag("classifier head; mlp is 512-512-256-4", "linear")
     dropout: float = _flag("dropout in the head", 0.2)
     normalise: bool = _flag("normalise by ImageNet's mean and deviation", True)
@@ -47,11 +59,15 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or self.rate <= 0 or not 0 <= self.ema < 1:
             raise ValueError("--epochs must be at least 1, --batch 2, --rate above 0, --ema in [0, 1)")
+        if self.mixup < 0 or not 0 < self.layer_decay <= 1 or not 0 <= self.freeze <= 5:
+            raise ValueError("--mixup must not be below 0, --layer-decay must be in (0, 1], --freeze 0 to 5")
+        if not 0 < self.lungless <= 1 or not 0 <= self.strength <= 2:
+            raise ValueError("--lungless must be in (0, 1], --strength in [0, 2]")
 
     @property
     def preprocess(self) -> Preprocess:
         """The part that the page needs to feed the model."""
-        return Preprocess(self.size, self.crop, self.tone)
+        return Preprocess(self.size, self.crop, self.tone, self.surround)
 
     @property
     def architecture(self) -> Architecture:
@@ -60,7 +76,8 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """For card and ledger: no paths, which tell of a machine and not of a model."""
-        return {f.name: getattr(self, f.name) for f in fields(Recipe)}
+        values = {f: getattr(self, f.name) for f in fields(Recipe)}
+        return {f.name: value for f, value in values.items() if "later" not in f.metadata or value != f.default}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +91,8 @@ class TrainConfig(Recipe):
     runs: Path = _flag("folder that gets one folder a run: log, curves, configuration, scores", Path("runs"))
     ledger: Path | None = _flag("file that keeps every reading of test (default: metrics.json beside --out)", None)
     read_test: bool = _flag("score the test split once, at the end", True)
+    trials: int = _flag("search for a recipe with so many trials on two grouped folds, and train nothing else", 0)
+    threshold: float = _flag("of --trials: correlation from which two slices belong to one visual group", 0.90)
     device: Literal["auto", "cpu", "cuda"] = _flag("where to train", "auto")
 
     @property
@@ -90,7 +109,11 @@ class EvaluateConfig(Recipe):
     data: Path | None = _flag("folder with train/, valid/ and test/, each with one folder a class", None)
     folder: Path | None = _flag("score this folder of class folders from elsewhere, and nothing else", None)
     cross_validate: bool = _flag("train the recipe on the grouped folds and score what each fold left out", False)
+    against: Path | None = _flag("folder of another cross-validation, to compare this one with slice by slice", None)
     control: Literal[Control, "all"] = _flag("train a control on the grouped folds instead", "none")
+    calibrate: bool = _flag("temperature and conformal sets from a cross-validation that is there", False)
+    explain: bool = _flag("put the checkpoint's maps to the test, on slices of the test split", False)
+    volumes: Path | None = _flag("with it: a folder of CT volumes with an outlined lesion (NRRD, labels beside)", None)
     threshold: float = _flag("correlation from which two slices belong to one visual group", 0.90)
     folds: int = _flag("of the five grouped folds, train this many", 5)
     init: Path | None = _flag("safetensors state dict of torchvision's resnet18 instead of its download", None)
@@ -105,6 +128,12 @@ class EvaluateConfig(Recipe):
             raise ValueError("--folds must be 1 to 5, --draws at least 100")
         if (self.data is None) == (self.folder is None):
             raise ValueError("give either --data or --folder")
+        if self.against and not self.cross_validate:
+            raise ValueError("--against goes with --cross-validate")
+        if self.volumes and not self.explain:
+            raise ValueError("--volumes goes with --explain")
+        if self.calibrate and self.folds < 2:
+            raise ValueError("--calibrate needs two folds or more, for each is judged by the others")
 
     @property
     def ledger_path(self) -> Path:

@@ -4,6 +4,11 @@ shuffled_labels  each visual group gets another group's class: beyond chance, so
 border_only      everything inside the body is black: outline, table, burned-in signs remain
 lungs_black      the hull of each lung is black: bones, heart, body shape and window remain
 tone_only        the pixels are shuffled: how often each grey occurs remains
+
+Each hides something of the square that the recipe's own preprocessing makes, after it: the question is what the
+network that is shipped could use. So a crop still tells the body's proportions, and an equalised tone was made with
+the inside that is then hidden. Where `surround` blackens what lies outside, border_only would be a black square; what
+it leaves is then one flat grey, so that its outline, all that a border can still tell, remains to be seen.
 """
 
 from __future__ import annotations
@@ -20,21 +25,24 @@ from ctscan.preprocess import Preprocess
 
 Control = Literal["none", "shuffled_labels", "border_only", "lungs_black", "tone_only"]
 CONTROLS: tuple[Control, ...] = get_args(Control)[1:]
+FLAT_GREY = 0.5
 
 
 def view(control: Control, preprocess: Preprocess) -> Callable[[Pixels], Pixels]:
     """Slice pixels (H, W) -> the square (1, S, S) that this control's network is shown."""
 
-    def blacken(pixels: Pixels, find: Callable[[Pixels], Mask]) -> Pixels:
+    def hide(pixels: Pixels, find: Callable[[Pixels], Mask], grey: float = 0) -> Pixels:
         square, placement = preprocess(pixels)
         hidden = placement.apply(find(pixels).astype(np.float32)) > 0
-        return np.where(hidden, 0, square).astype(np.float32)
+        return np.where(hidden, grey, square).astype(np.float32)
 
     match control:
+        case "border_only" if preprocess.surround == "keep":
+            return lambda pixels: hide(pixels, body_mask)
         case "border_only":
-            return lambda pixels: blacken(pixels, body_mask)
+            return lambda pixels: hide(pixels, preprocess.visible, FLAT_GREY)
         case "lungs_black":
-            return lambda pixels: blacken(pixels, lung_hull_mask)
+            return lambda pixels: hide(pixels, lung_hull_mask)
         case "tone_only":
             return lambda pixels: shuffle_pixels(preprocess.square(pixels))
         case _:

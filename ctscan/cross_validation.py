@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
-from ctscan.checkpoint import write_checkpoint
+from ctscan.checkpoint import read_checkpoint, write_checkpoint
 from ctscan.config import Recipe
 from ctscan.manifest import Pool
+from ctscan.model import SliceNet
 from ctscan.runtime import Output, TorchRuntime, choose_device, concatenate, run_in_batches, store_tensors
 from ctscan.training import Trainer, Weights, build_card, round_trip, show_progress, top_of_scale
 
@@ -48,20 +50,43 @@ def cross_validate(
         outside = np.flatnonzero(pool.folds == fold)
         path = folder / f"fold-{fold}.npz"
         if not path.exists():
-            write_output(path, train_fold(recipe, pool, fold, folder, weights, torch.device(choose_device(device))))
+            write_output(path, train_fold(recipe, pool, fold, folder, weights, device))
         index.append(outside)
         outputs.append(read_output(path))
     return OutOfFold(np.concatenate(index), concatenate(outputs))
 
 
-def train_fold(recipe: Recipe, pool: Pool, fold: int, folder: Path, weights: Weights, device: torch.device) -> Output:
-    """Train on all folds but one, keep the network as a checkpoint, answer for the one left out."""
-    trainer = Trainer(recipe, pool.split.take(pool.folds != fold), weights, device)
-    with show_progress(recipe, trainer.steps, f"{folder.name}, fold {fold}") as progress:
+def has_run(folder: Path, folds: Sequence[int]) -> bool:
+    """Whether the folder holds the answers and the networks of these folds."""
+    return all((folder / f"fold-{fold}{kind}").exists() for fold in folds for kind in (".npz", ".safetensors"))
+
+
+def answer_again(pool: Pool, folds: Sequence[int], folder: Path, device: str) -> OutOfFold:
+    """What the networks that `folder` holds say of the pool's slices as they are now, each of those it left out."""
+    index, outputs = [], []
+    for fold in tqdm(folds, "answering again", unit="fold", leave=False):
+        checkpoint = read_checkpoint(folder / f"fold-{fold}.safetensors")
+        runtime = TorchRuntime.from_checkpoint(checkpoint, choose_device(device))
+        index.append(np.flatnonzero(pool.folds == fold))
+        outputs.append(run_in_batches(runtime, pool.split.squares[index[-1]]))
+    return OutOfFold(np.concatenate(index), concatenate(outputs))
+
+
+def fit_fold(
+    recipe: Recipe, pool: Pool, fold: int, weights: Weights, device: str, title: str
+) -> tuple[SliceNet, Output]:
+    """Train on all folds but one; gives the network and what it says of the slices left out."""
+    trainer = Trainer(recipe, pool.split.take(pool.folds != fold), weights, torch.device(choose_device(device)))
+    with show_progress(recipe, trainer.steps, title) as progress:
         for _ in range(recipe.epochs):
             trainer.epoch(progress)
     net = round_trip(recipe, trainer.result)
-    output = run_in_batches(TorchRuntime(net), pool.split.squares[pool.folds == fold])
+    return net, run_in_batches(TorchRuntime(net), pool.split.squares[pool.folds == fold])
+
+
+def train_fold(recipe: Recipe, pool: Pool, fold: int, folder: Path, weights: Weights, device: str) -> Output:
+    """Train on all folds but one, keep the network as a checkpoint, answer for the one left out."""
+    net, output = fit_fold(recipe, pool, fold, weights, device, f"{folder.name}, fold {fold}")
     # The scale of a fold's maps comes from the slices left out, over which its answers are there anyway.
     card = build_card(recipe, net, {"fold": fold, "run": folder.name}, {}, top_of_scale(output.maps))
     write_checkpoint(folder / f"fold-{fold}.safetensors", card, store_tensors(net))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ctscan.anatomy import Pixels
+from ctscan.anatomy import Pixels, shows_lung
 from ctscan.classes import CLASS_KEYS, TUMOUR, class_of_folder, class_or_tumour
 from ctscan.slices import Slice, UnreadableSlice, read_slice
 
@@ -37,6 +37,7 @@ class Split:
     squares: NDArray[np.float32]  # (N, 1, S, S) in [0, 1]
     labels: NDArray[np.int64]  # (N,), index into CLASS_KEYS
     hashes: tuple[str, ...]  # SHA-256 of each slice's shape and decoded pixels
+    lungs: NDArray[np.bool_]  # (N,), whether lung is found in the slice
     skipped: tuple[str, ...] = ()  # unreadable files, relative to the split, with the reason
     refused: NDArray[np.bool_] | None = None  # (N,), which a gate refuses; None where none was asked
 
@@ -48,12 +49,22 @@ class Split:
         places = np.flatnonzero(index) if index.dtype == bool else index
         hashes = tuple(self.hashes[i] for i in places)
         refused = None if self.refused is None else self.refused[places]
-        return Split(self.squares[places], self.labels[places], hashes, refused=refused)
+        return Split(self.squares[places], self.labels[places], hashes, self.lungs[places], refused=refused)
 
     def unseen_by(self, *others: Split) -> Split:
         """The slices whose pixels occur in none of the others."""
         seen = {h for other in others for h in other.hashes}
         return self.take(np.array([h not in seen for h in self.hashes], bool))
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is kept of one slice."""
+
+    square: Pixels  # (1, S, S)
+    digest: str
+    lungs: bool
+    refused: bool
 
 
 def join(first: Split, second: Split) -> Split:
@@ -62,6 +73,7 @@ def join(first: Split, second: Split) -> Split:
         np.concatenate([first.squares, second.squares]),
         np.concatenate([first.labels, second.labels]),
         first.hashes + second.hashes,
+        np.concatenate([first.lungs, second.lungs]),
         first.skipped + second.skipped,
     )
 
@@ -152,8 +164,9 @@ def load_files(
 ) -> Split:
     """The same for files and labels that are known."""
 
-    def see(slice_: Slice) -> tuple[Pixels, str, bool]:
-        return preprocess(slice_.pixels), pixel_hash(slice_), refuses is not None and refuses(slice_)
+    def see(slice_: Slice) -> Seen:
+        refused = refuses is not None and refuses(slice_)
+        return Seen(preprocess(slice_.pixels), pixel_hash(slice_), shows_lung(slice_.pixels), refused)
 
     read = read_all([path for path, _ in files], see, f"reading {folder.name}")
     skipped = tuple(
@@ -165,11 +178,12 @@ def load_files(
         raise DataError(f"{len(skipped)} of {len(files)} files in {folder} cannot be read, first {skipped[0]}")
     kept = [(r, label) for r, (_, label) in zip(read, files, strict=True) if not isinstance(r, UnreadableSlice)]
     return Split(
-        np.stack([square for (square, _, _), _ in kept]),
+        np.stack([seen.square for seen, _ in kept]),
         np.array([label for _, label in kept], np.int64),
-        tuple(digest for (_, digest, _), _ in kept),
+        tuple(seen.digest for seen, _ in kept),
+        np.array([seen.lungs for seen, _ in kept], bool),
         skipped,
-        None if refuses is None else np.array([refused for (_, _, refused), _ in kept], bool),
+        None if refuses is None else np.array([seen.refused for seen, _ in kept], bool),
     )
 
 

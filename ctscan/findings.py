@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from ctscan.control import Control
-from ctscan.evaluation import Evaluation
-from ctscan.figures import decimal
+from ctscan.evaluation import Estimate, Evaluation
+from ctscan.figures import decimal, points
+from ctscan.preprocess import Surround
 
 CHANCE = 0.25  # balanced accuracy of a guess among four classes
 SHORTCUT = 0.65  # AUROC of normal against tumour without the lungs or the body, above which "normal" is in doubt
 # Adenocarcinoma against squamous carcinoma from tumour-centred CT, 311 patients: Chaunzwa et al., Sci Rep 2021.
 SUBTYPE_LITERATURE, SUBTYPE_SUSPECT = 0.71, 0.80
+TONE_FALL = 0.03  # of balanced accuracy, that one histogram for all slices may cost
 SUBTYPE = "auroc.adenocarcinoma.squamous_cell_carcinoma"
+# surround -> what border_only leaves to be seen
+OUTSIDE: dict[Surround, tuple[str, str]] = {
+    "keep": ("Everything inside the body black", "table, cushions and outline"),
+    "black": ("One flat grey inside the body", "size and outline of the body"),
+    "hull": ("One flat grey inside the body's hull", "size and outline of the body's hull"),
+    "chest": ("One flat grey inside the lungs' hull", "size and outline of the lungs' hull"),
+}
 
 
 def judge_subtype(evaluation: Evaluation) -> str:
@@ -28,8 +37,17 @@ def judge_subtype(evaluation: Evaluation) -> str:
     )
 
 
-def judge_control(control: Control, evaluation: Evaluation, reference: Evaluation) -> str:
-    """What a control says; `reference` is the recipe itself on the same folds."""
+def judge_tone(fall: Estimate) -> str:
+    """What it means how far balanced accuracy falls when all slices have one histogram."""
+    verdict = "as wanted" if fall.value <= TONE_FALL else "so the answers lean on the window"
+    return (
+        f"Every slice's greys matched to one histogram: balanced accuracy falls by {points(vars(fall))}; at most "
+        f"{100 * TONE_FALL:.0f} are wanted, {verdict}."
+    )
+
+
+def judge_control(control: Control, evaluation: Evaluation, reference: Evaluation, surround: Surround = "keep") -> str:
+    """What a control says; `reference` is the recipe itself on the same folds, `surround` what both were shown."""
     balanced, normal = evaluation.measures["balanced_accuracy"], evaluation.measures["auroc.normal"]
     beside = f"the recipe itself reaches {reference.measures['balanced_accuracy'].value:.2f} on the same folds"
     if control == "shuffled_labels":
@@ -40,7 +58,7 @@ def judge_control(control: Control, evaluation: Evaluation, reference: Evaluatio
             f"{'within' if within else 'outside'} {CHANCE} ± 2 standard errors ({2 * balanced.se:.2f}), {verdict}."
         )
     title, left = {
-        "border_only": ("Everything inside the body black", "table, cushions and outline"),
+        "border_only": OUTSIDE[surround],
         "lungs_black": ("Lungs blacked out", "chest wall, heart, table and outline"),
         "tone_only": ("Pixels shuffled", "the frequencies of the greys"),
     }[control]

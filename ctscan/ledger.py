@@ -7,6 +7,9 @@
     grouped             evaluate.py --cross-validate: a recipe, out of fold, no visual group in two folds
     controls            evaluate.py --control: trainings that must fail, on the same folds
     gates               python -m ctscan gate: what a gate refuses and what it lets pass, none of which it had seen
+    calibrations        evaluate.py --calibrate: temperature, conformal sets, and what they were worth out of fold
+    searches            train.py --trials: every trial of a search for a recipe, failed and pruned ones too
+    explanations        evaluate.py --explain: tests of the maps
 
 All numbers in README, cards and page come from here or from a checkpoint's card.
 """
@@ -17,7 +20,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-Section = Literal["readings", "cross_validations", "audits", "evaluations", "grouped", "controls", "gates"]
+Section = Literal[
+    "readings", "cross_validations", "audits", "evaluations", "grouped", "controls", "calibrations", "searches",
+    "explanations", "gates",
+]  # fmt: skip
 SECTIONS: tuple[Section, ...] = get_args(Section)
 Ledger: TypeAlias = dict[Section, list[dict[str, Any]]]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctscan.anatomy import Pixels
 from ctscan.classes import CLASS_KEYS
-from ctscan.data import SPLITS, Split
+from ctscan.data import SPLITS, Split, join, load_split
 
 SCHEMA = 1
 FOLDS = 5
@@ -159,6 +160,12 @@ class Manifest:
             if isinstance(error, ManifestError):
                 raise
             raise ManifestError("The manifest is not readable.") from None
+
+
+def load_pool(data: Path, manifest: Manifest, threshold: float, see: Callable[[Pixels], Pixels]) -> Pool:
+    """The grouped slices of a data folder's three splits, each as `see` shows it."""
+    train, valid, test = (load_split(data / name, see) for name in SPLITS)
+    return manifest.pool(join(join(train, valid), test), threshold)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
+from math import ceil, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +116,26 @@ def risk_coverage(probabilities: NDArray[np.float64], labels: NDArray[np.integer
     return risk
 
 
+def augrc(probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> float:
+    """Area under the generalised risk-coverage curve (Traub et al., NeurIPS 2024): the mean, over all shares of
+    slices that may be answered, surest first, of the share of all slices that is answered wrong; equally sure ones
+    are answered together.
+
+    >>> augrc(np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]), np.array([0, 1, 0, 0]))
+    0.15625
+    """
+    wrong = probabilities.argmax(axis=1) != labels
+    _, place = np.unique(-probabilities.max(axis=1), return_inverse=True)
+    coverage = np.concatenate([[0], np.cumsum(np.bincount(place))]) / len(wrong)
+    risk = np.concatenate([[0], np.cumsum(np.bincount(place, weights=wrong))]) / len(wrong)
+    return float(np.trapezoid(risk, coverage))
+
+
+def risk_at(coverage: float, probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> float:
+    """The share of wrong answers when only this share of slices is answered, the surest."""
+    return float(risk_coverage(probabilities, labels)[ceil(coverage * len(labels)) - 1])
+
+
 def measures(logits: NDArray[np.floating], labels: NDArray[np.integer], keys: Sequence[str]) -> dict[str, float]:
     """Logits (N, K), labels (N,) and the K classes' keys -> every number by name; NaN where it is not defined.
 
@@ -137,6 +157,8 @@ def measures(logits: NDArray[np.floating], labels: NDArray[np.integer], keys: Se
         "nll": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
         "brier": float(((probabilities - np.eye(k)[labels]) ** 2).sum(axis=1).mean()),
         "ece": calibration_error(probabilities, labels),
+        "augrc": augrc(probabilities, labels),
+        "risk_at_80": risk_at(0.8, probabilities, labels),
     }
     for c, key in enumerate(keys):
         named |= {f"sensitivity.{key}": float(sensitivity[c]), f"specificity.{key}": float(specificity[c])}

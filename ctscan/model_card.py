@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ctscan.card import Card
@@ -12,6 +13,7 @@ from ctscan.gate_words import HEAD, alarm, rows, summary
 from ctscan.ledger import Ledger
 from ctscan.markdown import table
 from ctscan.results import Entry, Results
+from ctscan.trials import trial_table
 
 TITLES = [c.title for c in CLASSES]
 THRESHOLDS = {
@@ -215,6 +217,7 @@ positive map values of all classes over the training slices.
 
 {grouped_table(ledger["grouped"])}
 
+{searches_section(ledger)}\
 ## Cross-validation inside train + valid
 
 Stratified folds, identical pictures kept in one fold, the last epoch scored, no early stopping. Neighbouring slices
@@ -231,13 +234,34 @@ first recipe. Test was not read.
 
 def grouped_table(entries: list[Entry]) -> str:
     """The table of grouped cross-validations, oldest first."""
-    settings, measures = ("recipe", "crop", "tone", "epochs", "seed"), ("auroc.normal", "nll")
+    settings, measures = ("recipe", "crop", "tone", "size", "epochs", "seed"), ("auroc.normal", "nll")
     rows = []
     for e in entries:
         folds = ", ".join(f"{100 * f['balanced_accuracy']:.0f}" for f in e["folds"])
-        cells = [e["date"], *(e["settings"][key] for key in settings), f"{e['threshold']:.2f}", e["n"]]
+        cells = [e["date"], *(e["settings"][key] for key in settings)]
+        cells += [other_settings(e["settings"], entries[0]["settings"], settings), f"{e['threshold']:.2f}", e["n"]]
         cells += [share(e["measures"]["accuracy"]), share(e["measures"]["balanced_accuracy"]), folds]
-        rows.append([*cells, *(decimal(e["measures"][key]) for key in measures)])
-    head = ["date", *settings, "threshold", "slices", "accuracy", "balanced accuracy", "by fold, %"]
-    head += ["AUROC, normal", "NLL"]
+        cells += [decimal(e["measures"][key]) for key in measures]
+        rows.append([*cells, points(e["matched"]["fall"]) if "matched" in e else "", gain(e)])
+    head = ["date", *settings, "other settings", "threshold", "slices", "accuracy", "balanced accuracy", "by fold, %"]
+    head += ["AUROC, normal", "NLL", "lost with one histogram", "balanced accuracy against another"]
     return table(head, rows)
+
+
+def other_settings(settings: Entry, plain: Entry, named: Sequence[str]) -> str:
+    """What differs from the plain recipe, the first in the table, and stands in no column of its own."""
+    return ", ".join(f"{k} {v}" for k, v in settings.items() if k not in named and plain.get(k) != v)
+
+
+def gain(entry: Entry) -> str:
+    """A cross-validation's paired difference to another, and in what the other differed."""
+    if "against" not in entry:
+        return ""
+    other = other_settings(entry["against"]["settings"], entry["settings"], ())
+    return f"{points(entry['against']['measures']['balanced_accuracy'])} over {other or 'the same without them'}"
+
+
+def searches_section(ledger: Ledger) -> str:
+    """Every trial of every search."""
+    tables = "\n\n".join(f"{e['date']}:\n\n{trial_table(e['trials'])}" for e in ledger["searches"])
+    return f"## Searches for a recipe\n\n{tables}\n\n" if tables else ""

@@ -6,13 +6,17 @@ Numpy in, numpy out; torch is not needed. The forward and the inverse geometry a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.anatomy import Box, Pixels, find_body
+from ctscan.anatomy import Box, Mask, Pixels, body_hull_mask, body_mask, chest_mask, find_body, find_lungs
+
+Crop = Literal["body", "lungs", "whole", "none"]
+Tone = Literal["equalise", "none"]
+Surround = Literal["keep", "black", "hull", "chest"]
 
 # Tone: the greys above the floor (soft tissue, vessels, bone; not the air of lungs and room) are spread evenly.
 TONE_FLOOR = 20 / 255
@@ -106,33 +110,51 @@ def equalise(square: Pixels) -> Pixels:
 class Preprocess:
     """How a slice becomes the model's input. Travels in the checkpoint's card.
 
-    crop: `body` takes the body's bounding box and letterboxes it, `whole` letterboxes the whole slice, `none`
-    squashes it.
+    crop: `body` takes the body's bounding box and letterboxes it, `lungs` that of the lungs' hulls (the body's where
+    there are no lungs), `whole` letterboxes the whole slice, `none` squashes it.
     tone: `equalise` spreads the greys inside the body, `none` keeps them.
+    surround: what lies outside is black: outside the body for `black`, outside its convex hull for `hull`, outside
+    the convex hull of both lungs for `chest`; `keep` leaves table, cushions and burned-in signs where they are.
+    It comes before the tone, so that the table has no part in the greys of the body.
     """
 
     size: int = 224
-    crop: Literal["body", "whole", "none"] = "body"
-    tone: Literal["equalise", "none"] = "equalise"
+    crop: Crop = "body"
+    tone: Tone = "equalise"
+    surround: Surround = "keep"
 
     def __post_init__(self) -> None:
-        known = self.crop in ("body", "whole", "none") and self.tone in ("equalise", "none")
+        known = self.crop in get_args(Crop) and self.tone in get_args(Tone) and self.surround in get_args(Surround)
         if self.size < 32 or not known:
             raise ValueError(f"not a preprocessing that ctscan knows: {self}")
 
     def __call__(self, pixels: Pixels) -> tuple[Pixels, Placement]:
         """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1], and where the pixels went."""
         placement = self.place(pixels)
-        square = np.clip(placement.apply(pixels), 0, 1)  # float32 averages of white may be over 1 in the last digit
+        left = pixels if self.surround == "keep" else np.where(self.visible(pixels), pixels, 0)
+        square = np.clip(placement.apply(left), 0, 1)  # float32 averages of white may be over 1 in the last digit
         return (equalise(square) if self.tone == "equalise" else square)[None], placement
 
     def square(self, pixels: Pixels) -> Pixels:
         """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1]."""
         return self(pixels)[0]
 
+    def visible(self, pixels: Pixels) -> Mask:
+        """(H, W): what `surround` leaves of a slice."""
+        match self.surround:
+            case "black":
+                return body_mask(pixels)
+            case "hull":
+                return body_hull_mask(pixels)
+            case "chest":
+                return chest_mask(pixels)
+            case _:
+                return np.ones(pixels.shape, bool)
+
     def place(self, pixels: Pixels) -> Placement:
         """Where the slice goes in the square."""
         height, width = pixels.shape
-        box = find_body(pixels) if self.crop == "body" else Box(0, 0, height, width)
+        boxes = {"body": find_body, "lungs": find_lungs}
+        box = boxes[self.crop](pixels) if self.crop in boxes else Box(0, 0, height, width)
         target = Box(0, 0, self.size, self.size) if self.crop == "none" else letterbox(box, self.size)
         return Placement((height, width), self.size, box, target)

@@ -12,7 +12,7 @@ from ctscan.ledger import Ledger, Section
 Entry = dict[str, Any]
 FOLDS = 5
 HEADLINE_THRESHOLD = 0.90  # of the visual groups whose number is reported first
-VIEW = ("crop", "tone", "size")  # what a control must share with the model to say something about it
+VIEW = ("crop", "tone", "surround", "size")  # what a control must share with the model to say something about it
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def results_of(ledger: Ledger, card: Card) -> Results:
 
     controls: dict[str, Entry] = {}
     for entry in ledger["controls"]:
-        if headline(entry) and all(entry["settings"][key] == card.training.get(key) for key in VIEW):
+        if headline(entry) and all(entry["settings"].get(key) == card.training.get(key) for key in VIEW):
             controls[entry["control"]] = entry
     return Results(
         reading=newest("readings", lambda e: bool(e["model_id"] == card.model_id)),

@@ -194,7 +194,7 @@ def share_coloured(pixels: NDArray[Any]) -> float:
     step = COLOUR_STEP * float(np.iinfo(pixels.dtype).max if whole else pixels[..., :3].max())
     rows = range(0, len(pixels), ROWS_AT_ONCE)
     coloured = sum(int((np.ptp(pixels[top : top + ROWS_AT_ONCE, :, :3], axis=2) > step).sum()) for top in rows)
-    return coloured / (pixels.shape[0] * pixels.shape[1])
+    return float(coloured / (pixels.shape[0] * pixels.shape[1]))
 
 
 def usual_top(grey: NDArray[Any]) -> int | None:

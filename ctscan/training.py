@@ -20,13 +20,15 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models import ResNet18_Weights, resnet18
 from tqdm.auto import tqdm
 
 from ctscan.augmentation import augment, build_augmentation
+from ctscan.blocks import parameter_groups, train_mode
 from ctscan.card import Card
 from ctscan.classes import CLASS_KEYS
 from ctscan.classifier import Classifier
@@ -34,6 +36,7 @@ from ctscan.config import Recipe, TrainConfig
 from ctscan.data import Split, fingerprint
 from ctscan.gradcam import class_maps
 from ctscan.metrics import Score, score
+from ctscan.mixup import Batch, mean_loss, mix
 from ctscan.model import SliceNet
 from ctscan.phantom import draw_phantom
 from ctscan.runtime import TorchRuntime, choose_device, load_tensors, store_tensors
@@ -106,15 +109,17 @@ def build_net(config: Recipe, weights: Weights) -> SliceNet:
     return net
 
 
-def build_optimiser(net: nn.Module, config: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
+def build_optimiser(net: SliceNet, config: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
     """Optimiser and schedule; both are stepped once a batch, `steps` batches an epoch."""
+    groups = parameter_groups(net, config.rate, config.layer_decay, config.freeze)
     optimiser: torch.optim.Optimizer
     if config.optimiser == "adamw":
-        optimiser = torch.optim.AdamW(net.parameters(), config.rate, weight_decay=config.weight_decay)
+        optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     else:
-        optimiser = torch.optim.SGD(net.parameters(), config.rate, momentum=0.9, weight_decay=config.weight_decay)
+        optimiser = torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
     if config.schedule == "one_cycle":
-        return optimiser, OneCycleLR(optimiser, config.rate, total_steps=steps * config.epochs)
+        highest = [group["lr"] for group in groups]
+        return optimiser, OneCycleLR(optimiser, highest, total_steps=steps * config.epochs)
     return optimiser, StepLR(optimiser, step_size=7 * steps, gamma=0.1)
 
 
@@ -122,13 +127,14 @@ class Trainer:
     """One network on its way: `epoch()` takes it once through the slices."""
 
     def __init__(self, config: Recipe, train: Split, weights: Weights, device: torch.device) -> None:
-        self.device = device
-        self.squares, self.labels = torch.from_numpy(train.squares), torch.from_numpy(train.labels)
+        self.config, self.device = config, device
+        self.squares = torch.from_numpy(train.squares)
+        self.targets = functional.one_hot(torch.from_numpy(train.labels), config.architecture.classes).float()
+        self.weights = torch.from_numpy(np.where(train.lungs, 1.0, config.lungless).astype(np.float32))
         self.net = build_net(config, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.batch, self.steps = config.batch, math.ceil(len(train) / config.batch)
+        self.steps = math.ceil(len(train) / config.batch)
         self.optimiser, self.schedule = build_optimiser(self.net, config, self.steps)
-        self.loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-        self.transform = build_augmentation(config.augmentation)
+        self.transform = build_augmentation(config.augmentation, config.strength)
         self.bf16 = uses_bf16(config, device)
         self.average = (
             AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
@@ -146,16 +152,18 @@ class Trainer:
         """The learning rate of the next step."""
         return float(self.optimiser.param_groups[0]["lr"])
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of augmented batches (B, 1, S, S) and labels (B,), in a new order."""
-        for index in torch.randperm(len(self.labels)).split(self.batch):
-            yield augment(self.transform, self.squares[index]), self.labels[index]
+    def batches(self) -> Iterator[Batch]:
+        """One epoch of augmented batches, in a new order."""
+        for index in torch.randperm(len(self.weights)).split(self.config.batch):
+            squares = augment(self.transform, self.squares[index])
+            yield mix(Batch(squares, self.targets[index], self.weights[index]), self.config.mixup)
 
-    def step(self, squares: Tensor, labels: Tensor) -> Tensor:
+    def step(self, batch: Batch) -> Tensor:
         """One step of the optimiser on a batch; gives the loss."""
-        squares = squares.to(self.device, memory_format=torch.channels_last)
+        squares = batch.squares.to(self.device, memory_format=torch.channels_last)
+        targets, weights = batch.targets.to(self.device), batch.weights.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            loss: Tensor = self.loss(self.net(squares), labels.to(self.device))
+            loss = mean_loss(self.net(squares), targets, weights, self.config.label_smoothing)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
@@ -166,10 +174,10 @@ class Trainer:
 
     def epoch(self, progress: tqdm[Any]) -> float:
         """Once through the slices; gives the mean loss of its steps."""
-        self.net.train()
+        train_mode(self.net, self.config.freeze)
         total = 0.0
-        for squares, labels in self.batches():
-            total += float(self.step(squares, labels))
+        for batch in self.batches():
+            total += float(self.step(batch))
             progress.update()
             progress.set_postfix(loss=f"{total / (progress.n % self.steps or self.steps):.3f}")
         return total / self.steps

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctscan.anatomy import Box, body_mask, find_body, lung_hull_mask, lung_mask
+from ctscan.anatomy import Box, body_mask, chest_mask, find_body, find_lungs, lung_hull_mask, lung_mask, shows_lung
 from ctscan.phantom import draw_phantom
 from ctscan.slices import read_slice
 
@@ -33,6 +33,8 @@ def test_bundled_slices_have_two_lungs_worth_of_dark_inside_the_body(path: Path)
     pixels = read_slice(path.read_bytes()).pixels
     body, lungs = body_mask(pixels), lung_mask(pixels)
     assert 0.1 < lungs.sum() / body.sum() < 0.75
+    assert shows_lung(pixels)
+    assert not (lungs & ~chest_mask(pixels)).any()
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,8 @@ def test_a_picture_of_one_grey_has_no_lungs_and_is_all_body(pixels: np.ndarray) 
     assert body_mask(pixels).all()
     assert not lung_mask(pixels).any()
     assert not lung_hull_mask(pixels).any()
+    assert not shows_lung(pixels)
+    assert find_lungs(pixels) == find_body(pixels)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (3, 2), (2000, 30)])

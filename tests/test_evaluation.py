@@ -87,6 +87,14 @@ def test_controls_hide_what_they_say() -> None:
     assert np.array_equal(view("none", preprocess)(pixels), plain)
 
 
+@pytest.mark.parametrize("surround", ["black", "hull", "chest"])
+def test_where_the_surround_is_black_the_border_is_an_outline(surround: str) -> None:
+    preprocess, pixels = Preprocess(96, surround=surround), draw_phantom(200, 260)  # type: ignore[arg-type]
+    border = view("border_only", preprocess)(pixels)
+    assert set(np.unique(border)) == {0, 0.5}
+    assert ((border > 0) == (preprocess.place(pixels).apply(preprocess.visible(pixels).astype(np.float32)) > 0)).all()
+
+
 def test_shuffled_labels_are_one_a_group_and_keep_their_frequencies() -> None:
     groups = np.arange(400) // 4
     labels = (groups % 4).astype(np.int64)
@@ -112,6 +120,7 @@ def test_a_finding_says_which_way_it_went() -> None:
         assert "the look of a picture" in judge_control(control, judged(0.4, 0.9), reference)
         assert "Not clearly above chance" in judge_control(control, judged(0.28, 0.6), reference)
         assert "not above" in judge_control(control, judged(0.28, 0.6), reference)
+    assert "One flat grey" in judge_control("border_only", judged(0.4, 0.9), reference, "black")
     assert "suspect" in judge_subtype(judged(0.8, 0.9, pair=0.85))
     assert "suspect" not in judge_subtype(judged(0.8, 0.9, pair=0.75))
 
@@ -171,6 +180,35 @@ def test_cross_validation_goes_on_where_it_stopped(run: Run, data: Path, tmp_pat
     assert "fold 1" in again.stderr
     assert "fold 0" not in again.stderr
     assert (folder / "fold-0.npz").stat().st_mtime_ns == kept
+    assert "balanced accuracy falls by" in entry["matched"]["finding"]
+    assert entry["matched"]["fall"]["low"] <= entry["matched"]["fall"]["value"] <= entry["matched"]["fall"]["high"]
+
+
+def test_a_recipe_is_compared_with_another_and_calibrated(run: Run, data: Path, tmp_path: Path) -> None:
+    some = ("--data", str(data), "--folds", "2")
+    assert run(*some, "--calibrate").returncode == 2  # there is nothing yet
+    assert run(*some, "--cross-validate").returncode == 0
+    (plain,) = (tmp_path / "runs").glob("grouped-*")
+    done = run(*some, "--cross-validate", "--surround", "black", "--against", str(plain))
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads((tmp_path / "metrics.json").read_text())["grouped"]
+    assert second["settings"] == first["settings"] | {"surround": "black"}
+    gap = second["against"]
+    assert gap["settings"] == first["settings"]
+    for name in ("balanced_accuracy", "nll"):
+        expected = second["measures"][name]["value"] - first["measures"][name]["value"]
+        assert gap["measures"][name]["value"] == pytest.approx(expected)
+    refused = run(*some, "--cross-validate", "--surround", "black", "--against", str(tmp_path))
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+
+    done = run(*some, "--calibrate")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads((tmp_path / "metrics.json").read_text())["calibrations"]
+    assert found["settings"] == first["settings"]
+    assert found["temperature"]["low"] <= found["temperature"]["value"] <= found["temperature"]["high"]
+    assert len(found["sets"]["thresholds"]) == 4
+    assert set(found["sets"]["coverage"]) == set(CLASS_KEYS)
 
 
 def test_a_control_without_its_reference_is_one_sentence(run: Run, data: Path) -> None:

@@ -32,7 +32,8 @@ from ctscan.decoder import Decoder
 from ctscan.page import words
 from ctscan.slices import UnreadableSlice, read_slice
 from tests.conftest import App, children_of
-from tests.test_slices import ALL, GREY, HUGE, LOSSLESS, NOT_PICTURES, SEEDS, many_parts, png, tiff
+from tests.test_properties import SEEDS
+from tests.test_slices import ALL, GREY, HUGE, LOSSLESS, NOT_PICTURES, many_parts, png, tiff
 
 TIME = 5.0  # s
 GROWTH = 256  # MiB

@@ -23,6 +23,10 @@ INSIDE: dict[str, set[str]] = {
     "anatomy": set(),
     "ledger": set(),
     "figures": set(),
+    "trials": {"markdown"},
+    "conformal": set(),
+    "calibration": {"metrics"},
+    "histogram": {"anatomy"},
     "markdown": set(),
     "preprocess": {"anatomy"},
     "slices": {"headers", "tiff"},
@@ -48,35 +52,44 @@ INSIDE: dict[str, set[str]] = {
     "data": {"anatomy", "classes", "slices"},
     "control": {"anatomy", "preprocess"},
     "config": {"augmentation", "card", "control", "preprocess"},
-    "training": {"augmentation", "card", "classes", "classifier", "config", "data", "gradcam", "metrics", "model"}
-    | {"phantom", "runtime", "slices"},
+    "blocks": {"model"},
+    "mixup": set(),
+    "training": {"augmentation", "blocks", "card", "classes", "classifier", "config", "data", "gradcam", "metrics"}
+    | {"mixup", "model", "phantom", "runtime", "slices"},
     "graph": {"model"},
     "export": {"card", "checkpoint", "graph", "metrics", "model", "onnx_file", "onnx_runtime", "phantom", "preprocess"}
     | {"runtime", "sealed", "slices"},
     "quantisation": {"card", "classifier", "data", "metrics", "onnx_file", "onnx_runtime", "phantom", "slices"},
     "run_folder": {"config", "training"},
     # what the numbers are worth
-    "manifest": {"classes", "data"},
+    "manifest": {"anatomy", "classes", "data"},
     "audit": {"anatomy", "classes", "data", "manifest", "slices"},
     "audit_report": {"audit", "classes", "render", "slices"},
-    "cross_validation": {"checkpoint", "config", "manifest", "runtime", "training"},
+    "cross_validation": {"checkpoint", "config", "manifest", "model", "runtime", "training"},
+    "search": {"calibration", "classes", "config", "cross_validation", "evaluation", "manifest", "metrics"}
+    | {"preprocess", "training", "trials"},
     "evaluation": {"metrics"},
     "gate_fit": {"anatomy", "gate", "rules", "runtime", "slices"},
     "gate_measure": {"gate", "gate_fit"},
     "gate_study": {"card", "checkpoint", "classes", "classifier", "config", "cross_validation", "data", "evaluation"}
     | {"gate_file", "gate_fit", "gate_measure", "manifest", "runtime", "shortcut", "slices"},
     "gate_words": set(),
-    "findings": {"control", "evaluation", "figures"},
+    "volumes": {"anatomy", "data"},
+    "faithfulness": {"anatomy", "blocks", "checkpoint", "classes", "evaluation", "model", "preprocess", "runtime"}
+    | {"volumes"},
+    "confidence": {"calibration", "conformal", "evaluation", "metrics"},
+    "findings": {"control", "evaluation", "figures", "preprocess"},
     "plots": {"evaluation", "metrics"},
     "results": {"card", "ledger"},
     "data_card": {"classes", "markdown", "results"},
-    "model_card": {"card", "classes", "data_card", "figures", "gate_words", "ledger", "markdown", "results"},
+    "model_card": {"card", "classes", "data_card", "figures", "gate_words", "ledger", "markdown", "results", "trials"},
     "report": {"checkpoint", "data_card", "figures", "gate_words", "ledger", "markdown", "model_card", "results"},
     "__main__": {"answer", "audit", "audit_report", "checkpoint", "classifier", "data", "export", "gate_fit"}
     | {"gate_study", "gate_words", "ledger", "manifest", "quantisation", "report", "runtime"},
 }
 # runtime inside its functions only
-TORCH = {"model", "gradcam", "runtime", "augmentation", "training", "cross_validation", "graph", "export"}
+TORCH = {"model", "gradcam", "blocks", "mixup", "faithfulness", "runtime", "augmentation", "training"}
+TORCH |= {"cross_validation", "graph", "export"}
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
@@ -136,8 +149,8 @@ def test_the_page_takes_from_the_package_only_what_it_shows() -> None:
 def test_reading_preprocessing_and_rendering_run_without_torch() -> None:
     program = (
         "import sys; import ctscan, ctscan.slices, ctscan.preprocess, ctscan.checkpoint, ctscan.metrics;"
-        "import ctscan.render, ctscan.classifier, ctscan.answer;"
-        "sys.exit(any(m in sys.modules for m in ('torch', 'torchvision', 'onnxruntime', 'gradio', 'sklearn')))"
+        "import ctscan.render, ctscan.classifier, ctscan.answer, ctscan.calibration, ctscan.conformal;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'torchvision', 'onnxruntime', 'gradio', 'sklearn', 'scipy')))"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from ctscan.classes import CLASS_KEYS
-from ctscan.metrics import auroc, calibration_error, measures, risk_coverage, score, softmax, wilson_interval
+from ctscan.metrics import (
+    augrc,
+    auroc,
+    calibration_error,
+    measures,
+    risk_at,
+    risk_coverage,
+    score,
+    softmax,
+    wilson_interval,
+)
 
 
 def test_score_of_four_slices_by_hand() -> None:
@@ -79,3 +89,20 @@ def test_risk_falls_where_the_sure_ones_are_right() -> None:
 
 def test_auroc_without_one_kind_is_not_a_number() -> None:
     assert math.isnan(auroc(np.array([1.0, 2.0]), np.array([True, True])))
+
+
+def test_augrc_by_hand_and_by_its_closed_form(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    # answered right, wrong, right, right: wrong of all after 0, 1, 2, 3, 4 slices 0, 0, 1/4, 1/4, 1/4
+    assert augrc(p, np.array([0, 1, 0, 0])) == pytest.approx((0 + 0.125 + 0.25 + 0.25) / 4)
+    logits, labels = answers
+    some = softmax(logits)
+    right = some.argmax(axis=1) == labels
+    a, area = right.mean(), auroc(some.max(axis=1), right)
+    assert augrc(some, labels) == pytest.approx((1 - area) * a * (1 - a) + (1 - a) ** 2 / 2)  # Traub et al., eq. 8
+
+
+def test_risk_at_a_coverage_is_that_of_the_surest() -> None:
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.65, 0.35], [0.6, 0.4]])
+    assert risk_at(0.8, p, np.array([0, 1, 0, 0, 1])) == 0.25
+    assert risk_at(1.0, p, np.array([0, 1, 0, 0, 1])) == 0.4

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctscan.anatomy import find_body
+from ctscan.anatomy import body_hull_mask, body_mask, chest_mask, find_body, lung_hull_mask
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Placement, Preprocess, equalise
 
@@ -24,7 +26,7 @@ def centre(weights: NDArray[np.floating]) -> tuple[float, float]:
     return float((rows * weights).sum() / weights.sum()), float((columns * weights).sum() / weights.sum())
 
 
-@pytest.mark.parametrize("crop", ["body", "none"])
+@pytest.mark.parametrize("crop", ["body", "lungs", "none"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_dot_survives_the_way_there_and_back(shape: tuple[int, int], crop: str) -> None:
     placement = Preprocess(crop=crop, tone="none").place(draw_phantom(*shape))  # type: ignore[arg-type]
@@ -130,7 +132,7 @@ def test_the_result_changes_continuously() -> None:
     assert np.abs(Preprocess()(pixels)[0] - Preprocess()(nudged)[0]).max() < 1e-4
 
 
-@pytest.mark.parametrize("wrong", [{"size": 8}, {"crop": "lung"}, {"tone": "jet"}])
+@pytest.mark.parametrize("wrong", [{"size": 8}, {"crop": "lung"}, {"tone": "jet"}, {"surround": "white"}])
 def test_unknown_preprocessing_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="not a preprocessing"):
         Preprocess(**wrong)  # type: ignore[arg-type]
@@ -139,3 +141,51 @@ def test_unknown_preprocessing_is_refused(wrong: dict[str, object]) -> None:
 def test_placement_is_a_value() -> None:
     assert Preprocess().place(draw_phantom()) == Preprocess().place(draw_phantom())
     assert isinstance(Preprocess().place(draw_phantom()), Placement)
+
+
+def with_table_and_label(shape: tuple[int, int]) -> NDArray[np.float32]:
+    pixels = np.pad(draw_phantom(*shape), 40)
+    pixels[5:20, 10:90] = 1  # burned-in text
+    return pixels
+
+
+@pytest.mark.parametrize(("surround", "mask"), [("black", body_mask), ("hull", body_hull_mask), ("chest", chest_mask)])
+@pytest.mark.parametrize("shape", [(512, 512), (200, 260)])
+def test_outside_of_what_is_kept_all_is_black(surround: str, mask: Any, shape: tuple[int, int]) -> None:
+    pixels = with_table_and_label(shape)
+    preprocess = Preprocess(crop="none", surround=surround)  # type: ignore[arg-type]
+    square, placement = preprocess(pixels)
+    touched = placement.apply(mask(pixels).astype(np.float32)) > 0
+    assert (square[0][~touched] == 0).all()
+    assert (square[0][touched] > 0).mean() > 0.5
+    assert (Preprocess(crop="none")(pixels)[0][0][~touched] > 0).any()
+
+
+def test_each_way_to_blacken_keeps_less_of_the_outline() -> None:
+    pixels = with_table_and_label((400, 500))
+    body, hull, chest = body_mask(pixels), body_hull_mask(pixels), chest_mask(pixels)
+    assert not (body & ~hull).any()
+    assert not (lung_hull_mask(pixels) & ~chest).any()
+    assert chest.sum() < body.sum()
+    middle = chest[chest.shape[0] // 2]
+    assert np.diff(np.flatnonzero(middle)).max() == 1  # the mediastinum is inside
+
+
+def test_the_table_has_no_part_in_the_greys_of_the_body() -> None:
+    plain = with_table_and_label((300, 400))
+    bright = plain.copy()
+    bright[40 + 280 :][plain[40 + 280 :] > 0] = 0.9  # the table
+    one, other = (Preprocess(crop="none", surround="black")(pixels)[0] for pixels in (plain, bright))
+    assert np.array_equal(one, other)
+    assert not np.array_equal(Preprocess(crop="none")(plain)[0], Preprocess(crop="none")(bright)[0])
+
+
+def test_a_slice_without_lungs_is_cropped_to_its_body() -> None:
+    solid = np.zeros((200, 240), np.float32)
+    solid[30:170, 40:200] = 0.5
+    assert Preprocess(crop="lungs").place(solid) == Preprocess(crop="body").place(solid)
+    assert np.array_equal(Preprocess(surround="chest")(solid)[0], Preprocess(surround="black")(solid)[0])
+    chest = Preprocess(crop="lungs").place(draw_phantom()).box
+    body = Preprocess(crop="body").place(draw_phantom()).box
+    assert chest.width < body.width
+    assert chest.height < body.height

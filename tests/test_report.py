@@ -13,6 +13,7 @@ from ctscan.control import CONTROLS
 from ctscan.figures import share
 from ctscan.ledger import read_ledger
 from ctscan.metrics import wilson_interval
+from ctscan.model_card import model_card
 from ctscan.report import BEGIN, END, SEED_DESIGN, generate
 from ctscan.results import results_of
 
@@ -76,3 +77,19 @@ def test_published_and_grouped_stand_side_by_side_with_intervals_and_n() -> None
     assert gap["low"] < gap["value"] < gap["high"]
     assert {entry["control"] for entry in results.controls} == set(CONTROLS)
     assert all(entry["finding"] in readme for entry in (results.grouped, *results.controls))
+
+
+def test_every_try_stands_in_the_card_with_what_it_changed() -> None:
+    ledger = read_ledger(ROOT / "checkpoints" / "metrics.json")
+    first = ledger["grouped"][0]
+    estimate = {"value": 0.02, "low": -0.01, "high": 0.05, "se": 0.01}
+    settings = first["settings"] | {"surround": "hull", "mixup": 0.2}
+    against = {"settings": first["settings"], "measures": {"balanced_accuracy": estimate}}
+    tried = first | {"settings": settings, "matched": {"fall": estimate, "finding": ""}, "against": against}
+    trial = {"number": 0, "state": "pruned", "loss": None, "folds": [], "settings": {"rate": 1e-4}, "seconds": 1}
+    card = read_checkpoint(CHECKPOINT).card
+    more = ledger | {"grouped": [first, tried], "searches": [{"date": "2026-12-01", "trials": [trial]}]}
+    text = model_card(card, more, results_of(more, card))
+    assert "surround hull, mixup 0.2" in text
+    assert text.count("2 points (-1 to 5)") == 2
+    assert "| 0 | pruned |" in text

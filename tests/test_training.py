@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tqdm.auto import tqdm
 
-from ctscan.augmentation import augment, build_augmentation
+from ctscan.augmentation import Augmentation, augment, build_augmentation, random_window
 from ctscan.checkpoint import read_checkpoint
 from ctscan.classifier import Classifier
 from ctscan.config import RECIPES, TrainConfig, parse_flags
 from ctscan.data import Split, load_split
+from ctscan.mixup import Batch, blend, mean_loss, mix
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
 from ctscan.runtime import DeviceError, choose_device
@@ -96,7 +100,7 @@ def test_the_seed_recipe_has_the_seed_design(init: Path) -> None:
         "mlp",
     )
     squares = np.zeros((8, 1, 64, 64), np.float32)
-    split = Split(squares, np.arange(8) % 4, ("",) * 8)
+    split = Split(squares, np.arange(8) % 4, ("",) * 8, np.ones(8, bool))
     trainer = Trainer(config, split, imagenet_weights(init), torch.device("cpu"))
     assert trainer.optimiser.param_groups[0]["momentum"] == 0.9
     rates = []
@@ -208,10 +212,99 @@ def test_foreign_starting_weights_and_a_missing_gpu_are_refused(init: Path) -> N
             choose_device("cuda")
 
 
-def test_augmentation_keeps_shape_and_range_and_draws_for_each_slice() -> None:
+def small_trainer(init: Path, data: Path, *flags: str) -> Trainer:
+    command = ["--data", str(data), *SMALL, "--epochs", "1", "--precision", "fp32", *flags]
+    config = parse_flags(TrainConfig, command)
+    train = load_split(data / "train", config.preprocess.square)
+    return Trainer(config, train, imagenet_weights(init), torch.device("cpu"))
+
+
+def test_frozen_blocks_do_not_move_and_the_others_do(init: Path, data: Path) -> None:
+    trainer = small_trainer(init, data, "--freeze", "3")
+    before = {name: value.clone() for name, value in trainer.net.state_dict().items()}
+    with tqdm(disable=True) as progress:
+        trainer.epoch(progress)
+    after = trainer.net.state_dict()
+    frozen = ("trunk.conv1", "trunk.bn1", "trunk.layer1", "trunk.layer2")
+    for name, value in after.items():
+        assert torch.equal(value, before[name]) == name.startswith(frozen), name
+
+
+def test_every_block_below_the_head_has_a_lower_rate(init: Path, data: Path) -> None:
+    trainer = small_trainer(init, data, "--layer-decay", "0.5", "--freeze", "1")
+    rates = [group["max_lr"] for group in trainer.optimiser.param_groups]
+    assert rates == pytest.approx([1e-3 * 0.5**depth for depth in range(5)])
+    assert trainer.optimiser.param_groups[0]["params"][0] is next(trainer.net.head.parameters())
+    listed = sum(len(group["params"]) for group in trainer.optimiser.param_groups)
+    assert listed == sum(p.requires_grad for p in trainer.net.parameters())
+
+
+def test_slices_without_lung_weigh_less(init: Path, data: Path) -> None:
+    config = parse_flags(TrainConfig, ["--data", str(data), *SMALL, "--lungless", "0.25"])
+    split = load_split(data / "train", config.preprocess.square)
+    some = replace(split, lungs=np.arange(len(split)) > 2)
+    trainer = Trainer(config, some, imagenet_weights(init), torch.device("cpu"))
+    assert trainer.weights.tolist() == [0.25] * 3 + [1.0] * (len(split) - 3)
+
+
+def test_a_mixed_batch_and_its_loss_by_hand() -> None:
+    squares = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+    batch = Batch(squares, torch.eye(4)[[0, 2]], torch.tensor([1.0, 0.5]))
+    mixed = blend(batch, torch.tensor([1, 0]), 0.75)
+    assert mixed.squares.flatten().tolist() == [0.25, 0.75]
+    assert mixed.weights.tolist() == [0.875, 0.625]
+    logits = torch.log(torch.tensor([[0.5, 0.2, 0.2, 0.1], [0.1, 0.1, 0.4, 0.4]]))
+    first = 0.75 * math.log(0.5) + 0.25 * math.log(0.2)
+    second = 0.25 * math.log(0.1) + 0.75 * math.log(0.4)
+    expected = -(0.875 * first + 0.625 * second) / 1.5
+    assert float(mean_loss(logits, mixed.targets, mixed.weights, 0.0)) == pytest.approx(expected, rel=1e-5)
+    assert mix(batch, 0) is batch
+    assert 0 < float(mix(batch, 0.4).targets.max()) <= 1
+
+
+def test_the_plain_loss_is_the_cross_entropy() -> None:
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    plain = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert torch.allclose(mean_loss(logits, torch.eye(4)[labels], torch.ones(6), 0.1), plain)
+
+
+def test_a_random_window_keeps_black_white_and_the_order_of_greys() -> None:
+    torch.manual_seed(0)
+    ramp = torch.linspace(0, 1, 500).view(1, 20, 25)
+    drawn = [random_window(ramp) for _ in range(20)]
+    for square in drawn:
+        assert square.flatten()[0] == 0
+        assert square.flatten()[-1] == pytest.approx(1, abs=1e-5)
+        assert (square.flatten().diff() >= -1e-6).all()
+    assert float(torch.stack(drawn)[:, 0, 10, 0].std()) > 0.1
+
+
+def test_no_strength_leaves_the_picture_but_for_the_flip() -> None:
+    square = torch.from_numpy(Preprocess(96)(draw_phantom())[0])
+    for _ in range(5):
+        drawn = build_augmentation("full", 0.0)(square)
+        assert min(float((drawn - s).abs().max()) for s in (square, square.flip(-1))) < 1e-5
+
+
+def test_settings_that_came_later_are_named_only_where_they_are_used() -> None:
+    plain = parse_flags(TrainConfig, ["--data", "x"]).settings()
+    assert not set(plain) & {"mixup", "layer_decay", "freeze", "lungless", "strength", "surround"}
+    changed = parse_flags(TrainConfig, ["--data", "x", "--surround", "black", "--freeze", "2"])
+    assert changed.settings() == plain | {"surround": "black", "freeze": 2}
+    assert TrainConfig(data=Path("x"), **changed.settings()) == changed
+
+
+@pytest.mark.parametrize("wrong", [["--mixup", "-1"], ["--layer-decay", "0"], ["--freeze", "6"], ["--lungless", "0"]])
+def test_contradictory_flags_end_in_the_usage_line(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_flags(TrainConfig, ["--data", "x", *wrong])
+
+
+@pytest.mark.parametrize("kind", ["full", "windows"])
+def test_augmentation_keeps_shape_and_range_and_draws_for_each_slice(kind: Augmentation) -> None:
     torch.manual_seed(0)
     square = torch.from_numpy(Preprocess(96)(draw_phantom())[0])
-    batch = augment(build_augmentation("full"), torch.stack([square] * 6))
+    batch = augment(build_augmentation(kind), torch.stack([square] * 6))
     assert batch.shape == (6, 1, 96, 96)
     assert 0 <= float(batch.min()) <= float(batch.max()) <= 1
     assert len({float(b.sum()) for b in batch}) == 6

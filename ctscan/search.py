@@ -1,0 +1,190 @@
+"""A search for a recipe: Optuna over two fixed grouped folds; every trial is kept, the failed and pruned ones too.
+
+The objective is the cross-entropy, mean over classes, at the temperature that suits the fold's answers best, mean
+over the folds. Balanced accuracy is what counts in the end, but on two folds it moves in steps of whole scans, two to
+five points each, and most recipes differ by less; the cross-entropy moves with every slice. The temperature is taken
+out of it because smoothing, mixup and length change it without changing an answer, and what ships is calibrated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctscan.calibration import calibrate, fit_temperature
+from ctscan.classes import CLASS_KEYS
+from ctscan.config import TrainConfig
+from ctscan.cross_validation import fit_fold
+from ctscan.evaluation import Answers
+from ctscan.manifest import Pool
+from ctscan.metrics import measures
+from ctscan.preprocess import Preprocess
+from ctscan.training import Weights
+from ctscan.trials import trial_table
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import BaseTrial, FrozenTrial
+
+FOLDS = (0, 1)  # the same for all trials, so that recipes meet the same slices
+RANDOM_TRIALS = 8  # before the sampler leans on what it has seen
+UNPRUNED_TRIALS = 4  # before a first fold worse than the median ends a trial
+KEPT_POOLS = 2  # squares of one preprocessing: 80 MB at 160 px
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between two ends."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+SPACE: dict[str, Range | tuple[Any, ...]] = {
+    "rate": Range(1e-4, 1e-3, log=True),
+    "weight_decay": Range(1e-3, 0.3, log=True),
+    "label_smoothing": Range(0.0, 0.2),
+    "dropout": Range(0.0, 0.5),
+    "batch": (16, 32, 64),
+    "ema": (0.0, 0.95, 0.98),
+    "mixup": (0.0, 0.2, 0.4),
+    "freeze": (0, 1, 2),
+    "layer_decay": Range(0.5, 1.0),
+    "augmentation": ("full", "windows"),
+    "strength": Range(0.5, 1.5),
+    "crop": ("body", "lungs"),
+    "surround": ("keep", "black", "hull", "chest"),
+    "tone": ("equalise", "none"),
+}
+
+
+def suggest(trial: BaseTrial, base: TrainConfig) -> TrainConfig:
+    """The base with every setting of `SPACE` as the trial draws it."""
+    drawn: dict[str, Any] = {
+        name: trial.suggest_float(name, space.low, space.high, log=space.log)
+        if isinstance(space, Range)
+        else trial.suggest_categorical(name, space)
+        for name, space in SPACE.items()
+    }
+    return replace(base, **drawn)
+
+
+def balanced_loss(answers: Answers) -> float:
+    """Mean over classes of the cross-entropy, at the one temperature that suits these answers best."""
+    probabilities = calibrate(answers.logits, fit_temperature(answers.logits, answers.labels))
+    own = -np.log(np.maximum(probabilities[np.arange(len(answers.labels)), answers.labels], 1e-12))
+    return float(np.mean([own[answers.labels == label].mean() for label in np.unique(answers.labels)]))
+
+
+class Search:
+    """A study, kept in `folder` as SQLite, that goes on where it stopped."""
+
+    def __init__(
+        self, base: TrainConfig, load_pool: Callable[[Preprocess], Pool], weights: Weights, device: str
+    ) -> None:
+        self.base, self.weights, self.device = base, weights, device
+        self.load_pool = lru_cache(KEPT_POOLS)(load_pool)
+        self.folder = base.runs / self.name()
+        self.study = self.open_study()
+
+    def name(self) -> str:
+        """A folder name that two searches never share that differ in recipe, space, slices or folds."""
+        pool = self.load_pool(self.base.preprocess)
+        key = [self.base.settings(), repr(SPACE), pool.split.hashes, pool.folds.tolist()]
+        return f"search-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}"
+
+    def open_study(self) -> Study:
+        """The study in the folder, or a new one that begins with the base as it is."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        study = optuna.create_study(
+            storage=f"sqlite:///{self.folder / 'trials.db'}",
+            study_name="recipes",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS),
+        )
+        # Seeded by how far the study is, so that a second start does not draw the first one's trials again.
+        seed = self.base.seed + len(study.trials)
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
+        study.enqueue_trial({name: getattr(self.base, name) for name in SPACE}, skip_if_exists=True)
+        return study
+
+    def run(self, trials: int) -> None:
+        """Until the study holds so many trials that ended. Ctrl-C ends it before, raising KeyboardInterrupt."""
+        left = trials - sum(trial.state.is_finished() for trial in self.study.trials)
+        if left > 0:
+            self.study.optimize(self.score, n_trials=left, catch=(RuntimeError,), show_progress_bar=True)
+
+    def score(self, trial: Trial) -> float:
+        """Train and score the folds of one trial; pruned after the first where it is worse than most."""
+        from optuna import TrialPruned
+
+        config = suggest(trial, self.base)
+        pool = self.load_pool(config.preprocess)
+        found: list[dict[str, float]] = []
+        for fold in FOLDS:
+            _, output = fit_fold(config, pool, fold, self.weights, self.device, f"trial {trial.number}, fold {fold}")
+            here = pool.folds == fold
+            answers = Answers(output.logits, pool.split.labels[here], pool.groups[here])
+            balanced = measures(answers.logits, answers.labels, CLASS_KEYS)["balanced_accuracy"]
+            found.append({"loss": balanced_loss(answers), "balanced_accuracy": balanced})
+            trial.set_user_attr("folds", found)
+            trial.report(found[-1]["loss"], fold)
+            if fold != FOLDS[-1] and trial.should_prune():
+                raise TrialPruned
+        return float(np.mean([one["loss"] for one in found]))
+
+    def importance(self) -> dict[str, float]:
+        """How much each setting explains of the objective, by Optuna's fANOVA; empty where there is too little."""
+        import optuna
+
+        try:
+            evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self.base.seed)
+            found = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        except (ValueError, RuntimeError):  # fewer than two complete trials, or none that differ
+            return {}
+        return {name: float(value) for name, value in found.items()}
+
+    def report(self) -> dict[str, Any]:
+        """Keep table and plots in the folder; gives what the ledger keeps."""
+        rows = [describe(trial) for trial in self.study.trials if trial.state.is_finished()]
+        said = {"settings": self.base.settings(), "folds": FOLDS, "trials": rows, "importance": self.importance()}
+        (self.folder / "trials.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        (self.folder / "trials.md").write_text(trial_table(rows) + "\n", encoding="utf-8")
+        self.draw(bool(said["importance"]))
+        return said
+
+    def draw(self, importance: bool) -> None:
+        """History and importance as PNG."""
+        from optuna.exceptions import ExperimentalWarning
+        from optuna.visualization import matplotlib as plots
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            drawn = {"history": plots.plot_optimization_history(self.study)}
+            drawn |= {"importance": plots.plot_param_importances(self.study)} if importance else {}
+            for name, axes in drawn.items():
+                if figure := axes.get_figure(root=True):
+                    figure.savefig(self.folder / f"{name}.png", dpi=110, bbox_inches="tight")
+
+
+def describe(trial: FrozenTrial) -> dict[str, Any]:
+    """One trial for the ledger."""
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "loss": trial.value if trial.state.name == "COMPLETE" else None,
+        "folds": trial.user_attrs.get("folds", []),
+        "settings": trial.params,
+        "seconds": round(trial.duration.total_seconds()) if trial.duration else None,
+    }

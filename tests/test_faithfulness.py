@@ -1,0 +1,155 @@
+"""The tests of maps, tested: a map that is right passes, one that knows nothing does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nrrd
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ctscan.checkpoint import read_checkpoint
+from ctscan.data import DataError
+from ctscan.faithfulness import (
+    STAGES,
+    build,
+    centre_map,
+    enlarge,
+    judge_faithfulness,
+    judge_lesions,
+    judge_sanity,
+    likeness,
+    predicted_maps,
+    randomise,
+    road,
+    share_inside,
+)  # fmt: skip
+from ctscan.phantom import draw_phantom
+from ctscan.preprocess import Preprocess
+from ctscan.volumes import read_volumes
+from tests.test_audit import draw_patient
+
+SIDE = 64
+
+
+class Spot(nn.Module):
+    """A model that rests on the brightness of one corner."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x[:, 0, :16, :16].mean(dim=(1, 2)) * 12 - 6
+        return torch.stack([bright, -bright], dim=1)
+
+
+def squares(n: int) -> np.ndarray:
+    return np.stack([Preprocess(SIDE).square(draw_patient(seed)) for seed in range(n)])
+
+
+def test_road_prefers_the_map_that_marks_what_counts() -> None:
+    dark = np.random.default_rng(0).random((4, 1, SIDE, SIDE), np.float32) * 0.2
+    dark[:, :, :16, :16] = 0.9
+    right = np.zeros((4, SIDE, SIDE), np.float32)
+    right[:, :16, :16] = 1
+    right += np.random.default_rng(1).random(right.shape, np.float32) * 1e-3
+    labels = np.zeros(4, int)
+    own, wrong = road(Spot(), dark, right, labels), road(Spot(), dark, 1 - right, labels)
+    assert (own > 0.2).all()
+    assert (wrong < -0.2).all()
+    centred = np.repeat(centre_map(SIDE)[None], 4, axis=0)
+    assert (own > road(Spot(), dark, centred, labels)).all()
+    assert np.array_equal(own, road(Spot(), dark, right, labels))  # seeded
+
+
+def test_weights_are_drawn_anew_from_the_head_down(checkpoint_path: Path) -> None:
+    net = build(read_checkpoint(checkpoint_path))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    drawn = dict(randomise(net, seed=0))
+    assert tuple(drawn) == STAGES
+    head, last = drawn["head"].state_dict(), drawn["stem"].state_dict()
+    assert all(torch.equal(head[name], before[name]) == (not name.startswith("head")) for name in before)
+    moved = [name for name in before if name.endswith("weight") and before[name].ndim > 1]
+    assert not any(torch.equal(last[name], before[name]) for name in moved)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_sanity_is_reported_by_stage(checkpoint_path: Path) -> None:
+    found = judge_sanity(build(read_checkpoint(checkpoint_path)), squares(6))
+    assert tuple(found.randomised) == STAGES
+    last = found.randomised["stem"]
+    assert found.passed == (last.spearman < found.pairs.spearman and last.ssim < found.pairs.ssim)
+    assert last.spearman < 0.9
+
+
+def test_a_map_is_like_itself_and_unlike_its_opposite() -> None:
+    maps = np.random.default_rng(0).normal(size=(5, 7, 7)).astype(np.float32)
+    same, opposite = likeness(maps, 3 * maps + 1), likeness(maps, -maps)
+    assert (same.spearman, same.ssim) == pytest.approx((1, 1), abs=1e-5)
+    assert opposite.spearman == pytest.approx(-1)
+    assert opposite.ssim < 0
+
+
+def test_the_share_inside_a_mask_by_hand() -> None:
+    evidence, mask = np.array([[1, 2], [3, 4]], np.float32), np.array([[True, False], [False, True]])
+    assert share_inside(evidence, mask) == 0.5
+    assert np.isnan(share_inside(np.zeros((2, 2), np.float32), mask))
+
+
+def test_enlarged_maps_peak_where_the_cell_lies() -> None:
+    cells = np.zeros((1, 7, 7), np.float32)
+    cells[0, 1, 5] = 1
+    row, column = np.unravel_index(enlarge(cells, 70)[0].argmax(), (70, 70))
+    assert (row // 10, column // 10) == (1, 5)
+
+
+def test_maps_of_given_classes_are_theirs(checkpoint_path: Path) -> None:
+    net, some = build(read_checkpoint(checkpoint_path)), squares(3)
+    first, second = (predicted_maps(net, some, np.full(3, label)) for label in (0, 1))
+    assert first.shape == (3, 2, 2)
+    assert not np.allclose(first, second)
+
+
+def write_volume(folder: Path, space: str = "left-posterior-superior") -> None:
+    units: np.ndarray = np.stack([draw_phantom(96, 96) * 1400 - 1000] * 5).astype(np.int16)
+    lesion = np.zeros(units.shape, np.uint8)
+    lesion[1:3, 40:60, 20:40] = 1
+    header = {"space": space, "space directions": np.diag([0.7, 0.7, 5.0]), "space origin": [0, 0, 0]}
+    for kind, values in (("image", units), ("label", lesion)):
+        nrrd.write(str(folder / f"one_{kind}.nrrd"), values.transpose(2, 1, 0), header)
+
+
+def test_lesions_are_read_as_the_patient_lies_and_judged(checkpoint_path: Path, tmp_path: Path) -> None:
+    write_volume(tmp_path)
+    (volume,) = read_volumes(tmp_path)
+    assert volume.outlined() == [1, 2]
+    pixels, lesion = volume.slice(1, "lung")
+    assert lesion[45, 25]
+    assert not lesion[25, 45]
+    expected = np.clip((draw_phantom(96, 96) * 1400 - 1000 + 600) / 1500 + 0.5, 0, 1)
+    assert np.abs(pixels - expected).max() < 1e-3
+    found = judge_lesions(read_checkpoint(checkpoint_path), [volume])
+    assert [(one.window, one.slices) for one in found] == [("lung", 2), ("mediastinal", 2)]
+    assert all(0 <= one.inside <= 1 and 0 < one.area < 0.3 and 0 <= one.peaks <= 2 for one in found)
+
+
+def test_a_volume_that_lies_otherwise_is_refused(tmp_path: Path) -> None:
+    write_volume(tmp_path, "right-anterior-superior")
+    with pytest.raises(DataError, match="left, posterior"):
+        read_volumes(tmp_path)
+    (tmp_path / "one_label.nrrd").unlink()
+    with pytest.raises(DataError, match="beside it"):
+        read_volumes(tmp_path)
+    (tmp_path / "one_image.nrrd").unlink()
+    with pytest.raises(DataError, match="no volume"):
+        read_volumes(tmp_path)
+
+
+@pytest.mark.slow
+def test_all_of_it_on_a_few_slices(checkpoint_path: Path) -> None:
+    slices = [np.pad(draw_patient(seed), 30) for seed in range(2)]
+    found = judge_faithfulness(read_checkpoint(checkpoint_path), slices, 100)
+    assert found.n == 2
+    assert set(found.road) == {"road", "over_random", "over_centre"}
+    assert 0 <= found.outside.low <= found.outside.value <= found.outside.high <= 1
+    assert 0 < found.outside_area < 0.6
+    assert set(found.to_dict()) == {"n", "sanity", "road", "outside", "outside_area"}
