@@ -25,6 +25,7 @@ BODY_MIN_AREA = 0.05  # of the slice; a smaller component is not a body, and the
 # Lungs are the large dark areas inside the body. Darker than halfway between the two greys that Otsu's method
 # parts, so that it holds in a lung window, where lungs are grey, as in a mediastinal one, where they are black.
 LUNG_MIN_AREA = 0.015  # of the body's area, each lung
+LUNGS_OF_BODY = 0.1  # of the body's area, dark inside an outline that is to be taken for the body's
 LUNG_EROSION = 7  # px of the thumbnail: what reaches the body's edge within it is fat or room air, not lung
 LUNG_MAX_EDGE = 0.1  # of that inner edge: a dark area along more of it is room air that the body's mask let in
 LUNG_HULL_MARGIN = 7  # px of the thumbnail, added around each lung's hull: pleura and what touches it
@@ -50,9 +51,9 @@ def shrink(pixels: Pixels) -> Pixels:
     return small
 
 
-def _largest_bright(thumbnail: Pixels) -> tuple[Mask, Box] | None:
+def _largest_bright(thumbnail: Pixels, threshold: float = BODY_THRESHOLD) -> tuple[Mask, Box] | None:
     blurred = cv2.GaussianBlur(thumbnail, (0, 0), BODY_BLUR_SIGMA)
-    bright = (blurred > BODY_THRESHOLD).astype(np.uint8)
+    bright = (blurred > threshold).astype(np.uint8)
     opened = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((BODY_OPENING, BODY_OPENING), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(opened)
     if count < 2:
@@ -94,16 +95,35 @@ def _hull(mask: Mask) -> Mask:
     return cv2.fillConvexPoly(filled, cv2.convexHull(points), 1).astype(bool) if len(points) else mask
 
 
+def _find_outline(thumbnail: Pixels) -> Mask | None:
+    """The body of a thumbnail with all that it encloses, None where there is none.
+
+    In a lung window room air is grey, so that what is brighter than black is the whole field of view. Otsu's method
+    parts air and lungs from tissue there, but fat from muscle in a soft tissue window. Which of the two it is, the
+    rim between both outlines tells: air is no brighter than the lungs, fat is.
+    """
+    wide = _largest_bright(thumbnail)
+    parting, _ = cv2.threshold(np.rint(thumbnail * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    tight = _largest_bright(thumbnail, parting / 255)
+    if wide is None or tight is None:
+        return None if wide is None else _fill(wide[0])
+    outline, inner = _fill(wide[0]), _fill(tight[0])
+    rim, lungs = outline & ~inner, inner & (thumbnail <= parting / 255)
+    if not rim.any() or lungs.sum() < LUNGS_OF_BODY * inner.sum():
+        return outline
+    return inner if np.median(thumbnail[rim]) <= np.median(thumbnail[lungs]) else outline
+
+
 def body_mask(pixels: Pixels) -> Mask:
-    """(H, W): the largest bright component with all that it encloses; everything where there is none."""
-    found = _largest_bright(shrink(pixels))
-    return np.ones(pixels.shape, bool) if found is None else _enlarge(_fill(found[0]), pixels.shape)
+    """(H, W): the body with all that it encloses; everything where there is none."""
+    found = _find_outline(shrink(pixels))
+    return np.ones(pixels.shape, bool) if found is None else _enlarge(found, pixels.shape)
 
 
 def body_hull_mask(pixels: Pixels) -> Mask:
     """(H, W): the convex hull of the body, whose outline tells less than the body's own."""
-    found = _largest_bright(shrink(pixels))
-    return np.ones(pixels.shape, bool) if found is None else _enlarge(_hull(found[0]), pixels.shape)
+    found = _find_outline(shrink(pixels))
+    return np.ones(pixels.shape, bool) if found is None else _enlarge(_hull(found), pixels.shape)
 
 
 def chest_mask(pixels: Pixels) -> Mask:

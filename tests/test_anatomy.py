@@ -53,3 +53,21 @@ def test_a_picture_of_one_grey_has_no_lungs_and_is_all_body(pixels: np.ndarray) 
 def test_any_shape_has_masks_of_its_shape(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).random(shape, np.float32)
     assert body_mask(pixels).shape == lung_mask(pixels).shape == lung_hull_mask(pixels).shape == shape
+
+
+@pytest.mark.parametrize("centre_hu", [-600, -500])
+def test_grey_room_air_is_not_the_body(centre_hu: int) -> None:
+    """In a lung window, air around the patient is grey; the outline must be the one of a wide window all the same."""
+    hu = np.interp(draw_phantom(300, 400), [0, 0.06, 0.42, 0.9], [-1000, -850, 0, 800])  # HU of what it draws
+    wide, lung = (
+        np.clip((hu - (c - w / 2)) / w, 0, 1).astype(np.float32) for c, w in ((-100, 1800), (centre_hu, 1500))
+    )
+    assert lung[0, 0] > 25 / 255
+    assert (body_mask(wide) ^ body_mask(lung)).mean() < 0.02
+    assert body_mask(lung).mean() < 0.75
+
+
+def test_fat_is_body_in_a_soft_tissue_window() -> None:
+    hu = np.interp(draw_phantom(300, 400), [0, 0.06, 0.42, 0.5, 0.9], [-1000, -850, -100, 50, 800])  # a rim of fat
+    wide, soft = (np.clip((hu - (c - w / 2)) / w, 0, 1).astype(np.float32) for c, w in ((-100, 1800), (40, 400)))
+    assert (body_mask(wide) ^ body_mask(soft)).mean() < 0.02
