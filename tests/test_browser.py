@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import cv2
-import numpy as np
 import pytest
 
 from ctscan.page import words
-from ctscan.phantom import draw_phantom
 from tests.caller import Caller, fill, large_slice
 from tests.conftest import ROOT, App
 
@@ -121,9 +119,10 @@ def test_an_answer_under_way_does_not_come_back_over_a_cleared_page(
 
 def test_slice_and_layers_fill_the_same_box(opened: tuple[Page, list[str], list[str]]) -> None:
     page, _, _ = opened
-    wide = cv2.imencode(".png", (draw_phantom(401, 997) * 255).astype(np.uint8))[1].tobytes()
-    upload(page, "wide.png", wide)
-    page.locator('.explanation img[alt*="997 by 401"]').wait_for(timeout=20_000)
+    mass = cv2.imread(str(MASS), cv2.IMREAD_GRAYSCALE)
+    assert mass is not None
+    upload(page, "wide.png", cv2.imencode(".png", cv2.resize(mass, (511, 401)))[1].tobytes())
+    page.locator('.explanation img[alt*="511 by 401"]').wait_for(timeout=20_000)
     boxes = page.locator(".covered .stack img").evaluate_all(
         """all => all.map(e => { e.style.setProperty('display', 'block', 'important');
         const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; })"""

@@ -96,7 +96,7 @@ def test_another_class_list_or_schema_is_refused(checkpoint: Checkpoint, tmp_pat
     refuse(forge(path, checkpoint, classes=[*checkpoint.card.classes, "other"]), "classes are not")
     refuse(forge(path, checkpoint, schema=2), "schema 1")
     refuse(forge(path, checkpoint, extra=1), "unknown")
-    refuse(forge(path, checkpoint, preprocess={"size": 224, "crop": "lungs", "tone": "none"}), "does not know")
+    refuse(forge(path, checkpoint, preprocess={"size": 224, "crop": "sideways", "tone": "none"}), "does not know")
 
 
 def test_golden_logits_off_by_more_than_a_thousandth_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -23,6 +23,18 @@
     return reason;
   };
 
+  // Clearing the page cancels the answer under way, which Gradio reports as its failure.
+  let cleared = false;
+  window.ctscanClear = () => {
+    cleared = true;
+    window.ctscanNote("");
+  };
+  window.ctscanIsCleared = () => cleared;
+
+  document.addEventListener("click", (event) => {
+    if (event.target.closest(".thumbnails button")) cleared = false;
+  }, true);
+
   const isTooLarge = (files) => {
     const large = Array.from(files || []).some((file) => file.size > LIMIT);
     window.ctscanNote(large ? CTSCAN_TOO_LARGE : "");
@@ -50,6 +62,7 @@
 
   document.addEventListener("change", (event) => {
     if (!event.target.matches("#upload input[type=file]")) return;
+    cleared = false;
     if (isTooLarge(event.target.files)) {
       stop(event);
       event.target.value = "";
