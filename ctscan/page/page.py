@@ -121,11 +121,10 @@ class Page:
             upload.upload(self.show_upload, upload, **private, **model),
             thumbnails.click(self.show_example, None, **private, **model),
         ]
-        failed = json.dumps([None, result.NOT_ANSWERED, EMPTY, ""])
-        say_why = f"() => {failed}.map((html) => html && html.replace('REASON', ctscanReason))"
-        for event in running:
-            event.failure(None, None, shown, js=say_why, api_visibility="private")
         empty = json.dumps([None, *self.show(None)[1:]])
+        failed = json.dumps([None, result.NOT_ANSWERED, EMPTY, ""])
+        for event in running:
+            event.failure(None, None, shown, js=f"() => ctscanFailed({failed}, {empty})", api_visibility="private")
         # an answer under way must not come back over the cleared page
         clear.click(None, cancels=running, api_visibility="private")
         clear.click(None, None, shown, js=f"() => {{ ctscanNote(''); return {empty}; }}", api_visibility="private")
