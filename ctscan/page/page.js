@@ -1,4 +1,4 @@
-// What the page does without the server: paste, the opacity slider, and a word on files that are too large.
+// What the page does without the server: paste, the opacity slider, and a word on what was not answered.
 (() => {
   const LIMIT = 16 * 1024 * 1024; // bytes, as the server's
   const NAME = "slice"; // of every file that is sent: its own may be a patient's
@@ -10,30 +10,25 @@
 
   // Gradio's client throws the sentence of a refusal away; it is kept here until the page can say it.
   let refusal = "";
+  let cleared = false; // since the last question
   const ask = window.fetch;
   window.fetch = async (...request) => {
+    if (String(request[0]).includes("/queue/join")) cleared = false;
     const response = await ask(...request);
     if (response.status === 503) refusal = (await response.clone().json().catch(() => ({}))).detail || "";
     return response;
   };
 
-  window.ctscanReason = () => {
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#clear")) cleared = true;
+  }, true);
+
+  // A question that Clear took back fails too, but then there is nothing to say.
+  window.ctscanFailed = (failed, empty) => {
     const reason = refusal || CTSCAN_FAILED;
     refusal = "";
-    return reason;
+    return cleared ? empty : failed.map((html) => html && html.replace("REASON", reason));
   };
-
-  // Clearing the page cancels the answer under way, which Gradio reports as its failure.
-  let cleared = false;
-  window.ctscanClear = () => {
-    cleared = true;
-    window.ctscanNote("");
-  };
-  window.ctscanIsCleared = () => cleared;
-
-  document.addEventListener("click", (event) => {
-    if (event.target.closest(".thumbnails button")) cleared = false;
-  }, true);
 
   const isTooLarge = (files) => {
     const large = Array.from(files || []).some((file) => file.size > LIMIT);
@@ -62,7 +57,6 @@
 
   document.addEventListener("change", (event) => {
     if (!event.target.matches("#upload input[type=file]")) return;
-    cleared = false;
     if (isTooLarge(event.target.files)) {
       stop(event);
       event.target.value = "";

@@ -126,14 +126,11 @@ class Page:
         ]
         empty = json.dumps([None, *self.show(None)[1:]])
         failed = json.dumps([None, result.NOT_ANSWERED, EMPTY, ""])
-        say_why = (
-            f"() => ctscanIsCleared() ? {empty} : {failed}.map((html) => html && html.replace('REASON', ctscanReason))"
-        )
         for event in running:
-            event.failure(None, None, shown, js=say_why, api_visibility="private")
+            event.failure(None, None, shown, js=f"() => ctscanFailed({failed}, {empty})", api_visibility="private")
         # an answer under way must not come back over the cleared page
         clear.click(None, cancels=running, api_visibility="private")
-        clear.click(None, None, shown, js=f"() => {{ ctscanClear(); return {empty}; }}", api_visibility="private")
+        clear.click(None, None, shown, js=f"() => {{ ctscanNote(''); return {empty}; }}", api_visibility="private")
 
     def _draw_thumbnails(self) -> str:
         if not self.examples:
