@@ -66,7 +66,7 @@ def choose(signals: Sequence[Signals], subjects: Sequence[Subject], outside: NDA
         strange=above([g.strangeness for g in data]),
         tone=above([g.tone for g in data], OTHER_OF_DATA),
         greys=float(np.quantile([g.greys for g in data], FAR_OF_DATA)),
-        outside=max(ALARM, float(np.quantile(outside, 1 - ALARMED_OF_DATA))),
+        outside=max(ALARM, float(np.quantile(outside, 1 - ALARMED_OF_DATA, method="higher"))),
     )
 
 
