@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ctscan.page import words
+from ctscan.page.allocator import limit_arenas
 from ctscan.page.housekeeping import Housekeeping
 from ctscan.page.temporary_folder import FolderError, TemporaryFolder
 from ctscan.page.traffic import Reception, Traffic
@@ -94,6 +95,7 @@ def prepare() -> TemporaryFolder:
 
     The folder is deleted when the process ends. Raises ServerError where there can be none.
     """
+    limit_arenas()
     try:
         folder = TemporaryFolder()
     except FolderError as error:
