@@ -140,10 +140,9 @@ def chest_mask(pixels: Pixels) -> Mask:
 
 def lung_components(thumbnail: Pixels) -> list[Mask]:
     """The large dark areas inside the body of a slice that `shrink` made small, one mask each."""
-    found = _largest_bright(thumbnail)
-    if found is None:
+    body = _find_outline(thumbnail)
+    if body is None:
         return []
-    body = _fill(found[0])
     inner = cv2.erode(body.astype(np.uint8), np.ones((LUNG_EROSION, LUNG_EROSION), np.uint8)).astype(bool)
     if not inner.any():
         return []

@@ -42,12 +42,10 @@ WHAT_IT_IS = {
     "no_lungs": "This seems to be a CT slice, but not an axial one of the chest with lungs.",
     "no_ct": "This does not look like a CT slice.",
 }
-FAR = "The slice is unlike those that the model learned from, so its score may mean little."
-STRANGE = (
-    "The picture's texture is unlike that of the slices that the model learned from, so its score may mean little."
-)
-OTHER_WINDOW = "The greys are spread unlike in any window that the model learned from, so its score may mean little."
-FEW_GREYS = "The greys are crushed to a few values, so its score may mean little."
+FAR = "The slice is unlike those that the model learned from."
+STRANGE = "The picture's texture is unlike that of the slices that the model learned from."
+OTHER_WINDOW = "The greys are spread unlike in any window that the model learned from."
+FEW_GREYS = "The greys are crushed to a few values."
 UNGATED = "This model has no gate: nothing has checked that the picture is a chest CT slice."
 
 NEIGHBOURS = 5

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import pytest
 
 from ctscan.page import words
@@ -17,6 +16,7 @@ from tests.conftest import ROOT, App
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+WIDE = ROOT / "examples" / "05-no-mass-wide-window.png"
 MASS = ROOT / "examples" / "02-lower-lobe-mass-lung-window.png"
 
 
@@ -119,17 +119,15 @@ def test_an_answer_under_way_does_not_come_back_over_a_cleared_page(
 
 def test_slice_and_layers_fill_the_same_box(opened: tuple[Page, list[str], list[str]]) -> None:
     page, _, _ = opened
-    mass = cv2.imread(str(MASS), cv2.IMREAD_GRAYSCALE)
-    assert mass is not None
-    upload(page, "wide.png", cv2.imencode(".png", cv2.resize(mass, (511, 401)))[1].tobytes())
-    page.locator('.explanation img[alt*="511 by 401"]').wait_for(timeout=20_000)
+    upload(page, "wide.png", WIDE.read_bytes())
+    page.locator('.explanation img[alt*="513 by 367"]').wait_for(timeout=20_000)
     boxes = page.locator(".covered .stack img").evaluate_all(
         """all => all.map(e => { e.style.setProperty('display', 'block', 'important');
         const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; })"""
     )
     assert len(boxes) == 5
     assert all(box == boxes[0] for box in boxes)
-    assert boxes[0][2] / boxes[0][3] == pytest.approx(997 / 401, rel=0.01)
+    assert boxes[0][2] / boxes[0][3] == pytest.approx(513 / 367, rel=0.01)
 
 
 def test_a_pasted_picture_is_answered(opened: tuple[Page, list[str], list[str]]) -> None:
@@ -148,7 +146,7 @@ def test_a_pasted_picture_is_answered(opened: tuple[Page, list[str], list[str]])
 
 def test_an_example_is_answered_and_named_as_one(opened: tuple[Page, list[str], list[str]]) -> None:
     page, _, _ = opened
-    page.locator(".thumbnails button").nth(3).click()
+    page.locator(".thumbnails button").nth(2).click()
     wait_for(page, "#sentence", "nodule in the right upper lobe")
     assert sum(shares(page)) == pytest.approx(100, abs=0.3)
 
@@ -183,7 +181,7 @@ def test_a_busy_app_is_said_in_the_page_and_the_next_try_is_answered(browser: Br
     for event in events:
         caller.fetch(event)
     for page in pages:
-        page.locator(".thumbnails button").nth(3).click()
+        page.locator(".thumbnails button").nth(2).click()
         wait_for(page, "#sentence", "nodule in the right upper lobe")
         assert page.locator("#sentence .sentence").is_visible()
         page.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from ctscan.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from ctscan.classifier import Classifier
 from ctscan.data import load_split
 from ctscan.export import ExportError, export_onnx, export_torchscript
+from ctscan.gate_file import gate_path
 from ctscan.gradcam import head_gradients
 from ctscan.metrics import softmax
 from ctscan.model import build_head
@@ -82,6 +84,8 @@ def exported(best_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The ONNX file of the committed checkpoint."""
     path = tmp_path_factory.mktemp("onnx") / "best.onnx"
     export_onnx(read_checkpoint(best_checkpoint), path, EXAMPLES, silent)
+    if gate_path(best_checkpoint).exists():
+        shutil.copy(gate_path(best_checkpoint), gate_path(path))
     return path
 
 

@@ -139,7 +139,8 @@ def test_every_file_holds_the_canary_and_only_the_marked_ones_are_read(name: str
 @pytest.mark.parametrize("name", MARKED)
 def test_a_slice_holds_pixels_and_sentences_only(name: str) -> None:
     slice_ = read_slice(MARKED[name])
-    assert set(vars(slice_)) == {"pixels", "notices"}
+    assert set(vars(slice_)) == {"pixels", "notices", "colour"}
+    assert type(slice_.colour) is float
     assert not slice_.pixels.flags.writeable
     assert slice_.pixels.dtype == np.float32
     assert not betrays(f"{slice_!r}{slice_.notices}".encode() + slice_.pixels.tobytes())
@@ -256,7 +257,7 @@ def test_the_overlay_has_no_text_and_no_name(app: App, folder: Path, tmp_path: P
     client = Client(app.address, verbose=False, download_files=tmp_path)
     for name in MARKED:
         given, overlay = client.predict(handle_file(folder / f"{CANARY}-{name}"), api_name="/classify")
-        assert given["verdict"] == "ok"
+        assert given["verdict"] in ("ok", "unusual")
         assert CANARY not in overlay
         assert png_chunk_types(Path(overlay).read_bytes()) == {b"IHDR", b"IDAT", b"IEND"}
 

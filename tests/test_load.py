@@ -29,9 +29,8 @@ from ctscan.page.housekeeping import ABANDONED, PERIOD, UNREAD
 from ctscan.page.page import CONCURRENCY, QUEUE
 from ctscan.page.temporary_folder import TemporaryFolder
 from ctscan.page.traffic import DRAIN_LIMIT
-from ctscan.phantom import draw_phantom
 from tests.caller import Caller, fill, form, large_slice, request, try_to_ask
-from tests.conftest import ROOT, App, running_app
+from tests.conftest import ROOT, App, children_of, running_app
 from tests.process_tree import Holding, holding
 
 CLIENTS = 20
@@ -48,12 +47,13 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
 
 
 def different_slices(count: int) -> list[bytes]:
-    """The examples, then each turned and shaded otherwise, none twice."""
+    """The examples, then each a little smaller, none twice: all of them are given scores."""
     slices = [file.read_bytes() for file in EXAMPLES]
     for index in range(count - len(slices)):
         pixels = cv2.imdecode(np.frombuffer(slices[index % len(EXAMPLES)], np.uint8), cv2.IMREAD_GRAYSCALE)
         assert pixels is not None
-        slices.append(png(np.rot90(pixels, 1 + index // len(EXAMPLES)).copy()))
+        scale = 1 - 0.05 * (1 + index // len(EXAMPLES))
+        slices.append(png(cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)))
     assert len(set(slices)) == count
     return slices
 
@@ -127,6 +127,25 @@ def test_health_names_the_model_and_nothing_else(caller: Caller, best: Classifie
     with urllib.request.urlopen(head) as response:
         assert response.status == 200
         assert response.read() == b""
+
+
+@linux
+def test_a_killed_decoder_changes_nothing_for_anybody(app: App, caller: Caller, best: Classifier) -> None:
+    slices = different_slices(4)
+    before = decoders(app)
+    assert before
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    with ThreadPoolExecutor(len(slices)) as threads:
+        given = list(threads.map(caller.classify, slices))
+    assert given == [right(best, picture) for picture in slices]
+    assert not set(before) & set(decoders(app))
+    assert len(decoders(app)) == len(before)
+
+
+def decoders(app: App) -> list[int]:
+    """The app's decoding processes."""
+    return [p for p in children_of(app.process.pid) if b"ctscan.decoder" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
 # --- clients that vanish
@@ -235,9 +254,11 @@ def test_it_is_ready_within_a_minute(best_checkpoint: Path, tmp_path: Path) -> N
 
 @linux
 @pytest.mark.slow
-def test_thousands_of_requests_leave_nothing(checkpoint_path: Path, tmp_path: Path) -> None:
-    small = cv2.resize((draw_phantom() * 255).astype(np.uint8), (200, 160))
-    with running_app(checkpoint_path, tmp_path) as app:
+def test_thousands_of_requests_leave_nothing(best_checkpoint: Path, tmp_path: Path) -> None:
+    example = cv2.imread(str(EXAMPLES[0]), cv2.IMREAD_GRAYSCALE)
+    assert example is not None
+    small = cv2.resize(example, (200, 200), interpolation=cv2.INTER_AREA)
+    with running_app(best_checkpoint, tmp_path) as app:
         for _ in range(5):
             begin_upload(app).close()
         held = list(work_through(app, small))
@@ -261,7 +282,7 @@ def work_through(app: App, pixels: np.ndarray[Any, Any]) -> Iterator[Holding]:
 
     with ThreadPoolExecutor(4) as threads:
         for begin in range(0, WARM_UP + REQUESTS + 1, STEP):
-            assert set(threads.map(classify, range(begin, begin + STEP))) == {"ok"}
+            assert set(threads.map(classify, range(begin, begin + STEP))) <= {"ok", "unusual"}
             yield holding(app.process.pid)
     assert not list(app.temporary.glob("ctscan-*/*/tmp*"))  # of the uploads that broke off at the beginning
 

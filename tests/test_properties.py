@@ -31,7 +31,7 @@ from ctscan.slices import LUMA_BGR, Slice, read_slice, turn
 from ctscan.tiff import MAX_VALUES, TiffError, read_directory
 from tests.test_slices import ALL, GREY, LOSSLESS, png, save, tiff
 
-QUICK, THOROUGH = 40, 2000  # examples
+QUICK, THOROUGH = 40, 500  # examples
 
 
 def holds(*drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[[int], None]]:

@@ -44,6 +44,19 @@ def test_readme_states_no_share_and_no_score_outside_the_generated_block() -> No
     assert not re.findall(r"\d\s?%|\b0\.\d{2,}", by_hand)
 
 
+def gate_counts() -> list[tuple[int, int]]:
+    """Of each row of the gate's entries, and of all slices shown wrong: what was refused, unusual and either, and n."""
+    found = []
+    for gate in read_ledger(ROOT / "checkpoints" / "metrics.json")["gates"]:
+        wrong = [r for r in gate["rows"] if not r["group"] and r["kind"] in ("turned", "upside_down", "inverted")]
+        total = {key: sum(r[key] for r in wrong) for key in ("refused", "unusual", "n")}
+        for row in (*gate["rows"], total):
+            refused, unusual = row["refused"], row["unusual"]
+            found += [(count, row["n"]) for count in (refused, unusual, refused + unusual)]
+        found.append((gate["alarmed"], 790))
+    return found
+
+
 def all_numbers(value: object) -> list[float]:
     if isinstance(value, dict):
         return [n for v in value.values() for n in all_numbers(v)]
@@ -55,6 +68,7 @@ def all_numbers(value: object) -> list[float]:
 @pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "checkpoints/README.md", ROOT / "checkpoints/DATA.md"])
 def test_every_share_in_the_texts_stands_in_the_ledger(path: Path) -> None:
     known = all_numbers(json.loads((ROOT / "checkpoints" / "metrics.json").read_text()))
+    known += [count / n for count, n in gate_counts()]
     known += [v for split in SEED_DESIGN.values() for v in split.values()]
     for whole, part in re.findall(r"(\d+)(\.\d+)? %", path.read_text(encoding="utf-8")):
         digits = len(part[1:])
@@ -70,7 +84,10 @@ def test_published_and_grouped_stand_side_by_side_with_intervals_and_n() -> None
     assert results.published is not None
     assert results.grouped is not None
     for entry in (results.published, results.grouped):
-        assert f"| {entry['n']} | {entry['groups']} | {share(entry['measures']['accuracy'])} |" in readme
+        assert (
+            f"| {entry['n']} | {entry.get('refused', '')} | {entry['groups']} | {share(entry['measures']['accuracy'])} |"
+            in readme
+        )
     gap = results.grouped["published_minus_grouped"]["accuracy"]
     first, second = (e["measures"]["accuracy"]["value"] for e in (results.published, results.grouped))
     assert gap["value"] == pytest.approx(first - second)

@@ -149,6 +149,10 @@ def check_question(body: bytes) -> None:
     for path in named_files(question):
         if not isinstance(path, str) or not uploaded.fullmatch(path):
             raise Refused(400, words.NOT_UPLOADED)
+    # All that is ever given to an event is an upload or nothing; of other things Gradio's log would quote a word.
+    given = question.get("data") if isinstance(question, dict) else None
+    if given is not None and not (isinstance(given, list) and all(isinstance(i, dict | None) for i in given)):
+        raise Refused(400, words.NOT_UPLOADED)
 
 
 def named_files(value: Any) -> Iterator[object]:
