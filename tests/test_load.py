@@ -339,5 +339,5 @@ def test_ctrl_c_and_a_second_signal_do_not_wait(
             wait_for(lambda: health(app) == (503, {"status": "draining"}))
             time.sleep(1.5)  # longer than a drain with nothing under way
             app.process.send_signal(signals[1])
-        assert app.process.wait(timeout=DRAIN_LIMIT / 2) == 0
+        assert app.process.wait(timeout=DRAIN_LIMIT) == 0
         assert not folders(app)
