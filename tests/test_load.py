@@ -48,7 +48,7 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
 
 def different_slices(count: int) -> list[bytes]:
     """The examples, then each a little smaller, none twice: all of them are given scores."""
-    slices = [file.read_bytes() for file in EXAMPLES]
+    slices = [file.read_bytes() for file in EXAMPLES[:count]]
     for index in range(count - len(slices)):
         pixels = cv2.imdecode(np.frombuffer(slices[index % len(EXAMPLES)], np.uint8), cv2.IMREAD_GRAYSCALE)
         assert pixels is not None
