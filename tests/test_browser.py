@@ -162,6 +162,7 @@ def test_a_file_too_large_is_said_before_it_is_sent(opened: tuple[Page, list[str
     page.wait_for_function("document.querySelector('#input .note').textContent === ''")
 
 
+@pytest.mark.slow
 def test_a_busy_app_is_said_in_the_page_and_the_next_try_is_answered(browser: Browser, app: App) -> None:
     caller = Caller(app.address)
     path = caller.upload(large_slice())

@@ -166,6 +166,7 @@ def test_a_checkpoint_is_scored_with_intervals_and_plots(run: Run, data: Path, t
     assert len(json.loads((tmp_path / "metrics.json").read_text())["evaluations"]) == 2  # no news is not kept
 
 
+@pytest.mark.slow
 def test_cross_validation_goes_on_where_it_stopped(run: Run, data: Path, tmp_path: Path) -> None:
     done = run("--data", str(data), "--cross-validate", "--folds", "2")
     assert done.returncode == 0, done.stderr
@@ -184,6 +185,7 @@ def test_cross_validation_goes_on_where_it_stopped(run: Run, data: Path, tmp_pat
     assert entry["matched"]["fall"]["low"] <= entry["matched"]["fall"]["value"] <= entry["matched"]["fall"]["high"]
 
 
+@pytest.mark.slow
 def test_a_recipe_is_compared_with_another_and_calibrated(run: Run, data: Path, tmp_path: Path) -> None:
     some = ("--data", str(data), "--folds", "2")
     assert run(*some, "--calibrate").returncode == 2  # there is nothing yet
@@ -211,6 +213,7 @@ def test_a_recipe_is_compared_with_another_and_calibrated(run: Run, data: Path, 
     assert set(found["sets"]["coverage"]) == set(CLASS_KEYS)
 
 
+@pytest.mark.slow
 def test_a_control_without_its_reference_is_one_sentence(run: Run, data: Path) -> None:
     done = run("--data", str(data), "--control", "border_only", "--folds", "2")
     assert done.returncode == 2

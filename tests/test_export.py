@@ -121,6 +121,7 @@ def test_the_gradient_written_out_is_autograds(head: str) -> None:
     assert float(expected.abs().max()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "program"),
     [(export_onnx, OPEN_ONNX), (export_torchscript, OPEN_TORCHSCRIPT)],

@@ -202,6 +202,7 @@ def test_who_vanishes_changes_nothing_for_others(app: App, caller: Caller, best:
     assert now.processes == before.processes
 
 
+@pytest.mark.slow
 def test_what_broke_off_is_deleted_and_what_is_under_way_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +303,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_sigterm_lets_finish_what_is_under_way(best_checkpoint: Path, best: Classifier, tmp_path: Path) -> None:
     slices = [large_slice(), *different_slices(6)]
     with running_app(best_checkpoint, tmp_path) as app, ThreadPoolExecutor(len(slices)) as threads:

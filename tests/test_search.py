@@ -32,6 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_search_keeps_every_trial_and_goes_on(data: Path, init: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "--data", str(data), "--init", str(init), "--size", "64"]
     command += ["--epochs", "1", "--ledger", "metrics.json"]

@@ -55,6 +55,7 @@ def train(data: Path, init: Path, tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_a_run_leaves_checkpoint_log_curves_scores_and_reading(train: Run, data: Path, tmp_path: Path) -> None:
     done = train("--epochs", "2", "--out", "made/model.safetensors")
     assert done.returncode == 0, done.stderr
