@@ -23,7 +23,7 @@ from ctscan.classes import CLASS_KEYS
 from ctscan.classifier import Classifier
 from ctscan.config import Recipe
 from ctscan.cross_validation import name_run, read_output, write_output
-from ctscan.data import SPLITS, find_files, join, load_files, pixel_hash, read_all
+from ctscan.data import SPLITS, find_files, pixel_hash, read_all
 from ctscan.evaluation import Answers, evaluate
 from ctscan.gate_file import GateCard, gate_path, write_gate
 from ctscan.gate_fit import (
@@ -39,7 +39,7 @@ from ctscan.gate_fit import (
     take,
 )
 from ctscan.gate_measure import Judged, choose, facts, judge, reasons, tabulate
-from ctscan.manifest import Manifest, Pool, read_manifest
+from ctscan.manifest import Manifest, Pool, load_pool, read_manifest
 from ctscan.runtime import Output, TorchRuntime, concatenate
 from ctscan.shortcut import share_outside
 from ctscan.slices import read_slice
@@ -60,13 +60,9 @@ class Folds:
 
 def read_folds(data: Path, manifest: Manifest, card: Card, runs: Path) -> Folds:
     """Find each slice's file and its fold's answer. Raises GateError where the folds were not trained."""
-    splits, by_hash = [], dict[Any, Path]()
-    for name in SPLITS:
-        files = find_files(data / name)
-        splits.append(load_files(data / name, files, card.preprocess.square))
-        digests = read_all([path for path, _ in files], pixel_hash, f"hashing {name}")
-        by_hash |= {digest: path for digest, (path, _) in zip(digests, files, strict=True)}
-    pool = manifest.pool(join(join(splits[0], splits[1]), splits[2]), THRESHOLD)
+    pool = load_pool(data, manifest, THRESHOLD, card.preprocess.square)
+    paths = [path for name in SPLITS for path, _ in find_files(data / name)]
+    by_hash = dict(zip(read_all(paths, pixel_hash, "hashing"), paths, strict=True))
     folder = runs / name_run(Recipe(**card.training), THRESHOLD, "none", pool)
     folds = np.unique(pool.folds)
     if not all((folder / f"fold-{fold}.npz").exists() for fold in folds):
