@@ -50,7 +50,7 @@ class Recipe:
     strength: float = _later("of the augmentation; 1 as written there", 1.0)
     size: int = _flag("side of the model's square, px", 224)
     crop: Crop = _flag("letterbox the box of body or lungs, or the whole slice; none: squash it", "body")
-    tone: Tone = _flag("equalise: spread the greys inside the body evenly", "equalise")
+    tone: Tone = _flag("greys inside the body; equalise: spread evenly; rank: of one histogram", "equalise")
     surround: Surround = _later("black: outside the body; hull: outside its hull; chest: outside the lungs'", "keep")
     head: Literal["linear", "mlp"] = _flag("classifier head; mlp is 512-512-256-4", "linear")
     dropout: float = _flag("dropout in the head", 0.2)

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from ctscan.anatomy import Box, Mask, Pixels, body_hull_mask, body_mask, chest_mask, find_body, find_lungs
 
 Crop = Literal["body", "lungs", "whole", "none"]
-Tone = Literal["equalise", "none"]
+Tone = Literal["equalise", "rank", "none"]
 Surround = Literal["keep", "black", "hull", "chest"]
 
 # Tone: the greys above the floor (soft tissue, vessels, bone; not the air of lungs and room) are spread evenly.
 TONE_FLOOR = 20 / 255
 TONE_LOW = 40 / 255
 TONE_BINS = 256
+GREYS = 65535  # steps in which ranks are counted: 8- and 16-bit greys stay apart, and equal on every processor
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,28 @@ def equalise(square: Pixels) -> Pixels:
     return np.where(inside, spread, square).astype(np.float32)
 
 
+def rank_greys(pixels: Pixels, inside: Mask) -> Pixels:
+    """Each grey inside becomes its rank there, from `TONE_LOW` to 1; outside is black. Equal greys stay equal.
+
+    Every slice then has one histogram, and what raises or lowers greys without changing their order changes nothing:
+    of a window only what it cut off remains to be seen, as an area of one grey.
+    """
+    if not inside.any():
+        return np.zeros_like(pixels)
+    greys = np.rint(pixels * GREYS).astype(np.int64)
+    counts = np.bincount(greys[inside], minlength=GREYS + 1)
+    ranks = (np.cumsum(counts) - counts / 2) / counts.sum()
+    return np.where(inside, TONE_LOW + (1 - TONE_LOW) * ranks[greys], 0).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How a slice becomes the model's input. Travels in the checkpoint's card.
 
     crop: `body` takes the body's bounding box and letterboxes it, `lungs` that of the lungs' hulls (the body's where
     there are no lungs), `whole` letterboxes the whole slice, `none` squashes it.
-    tone: `equalise` spreads the greys inside the body, `none` keeps them.
+    tone: `equalise` spreads the greys inside the body, `rank` gives what `surround` leaves, air and all, one histogram
+    in every slice, `none` keeps them.
     surround: what lies outside is black: outside the body for `black`, outside its convex hull for `hull`, outside
     the convex hull of both lungs for `chest`; `keep` leaves table, cushions and burned-in signs where they are.
     It comes before the tone, so that the table has no part in the greys of the body.
@@ -131,7 +147,8 @@ class Preprocess:
     def __call__(self, pixels: Pixels) -> tuple[Pixels, Placement]:
         """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1], and where the pixels went."""
         placement = self.place(pixels)
-        left = pixels if self.surround == "keep" else np.where(self.visible(pixels), pixels, 0)
+        visible = self.visible(pixels)
+        left = rank_greys(pixels, visible) if self.tone == "rank" else np.where(visible, pixels, 0)
         square = np.clip(placement.apply(left), 0, 1)  # float32 averages of white may be over 1 in the last digit
         return (equalise(square) if self.tone == "equalise" else square)[None], placement
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 
 from ctscan.anatomy import body_hull_mask, body_mask, chest_mask, find_body, lung_hull_mask
 from ctscan.phantom import draw_phantom
-from ctscan.preprocess import Placement, Preprocess, equalise
+from ctscan.preprocess import TONE_LOW, Placement, Preprocess, equalise, rank_greys
+from ctscan.slices import read_slice
 
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.png"))
 SHAPES = [(256, 320), (333, 217), (97, 400), (64, 64), (1024, 700)]
 
 
@@ -88,7 +91,7 @@ def test_the_body_is_found_and_table_and_labels_are_not() -> None:
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((50, 70), np.float32), np.ones((50, 70), np.float32)])
-@pytest.mark.parametrize("tone", ["equalise", "none"])
+@pytest.mark.parametrize("tone", ["equalise", "rank", "none"])
 def test_flat_slices_stay_finite(pixels: NDArray[np.float32], tone: str) -> None:
     square, placement = Preprocess(tone=tone)(pixels)  # type: ignore[arg-type]
     assert square.shape == (1, 224, 224)
@@ -124,6 +127,22 @@ def test_another_window_of_the_same_slice_is_nearly_the_same_square() -> None:
     one, two = Preprocess()(pixels)[0], Preprocess()(other)[0]
     assert np.abs(one - two).mean() < 0.02
     assert np.abs(pixels - other).mean() > 0.02
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_ranks_are_the_same_under_every_window_that_cuts_nothing_off(example: Path) -> None:
+    pixels = read_slice(example.read_bytes()).pixels
+    visible = body_mask(pixels)
+    ranked = rank_greys(pixels, visible)
+    for gamma in (0.5, 0.8, 1.6):
+        other = (0.1 + 0.8 * pixels**gamma).astype(np.float32)
+        assert np.abs(rank_greys(other, visible) - ranked).max() < 0.01
+    assert (ranked[~visible] == 0).all()
+    order = np.argsort(pixels[visible], kind="stable")
+    assert (np.diff(ranked[visible][order]) >= 0).all()
+    assert len(np.unique(ranked[visible])) == len(np.unique(pixels[visible]))
+    middle = TONE_LOW + (1 - TONE_LOW) / 2
+    assert ranked[visible].mean() == pytest.approx(middle, abs=1e-3)
 
 
 def test_the_result_changes_continuously() -> None:
