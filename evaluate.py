@@ -4,7 +4,7 @@
     --cross-validate   the recipe out of fold, where no visual group lies in two folds; goes on where it stopped;
                        then the same networks on the same slices, all of one histogram
     --against RUN      with it: the difference to another cross-validation, kept in RUN, on the same folds
-    --calibrate        temperature and conformal sets from the recipe's cross-validation
+    --calibrate        temperature and conformal sets from the recipe's cross-validation, kept in the checkpoint's card
     --explain          tests of the checkpoint's maps: randomised weights, ROAD, evidence outside the body
     --control NAME     a training that must fail, on the same folds
     --folder DIR       instead of --data: class folders from elsewhere, our classes or tumour and normal
@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,8 @@ import numpy as np
 
 from ctscan.anatomy import Pixels
 from ctscan.audit import known_or_new
-from ctscan.checkpoint import CheckpointError, read_checkpoint
+from ctscan.card import Calibration
+from ctscan.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from ctscan.classes import CLASS_KEYS, CLASSES, NORMAL
 from ctscan.classifier import Classifier
 from ctscan.confidence import Confidence, Coverage, judge_confidence
@@ -196,6 +198,15 @@ class Report:
         said = self.entry(settings=self.config.settings(), folds=self.config.folds, **found.to_dict())
         append(self.config.ledger_path, "calibrations", said)
         print_confidence(found)
+        if self.config.settings() == self.classifier.card.training:
+            self.keep_calibration(found)
+
+    def keep_calibration(self, found: Confidence) -> None:
+        """Write temperature and thresholds into the checkpoint's card; its weights, and so its name, stay."""
+        checkpoint = read_checkpoint(self.config.checkpoint)
+        calibration = Calibration(found.temperature.value, found.sets.alpha, found.sets.thresholds)
+        write_checkpoint(self.config.checkpoint, replace(checkpoint.card, calibration=calibration), checkpoint.tensors)
+        print(f"{self.config.checkpoint} now gives calibrated probabilities and sets.")
 
     def explain(self) -> None:
         """The checkpoint's maps on slices of the test split, one a visual group."""

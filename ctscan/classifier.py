@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ctscan.calibration import calibrate
 from ctscan.card import Card
 from ctscan.checkpoint import CheckpointError, read_checkpoint
+from ctscan.conformal import prediction_sets
 from ctscan.gate import UNGATED, Gate, Judgement
 from ctscan.gate_file import gate_path, read_gate
-from ctscan.metrics import softmax
 from ctscan.onnx_file import read_onnx_file
 from ctscan.onnx_runtime import OnnxRuntime
 from ctscan.phantom import draw_phantom
@@ -35,7 +36,8 @@ class Prediction:
 
     classes: tuple[str, ...]  # K keys
     logits: NDArray[np.float32]  # (K,)
-    probabilities: NDArray[np.float64]  # (K,), sum 1; model scores, not calibrated
+    probabilities: NDArray[np.float64]  # (K,), sum 1, at the temperature of the card
+    possible: tuple[str, ...] | None  # keys of the classes that cannot be ruled out; None where it is not calibrated
     maps: NDArray[np.float32]  # (K, h, w), signed, logit units, over the model's square
     square: NDArray[np.float32]  # (S, S) in [0, 1]: what the model saw
     placement: Placement  # from the slice to the square and back
@@ -46,6 +48,11 @@ class Prediction:
     def top(self) -> int:
         """Index of the class with the highest probability."""
         return int(self.probabilities.argmax())
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether anything but exactly one class remains possible."""
+        return self.possible is not None and len(self.possible) != 1
 
     def evidence(self, index: int, shape: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Grad-CAM of a class over the slice: float32, (H, W) of the slice or `shape`, >= 0, logit units."""
@@ -111,16 +118,25 @@ class Classifier:
         square, placement = self.card.preprocess(slice_.pixels)
         output = self.runtime.run(square[None])
         logits = output.logits[0]
+        probabilities = calibrate(logits, self.card.temperature)
         return Prediction(
             classes=self.card.classes,
             logits=logits,
-            probabilities=softmax(logits),
+            probabilities=probabilities,
+            possible=self.possible(probabilities),
             maps=output.maps[0],
             square=square[0],
             placement=placement,
             map_top=self.card.map_scale_top,
             model_id=self.card.model_id,
         )
+
+    def possible(self, probabilities: NDArray[np.float64]) -> tuple[str, ...] | None:
+        """The classes in the conformal set of calibrated probabilities (K,); None where the card has no thresholds."""
+        if self.card.calibration is None:
+            return None
+        inside = prediction_sets(probabilities, np.array(self.card.calibration.thresholds))
+        return tuple(key for key, holds in zip(self.card.classes, inside, strict=True) if holds)
 
 
 def load_gate(path: Path, card: Card, runtime: Runtime) -> Gate | None:

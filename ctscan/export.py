@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ctscan.calibration import calibrate
 from ctscan.card import Card
 from ctscan.checkpoint import Checkpoint
 from ctscan.graph import Graph
-from ctscan.metrics import softmax
 from ctscan.model import SliceNet
 from ctscan.onnx_file import OPSET, OnnxFile, write_onnx_file
 from ctscan.onnx_runtime import INPUT, open_session
@@ -114,12 +114,7 @@ def build_graph(checkpoint: Checkpoint) -> Graph:
     """The network of a checkpoint, with the temperature of its card where that has one."""
     net = SliceNet(checkpoint.card.architecture)
     load_tensors(net, checkpoint.tensors)
-    return Graph(net, temperature(checkpoint.card))
-
-
-def temperature(card: Card) -> float:
-    """What logits are divided by before the softmax; 1 where the model is not calibrated."""
-    return float(getattr(card, "temperature", 1.0))
+    return Graph(net, checkpoint.card.temperature)
 
 
 def example_squares(card: Card) -> torch.Tensor:
@@ -138,7 +133,7 @@ def compare(run: Callable[[Squares], Tensors], checkpoint: Checkpoint, examples:
     for squares in reference_batches(checkpoint.card.preprocess, examples):
         output = reference.run(squares)
         expected: Tensors = {name: getattr(output, name) for name in NAMES if name != "probabilities"}
-        expected["probabilities"] = softmax(output.logits / temperature(checkpoint.card))
+        expected["probabilities"] = calibrate(output.logits, checkpoint.card.temperature)
         given = run(squares)
         for name in NAMES:
             worst[name] = max(worst[name], difference(name, expected[name], given[name]))

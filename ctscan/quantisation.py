@@ -83,7 +83,7 @@ def quantise(model: bytes, squares: NDArray[np.float32]) -> bytes:
         prepared, target = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(onnx.load_from_string(model), prepared)
         quantize_static(
-            prepared, target, Calibration(squares), quant_format=QuantFormat.QDQ, per_channel=True,
+            prepared, target, CalibrationSquares(squares), quant_format=QuantFormat.QDQ, per_channel=True,
             op_types_to_quantize=list(QUANTISED), activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"CalibPercentile": CALIBRATION_PERCENTILE},
@@ -94,7 +94,7 @@ def quantise(model: bytes, squares: NDArray[np.float32]) -> bytes:
     return serialised
 
 
-class Calibration:
+class CalibrationSquares:
     """Squares one by one, as ONNX Runtime's calibration asks for them."""
 
     def __init__(self, squares: NDArray[np.float32]) -> None:

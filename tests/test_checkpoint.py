@@ -96,6 +96,9 @@ def test_another_class_list_or_schema_is_refused(checkpoint: Checkpoint, tmp_pat
     refuse(forge(path, checkpoint, classes=[*checkpoint.card.classes, "other"]), "classes are not")
     refuse(forge(path, checkpoint, schema=2), "schema 1")
     refuse(forge(path, checkpoint, extra=1), "unknown")
+    for wrong in ({"temperature": 1.0}, {"temperature": 0.0, "alpha": 0.1, "thresholds": [1, 1, 1, 1]}, [1]):
+        refuse(forge(path, checkpoint, calibration=wrong), "does not know")
+    refuse(forge(path, checkpoint, calibration={"temperature": 1, "alpha": 0.1, "thresholds": [1]}), "does not know")
     refuse(forge(path, checkpoint, preprocess={"size": 224, "crop": "sideways", "tone": "none"}), "does not know")
 
 

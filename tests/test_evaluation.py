@@ -6,13 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ctscan.anatomy import body_mask
+from ctscan.card import Calibration
+from ctscan.checkpoint import read_checkpoint, write_checkpoint
 from ctscan.classes import CLASS_KEYS
+from ctscan.classifier import Classifier
 from ctscan.control import CONTROLS, shuffle_labels, view
 from ctscan.evaluation import Answers, Estimate, Evaluation, difference, evaluate, resample
 from ctscan.findings import judge_control, judge_subtype
@@ -186,7 +190,9 @@ def test_cross_validation_goes_on_where_it_stopped(run: Run, data: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_recipe_is_compared_with_another_and_calibrated(run: Run, data: Path, tmp_path: Path) -> None:
+def test_a_recipe_is_compared_with_another_and_calibrated(
+    run: Run, data: Path, tmp_path: Path, checkpoint_path: Path
+) -> None:
     some = ("--data", str(data), "--folds", "2")
     assert run(*some, "--calibrate").returncode == 2  # there is nothing yet
     assert run(*some, "--cross-validate").returncode == 0
@@ -211,6 +217,15 @@ def test_a_recipe_is_compared_with_another_and_calibrated(run: Run, data: Path, 
     assert found["temperature"]["low"] <= found["temperature"]["value"] <= found["temperature"]["high"]
     assert len(found["sets"]["thresholds"]) == 4
     assert set(found["sets"]["coverage"]) == set(CLASS_KEYS)
+    assert read_checkpoint(checkpoint_path).card.calibration is None  # it comes from another recipe
+
+    own, checkpoint = tmp_path / "own.safetensors", read_checkpoint(checkpoint_path)
+    written = write_checkpoint(own, replace(checkpoint.card, training=first["settings"]), checkpoint.tensors)
+    done = run(*some, "--calibrate", "--checkpoint", str(own))
+    assert done.returncode == 0, done.stderr
+    card = Classifier.load(own).card
+    assert card.calibration == Calibration(found["temperature"]["value"], 0.10, tuple(found["sets"]["thresholds"]))
+    assert card.model_id == written.model_id
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from ctscan import export, graph, quantisation
 from ctscan.__main__ import main
 from ctscan.answer import answer
-from ctscan.card import Architecture, Card
+from ctscan.card import Architecture, Calibration, Card
 from ctscan.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from ctscan.classifier import Classifier
 from ctscan.data import load_split
@@ -155,9 +155,10 @@ def close(given: NDArray[np.floating], expected: NDArray[np.floating], tolerance
     assert float(np.abs(given - expected).max()) <= tolerance
 
 
-def test_probabilities_are_taken_at_the_temperature(best_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "temperature", lambda card: 2.5)
-    net = export.build_graph(read_checkpoint(best_checkpoint))
+def test_probabilities_are_taken_at_the_temperature(best_checkpoint: Path) -> None:
+    checkpoint = read_checkpoint(best_checkpoint)
+    card = replace(checkpoint.card, calibration=Calibration(2.5, 0.10, (0.5,) * 4))
+    net = export.build_graph(replace(checkpoint, card=card))
     with torch.inference_mode():
         answers = net(torch.rand(2, 1, 224, 224))
     close(answers["probabilities"].numpy(), softmax(answers["logits"].numpy() / 2.5), 1e-6)

@@ -43,8 +43,8 @@ INSIDE: dict[str, set[str]] = {
     "shortcut": {"anatomy", "preprocess"},
     "gate": {"anatomy", "metrics", "preprocess", "rules", "runtime", "slices"},
     "gate_file": {"card", "checkpoint", "gate", "sealed"},
-    "classifier": {"card", "checkpoint", "gate", "gate_file", "metrics", "onnx_file", "onnx_runtime", "phantom"}
-    | {"preprocess", "runtime", "slices"},
+    "classifier": {"calibration", "card", "checkpoint", "conformal", "gate", "gate_file", "onnx_file", "onnx_runtime"}
+    | {"phantom", "preprocess", "runtime", "slices"},
     "answer": {"classifier", "shortcut", "slices"},
     "render": {"slices"},
     "augmentation": set(),
@@ -57,8 +57,8 @@ INSIDE: dict[str, set[str]] = {
     "training": {"augmentation", "blocks", "card", "classes", "classifier", "config", "data", "gradcam", "metrics"}
     | {"mixup", "model", "phantom", "runtime", "slices"},
     "graph": {"model"},
-    "export": {"card", "checkpoint", "graph", "metrics", "model", "onnx_file", "onnx_runtime", "phantom", "preprocess"}
-    | {"runtime", "sealed", "slices"},
+    "export": {"calibration", "card", "checkpoint", "graph", "model", "onnx_file", "onnx_runtime", "phantom"}
+    | {"preprocess", "runtime", "sealed", "slices"},
     "quantisation": {"card", "classifier", "data", "metrics", "onnx_file", "onnx_runtime", "phantom", "slices"},
     "run_folder": {"config", "training"},
     # what the numbers are worth

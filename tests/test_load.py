@@ -36,6 +36,9 @@ from tests.process_tree import Holding, holding
 CLIENTS = 20
 WARM_UP, REQUESTS, STEP = 200, 2000, 50
 SLOPE = 0.02  # MiB a request
+# A worker joins a pool only when all others are busy, which may first happen after the warm-up; a thread that stays
+# behind once in a hundred requests would be twenty.
+POOL_GROWTH = 6
 READY = 60  # s
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
 
@@ -268,7 +271,7 @@ def test_thousands_of_requests_leave_nothing(best_checkpoint: Path, tmp_path: Pa
     print(f"{slope:.4f} MiB a request:", *(f"{h.memory:.0f}" for h in held))
     assert slope < SLOPE
     assert measured[-1].files <= max(h.files for h in warm)
-    assert measured[-1].threads <= max(h.threads for h in warm)
+    assert measured[-1].threads <= max(h.threads for h in warm) + POOL_GROWTH
     assert measured[-1].processes == warm[-1].processes
 
 

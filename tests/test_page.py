@@ -17,11 +17,13 @@ import pytest
 import torch
 
 from ctscan.answer import answer
+from ctscan.card import Calibration
 from ctscan.checkpoint import read_checkpoint
 from ctscan.classes import CLASSES
 from ctscan.classifier import Classifier, Prediction
 from ctscan.figures import points, share
 from ctscan.ledger import read_ledger
+from ctscan.metrics import softmax
 from ctscan.page import how_good, result, words
 from ctscan.page.about import about, how_to_read
 from ctscan.page.examples import MOST, ExamplesError, read_examples
@@ -34,6 +36,13 @@ from tests.conftest import COMMITTED, free_port
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
+FIRST = min(EXAMPLES.glob("*.png"))
+CALIBRATION = Calibration(1.7, 0.10, (0.5, 0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def committed() -> Classifier:
+    return Classifier.load(COMMITTED)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +74,7 @@ def test_an_unreadable_file_gives_the_readers_sentence_and_no_number(classifier:
         "verdict": "unreadable",
         "probabilities": None,
         "top_class": None,
+        "set": None,
         "model_id": classifier.card.model_id,
         "notices": list(given.notices),
     }
@@ -144,7 +154,71 @@ def test_classes_are_explained_with_the_facts_and_the_caveat(classifier: Classif
     assert "never of the disease" in text
     assert "cannot be histology" in text
     assert "T2_N0" not in text
-    assert "not where a tumour is" in how_to_read()
+    assert "not where a tumour is" in how_to_read(classifier.card)
+
+
+def test_how_to_read_it_says_what_this_model_does(classifier: Classifier) -> None:
+    card = classifier.card
+    assert "224 × 224 pixels" in how_to_read(card)
+    assert "7 × 7 cells" in how_to_read(card)
+    assert "They are not calibrated" in how_to_read(card)
+    other = replace(card, preprocess=Preprocess(160, "lungs", "rank", "chest"), calibration=CALIBRATION)
+    text = how_to_read(other)
+    for fact in ("160 × 160", "5 × 5 cells", "cropped to the lungs", "its rank", "made black", "10 of 100 scans"):
+        assert fact in text
+    assert "not calibrated" not in text
+
+
+def calibrated(classifier: Classifier, *thresholds: float) -> Classifier:
+    """The same network, with a calibration."""
+    card = replace(classifier.card, calibration=replace(CALIBRATION, thresholds=thresholds))
+    return Classifier(card, classifier.runtime, classifier.gate)
+
+
+def test_probabilities_are_taken_at_the_temperature(classifier: Classifier, slice_png: bytes) -> None:
+    raw, warm = (answer(c, slice_png).prediction for c in (classifier, calibrated(classifier, 1, 1, 1, 1)))
+    assert raw is not None
+    assert warm is not None
+    assert np.array_equal(raw.logits, warm.logits)
+    assert np.allclose(raw.probabilities, softmax(raw.logits))
+    assert np.allclose(warm.probabilities, softmax(raw.logits / CALIBRATION.temperature))
+    assert raw.possible is None
+    assert not raw.uncertain
+
+
+def test_what_cannot_be_ruled_out_is_said_in_words(committed: Classifier) -> None:
+    data = FIRST.read_bytes()
+    plain = answer(committed, data)
+    assert plain.prediction is not None
+    top = plain.prediction.top
+    only = [0.0] * 4
+    only[top] = 1.0
+    given = answer(calibrated(committed, *only), data)
+    assert given.verdict == "ok"
+    assert given.to_json()["set"] == [CLASSES[top].key]
+    assert words.SINGLE in result.sentence(given)
+    assert words.SCORES in result.rows(given)
+
+    given = answer(calibrated(committed, 1, 1, 0, 0), data)
+    assert given.verdict == "uncertain"
+    assert given.to_json()["set"] == [CLASSES[0].key, CLASSES[1].key]
+    assert escape(words.UNCERTAIN) in result.sentence(given)
+    assert all(f"<b>{c.title}</b>" in result.sentence(given) for c in CLASSES[:2])
+    assert result.rows(given).count(words.IN_SET) == 2
+    assert "Looks most like" not in result.sentence(given)
+
+    given = answer(calibrated(committed, 0, 0, 0, 0), data)
+    assert given.verdict == "uncertain"
+    assert given.to_json()["set"] == []
+    assert escape(words.UNCERTAIN_NONE) in result.sentence(given)
+
+
+def test_an_unusual_slice_stays_unusual_where_it_is_uncertain_too(classifier: Classifier, slice_png: bytes) -> None:
+    given = answer(calibrated(classifier, 1, 1, 1, 1), slice_png)
+    assert given.verdict == "unusual"
+    assert given.to_json()["set"] == [c.key for c in CLASSES]
+    assert escape(words.UNUSUAL) in result.sentence(given)
+    assert escape(words.UNCERTAIN) in result.sentence(given)
 
 
 def test_the_bundled_examples_are_six_with_source_and_licence(classifier: Classifier) -> None:

@@ -9,6 +9,7 @@ from ctscan.card import Card
 from ctscan.classes import CLASSES
 from ctscan.page import words
 
+CELL = 32  # px of the model's square, side of a cell of its last layer
 SPLIT_NAMES = {
     "train": "train (the slices it learned from)",
     "valid": "valid (chose the best epoch)",
@@ -17,10 +18,26 @@ SPLIT_NAMES = {
 }
 
 
-def how_to_read() -> str:
-    """The tab on reading maps."""
-    parts = "".join(f"<h3>{escape(title)}</h3><p>{escape(text)}</p>" for title, text in words.HOW_TO_READ)
+def how_to_read(card: Card) -> str:
+    """The tab on reading maps and scores, as this model makes them."""
+    facts = facts_of(card)
+    parts = "".join(
+        f"<h3>{escape(title)}</h3><p>{escape(text.format_map(facts))}</p>" for title, text in words.HOW_TO_READ
+    )
     return f'<article class="prose">{parts}</article>'
+
+
+def facts_of(card: Card) -> dict[str, object]:
+    """What the sentences of `words.HOW_TO_READ` leave open."""
+    preprocess, known = card.preprocess, card.calibration
+    return {
+        "size": preprocess.size,
+        "cells": preprocess.size // CELL,
+        "crop": words.CROPS[preprocess.crop],
+        "surround": words.SURROUNDS[preprocess.surround],
+        "tone": words.TONES[preprocess.tone],
+        "calibration": words.CALIBRATED.format(miss=100 * known.alpha) if known else words.NOT_CALIBRATED,
+    }
 
 
 def about(card: Card) -> str:

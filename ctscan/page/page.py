@@ -92,7 +92,7 @@ class Page:
                 with gr.Tab("Slice"), gr.Row(elem_id="stage"):
                     self._build_stage(sentence, pictures, rows)
                 with gr.Tab("How to read it"):
-                    gr.HTML(about.how_to_read())
+                    gr.HTML(about.how_to_read(self.classifier.card))
                 with gr.Tab(words.HOW_GOOD):
                     gr.HTML(how_good.how_good(self.results))
                 with gr.Tab("About"):

@@ -24,16 +24,31 @@ def sentence(answer: Answer, origin: str = "") -> str:
     notices = "".join(f'<p class="notice">{escape(n)}</p>' for n in answer.notices)
     if answer.prediction is None:
         return without_scores(answer, origin, notices)
-    top = CLASSES[answer.prediction.top]
-    share = percent(float(answer.prediction.probabilities[answer.prediction.top]))
     unusual = answer.verdict == "unusual"
     warning = f'<p class="warning">{escape(words.UNUSUAL)}</p>{notices}' if unusual else ""
+    said = uncertain(answer.prediction) if answer.prediction.uncertain else likeliest(answer.prediction)
+    kind = f" {answer.verdict}" if answer.verdict != "ok" else ""
+    return f'<section class="sentence{kind}">{origin_line(origin)}{warning}{said}{"" if unusual else notices}</section>'
+
+
+def likeliest(prediction: Prediction) -> str:
+    """One class, and where there are sets, that it is the only one left."""
+    top, share = CLASSES[prediction.top], percent(float(prediction.probabilities[prediction.top]))
+    known = prediction.possible is not None
+    text = f"{words.CLASS_SHORT[top.key]} {(words.LIKELIEST if known else words.LIKELIEST_RAW).format(share=share)}"
     return (
-        f'<section class="sentence{" unusual" * unusual}">{origin_line(origin)}{warning}'
-        f"<h2>Looks most like <b>{escape(top.title)}</b></h2>"
-        f"<p>{escape(words.CLASS_SHORT[top.key])} Model score {escape(share)}, not calibrated.</p>"
-        f"{site_line(top.site)}{'' if unusual else notices}</section>"
+        f"<h2>Looks most like <b>{escape(top.title)}</b></h2><p>{escape(text)}</p>"
+        f"{f'<p>{escape(words.SINGLE)}</p>' * known}{site_line(top.site)}"
     )
+
+
+def uncertain(prediction: Prediction) -> str:
+    """All classes that remain possible, or that none does."""
+    top, share = CLASSES[prediction.top], percent(float(prediction.probabilities[prediction.top]))
+    left = [shown.title for shown in CLASSES if shown.key in (prediction.possible or ())]
+    title, why = (words.UNCERTAIN, words.UNCERTAIN_WHY) if left else (words.UNCERTAIN_NONE, words.UNCERTAIN_NONE_WHY)
+    names = "".join(f"<b>{escape(name)}</b>" for name in left)
+    return f"<h2>{escape(title)}{names}</h2><p>{escape(why.format(title=top.title, share=share))}</p>"
 
 
 def without_scores(answer: Answer, origin: str, notices: str) -> str:
@@ -57,14 +72,17 @@ def rows(answer: Answer) -> str:
     """Name, number and bar of each class."""
     if answer.prediction is None:
         return ""
+    known = answer.prediction.possible is not None
     lines = "".join(row(answer.prediction, index) for index in range(len(CLASSES)))
-    return f'<section class="scores"><h3>{words.SCORES}</h3><ul>{lines}</ul></section>'
+    return f'<section class="scores"><h3>{words.SCORES if known else words.SCORES_RAW}</h3><ul>{lines}</ul></section>'
 
 
 def row(prediction: Prediction, index: int) -> str:
     """One class."""
     shown, share = CLASSES[index], float(prediction.probabilities[index])
     site = f"<small>in the data: {escape(shown.site)}</small>" if shown.site else ""
+    left = prediction.uncertain and shown.key in (prediction.possible or ())
+    site += f'<small class="left">{words.IN_SET}</small>' * left
     mark = ' class="top"' if index == prediction.top else ""
     return (
         f'<li{mark}><span class="name">{escape(shown.title)}{site}</span> '

@@ -32,7 +32,19 @@ REFUSED_WHY = (
 ALONE = "The picture, as it was read"
 UNUSUAL = "Unusual slice: read the scores with doubt."
 
-SCORES = "Model score, not calibrated"
+SCORES = "Probability, calibrated"
+SCORES_RAW = "Model score, not calibrated"
+LIKELIEST = "Calibrated probability {share}."
+LIKELIEST_RAW = "Model score {share}, not calibrated."
+SINGLE = "No other class remains possible at the level described under “How to read it”."
+UNCERTAIN = "Uncertain: it may be any of these"
+UNCERTAIN_WHY = "The model cannot rule these out, so it gives no single answer. The likeliest is {title}, {share}."
+UNCERTAIN_NONE = "Uncertain: none of the four classes"
+UNCERTAIN_NONE_WHY = (
+    "No class is as likely here as it usually is for slices of it, so the model gives no answer. The likeliest is "
+    "{title}, {share}."
+)
+IN_SET = "cannot be ruled out"
 NO_EVIDENCE = "no localised evidence"
 
 CLASS_SHORT = {
@@ -86,8 +98,8 @@ HOW_TO_READ = (
     ),
     (
         "Coarse by nature",
-        "The network sees 224 × 224 pixels and its last layer has 7 × 7 cells, each of 32 pixels. The smooth "
-        "picture is drawn between the centres of those cells; nothing finer was computed.",
+        "The network sees {size} × {size} pixels and its last layer has {cells} × {cells} cells, each of 32 pixels. "
+        "The smooth picture is drawn between the centres of those cells; nothing finer was computed.",
     ),
     (
         "Left and right",
@@ -96,16 +108,40 @@ HOW_TO_READ = (
     ),
     (
         "What the model saw",
-        "Before the network the slice is cropped to the body, and the greys inside it are spread evenly, so that the "
-        "window a slice was saved in matters less. The small picture shows exactly those pixels.",
+        "Before the network {crop}{surround}{tone}. The small picture shows exactly those pixels.",
     ),
     (
         "The scores",
-        "Four numbers that sum to 100 %. They are not calibrated: 90 % does not mean right nine times in ten. A "
-        "picture that does not look like an upright axial chest CT slice is given none, and one that is unlike the "
-        "slices the model learned from gets them with a warning; not all that should be refused is.",
+        "Four numbers that sum to 100 %. {calibration} A picture that does not look like an upright axial chest CT "
+        "slice is given none, and one that is unlike the slices the model learned from gets them with a warning; not "
+        "all that should be refused is.",
     ),
 )
+CROPS = {
+    "body": "the slice is cropped to the body",
+    "lungs": "the slice is cropped to the lungs",
+    "whole": "the whole slice is scaled",
+    "none": "the slice is squashed to a square",
+}
+SURROUNDS = {
+    "keep": "",
+    "black": ", what lies outside the body is made black",
+    "hull": ", what lies outside the body's hull is made black",
+    "chest": ", what lies outside the lungs and what is between them is made black",
+}
+TONES = {
+    "equalise": ", and the greys inside it are spread evenly, so that the window a slice was saved in matters less",
+    "rank": ", and each grey is replaced by its rank, so that every slice has the same share of every grey and the "
+    "window it was saved in hardly matters",
+    "none": "; its greys stay as they are",
+}
+CALIBRATED = (
+    "They are calibrated on scans that the model had not seen: there 90 % was right about nine times in ten. That "
+    "holds for slices like those of this data, not for another hospital's. Where more than one class, or none, remains "
+    "possible, ctscan says “uncertain” and lists what cannot be ruled out: such lists are made so that, for each "
+    "class, they miss the right one in at most {miss:.0f} of 100 scans of this kind."
+)
+NOT_CALIBRATED = "They are not calibrated: 90 % does not mean right nine times in ten."
 
 LEAK = (
     "The published split of this data leaks: neighbouring slices of the same scans stand in train and in test. These "
