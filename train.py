@@ -19,9 +19,8 @@ from ctscan.checkpoint import CheckpointError, write_checkpoint
 from ctscan.config import TrainConfig, parse_flags
 from ctscan.data import SPLITS, DataError, Split, load_split
 from ctscan.ledger import LedgerError, append, read_ledger
-from ctscan.manifest import ManifestError, Pool, load_pool
+from ctscan.manifest import ManifestError, load_pool
 from ctscan.metrics import Score
-from ctscan.preprocess import Preprocess
 from ctscan.run_folder import RunFolder
 from ctscan.runtime import DeviceError, choose_device, store_tensors
 from ctscan.search import Search
@@ -90,11 +89,8 @@ def search(config: TrainConfig) -> None:
     device = choose_device(config.device)
     hashes = {h for split in load(config).values() for h in split.hashes}
     manifest = known_or_new(config.out.parent / "manifest.json", config.data, hashes)
-
-    def load_squares(preprocess: Preprocess) -> Pool:
-        return load_pool(config.data, manifest, config.threshold, preprocess.square)
-
-    found = Search(config, load_squares, imagenet_weights(config.init), device)
+    pool = load_pool(config.data, manifest, config.threshold, config.preprocess.square)
+    found = Search(config, pool, imagenet_weights(config.init), device)
     try:
         found.run(config.trials)
     except KeyboardInterrupt:

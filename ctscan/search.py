@@ -4,6 +4,9 @@ The objective is the cross-entropy, mean over classes, at the temperature that s
 over the folds. Balanced accuracy is what counts in the end, but on two folds it moves in steps of whole scans, two to
 five points each, and most recipes differ by less; the cross-entropy moves with every slice. The temperature is taken
 out of it because smoothing, mixup and length change it without changing an answer, and what ships is calibrated.
+
+What the network is shown (crop, tone, surround) is no part of the space: a shortcut lowers this loss as well as the
+disease does, so the controls and the test with one histogram decide it, and it is given with the base.
 """
 
 from __future__ import annotations
@@ -11,9 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from ctscan.cross_validation import fit_fold
 from ctscan.evaluation import Answers
 from ctscan.manifest import Pool
 from ctscan.metrics import measures
-from ctscan.preprocess import Preprocess
 from ctscan.training import Weights
 from ctscan.trials import trial_table
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 FOLDS = (0, 1)  # the same for all trials, so that recipes meet the same slices
 RANDOM_TRIALS = 8  # before the sampler leans on what it has seen
 UNPRUNED_TRIALS = 4  # before a first fold worse than the median ends a trial
-KEPT_POOLS = 2  # squares of one preprocessing: 80 MB at 160 px
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,6 @@ SPACE: dict[str, Range | tuple[Any, ...]] = {
     "layer_decay": Range(0.5, 1.0),
     "augmentation": ("full", "windows"),
     "strength": Range(0.5, 1.5),
-    "crop": ("body", "lungs"),
-    "surround": ("keep", "black", "hull", "chest"),
-    "tone": ("equalise", "none"),
 }
 
 
@@ -85,20 +81,16 @@ def balanced_loss(answers: Answers) -> float:
 
 
 class Search:
-    """A study, kept in `folder` as SQLite, that goes on where it stopped."""
+    """A study, kept in `folder` as SQLite, that goes on where it stopped. Several processes may share it."""
 
-    def __init__(
-        self, base: TrainConfig, load_pool: Callable[[Preprocess], Pool], weights: Weights, device: str
-    ) -> None:
-        self.base, self.weights, self.device = base, weights, device
-        self.load_pool = lru_cache(KEPT_POOLS)(load_pool)
+    def __init__(self, base: TrainConfig, pool: Pool, weights: Weights, device: str) -> None:
+        self.base, self.pool, self.weights, self.device = base, pool, weights, device
         self.folder = base.runs / self.name()
         self.study = self.open_study()
 
     def name(self) -> str:
         """A folder name that two searches never share that differ in recipe, space, slices or folds."""
-        pool = self.load_pool(self.base.preprocess)
-        key = [self.base.settings(), repr(SPACE), pool.split.hashes, pool.folds.tolist()]
+        key = [self.base.settings(), repr(SPACE), self.pool.split.hashes, self.pool.folds.tolist()]
         return f"search-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}"
 
     def open_study(self) -> Study:
@@ -121,16 +113,22 @@ class Search:
 
     def run(self, trials: int) -> None:
         """Until the study holds so many trials that ended. Ctrl-C ends it before, raising KeyboardInterrupt."""
+        from optuna.study import MaxTrialsCallback
+        from optuna.trial import TrialState
+
         left = trials - sum(trial.state.is_finished() for trial in self.study.trials)
         if left > 0:
-            self.study.optimize(self.score, n_trials=left, catch=(RuntimeError,), show_progress_bar=True)
+            ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+            enough = MaxTrialsCallback(trials, ended)  # counts those of other processes too
+            self.study.optimize(
+                self.score, n_trials=left, catch=(RuntimeError,), callbacks=[enough], show_progress_bar=True
+            )
 
     def score(self, trial: Trial) -> float:
         """Train and score the folds of one trial; pruned after the first where it is worse than most."""
         from optuna import TrialPruned
 
-        config = suggest(trial, self.base)
-        pool = self.load_pool(config.preprocess)
+        config, pool = suggest(trial, self.base), self.pool
         found: list[dict[str, float]] = []
         for fold in FOLDS:
             _, output = fit_fold(config, pool, fold, self.weights, self.device, f"trial {trial.number}, fold {fold}")

@@ -67,7 +67,7 @@ INSIDE: dict[str, set[str]] = {
     "audit_report": {"audit", "classes", "render", "slices"},
     "cross_validation": {"checkpoint", "config", "manifest", "model", "runtime", "training"},
     "search": {"calibration", "classes", "config", "cross_validation", "evaluation", "manifest", "metrics"}
-    | {"preprocess", "training", "trials"},
+    | {"training", "trials"},
     "evaluation": {"metrics"},
     "gate_fit": {"anatomy", "gate", "rules", "runtime", "slices"},
     "gate_measure": {"gate", "gate_fit"},

@@ -69,8 +69,8 @@ def test_what_a_trial_draws_is_the_recipe() -> None:
     from optuna.trial import FixedTrial
 
     plain = parse_flags(TrainConfig, ["--data", "x"])
-    drawn = {name: getattr(plain, name) for name in SPACE} | {"surround": "hull", "rate": 2e-4}
-    assert suggest(FixedTrial(drawn), plain).settings() == plain.settings() | {"surround": "hull", "rate": 2e-4}
+    drawn = {name: getattr(plain, name) for name in SPACE} | {"freeze": 2, "rate": 2e-4}
+    assert suggest(FixedTrial(drawn), plain).settings() == plain.settings() | {"freeze": 2, "rate": 2e-4}
 
 
 def test_the_objective_counts_classes_alike_and_no_temperature() -> None:
