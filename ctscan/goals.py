@@ -10,7 +10,7 @@ from ctscan.findings import OUTSIDE, SHORTCUT, TONE_FALL
 from ctscan.preprocess import Surround
 from ctscan.results import Entry, Results
 
-HEAD = ("goal", "wanted", "measured", "met")
+HEAD = ("goal", "measured", "met")
 # unit -> its factor and digits: one more than elsewhere, so that a value beside its bound is not rounded across it
 UNITS = {"%": (100, 1), "points": (100, 1), "": (1, 3)}
 
@@ -28,14 +28,15 @@ class Goal:
     find: Find
 
     def cells(self, results: Results) -> list[str]:
-        """Title, bound, value with interval, and `met` or `not met`."""
+        """Title with the bound, value with interval, and `met` or `not met`."""
         factor, digits = UNITS[self.unit]
-        wanted, found = f"{self.relation} {factor * self.bound:g} {self.unit}".strip(), self.find(results)
+        wanted = f"{self.title}: {self.relation} {factor * self.bound:g} {self.unit}".strip()
+        found = self.find(results)
         if found is None:
-            return [self.title, wanted, "not measured", ""]
+            return [wanted, "not measured", ""]
         value, low, high = (f"{factor * found[key]:.{digits}f}" for key in ("value", "low", "high"))
         verdict = "met" if self.is_met(found["value"]) else "not met"
-        return [self.title, wanted, f"{value} {self.unit}".strip() + f" ({low} to {high})", verdict]
+        return [wanted, f"{value} {self.unit}".strip() + f" ({low} to {high})", verdict]
 
     def is_met(self, value: float) -> bool:
         """Whether a value is on the right side of the bound, or on it."""
@@ -68,7 +69,7 @@ def published(results: Results) -> Entry | None:
 
 SHORTCUTS = tuple(
     Goal(f"AUROC, normal against tumour, {what}", "at most", SHORTCUT, "", without_disease(control))
-    for control, what in (("border_only", "without what lies inside"), ("tone_only", "with the pixels shuffled"))
+    for control, what in (("border_only", "with the body hidden"), ("tone_only", "with the pixels shuffled"))
 )
 GOALS = (
     Goal("balanced accuracy, out of fold", "at least", 0.88, "%", out_of_fold("balanced_accuracy")),

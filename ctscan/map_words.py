@@ -23,7 +23,7 @@ def sentences(entry: Entry) -> tuple[str, ...]:
 
 def mark(passed: bool) -> str:
     """How a test ended, in a word."""
-    return "Passed" if passed else "Failed"
+    return "passed" if passed else "failed"
 
 
 def sanity(entry: Entry) -> str:
@@ -31,7 +31,7 @@ def sanity(entry: Entry) -> str:
     found = entry["sanity"]
     *_, last = found["randomised"].values()
     return (
-        f"{mark(found['passed'])}: maps depend on what was learned. On {entry['n']} slices, no two of one visual "
+        f"Maps depend on what was learned: {mark(found['passed'])}. On {entry['n']} slices, no two of one visual "
         f"group, the maps of random weights resemble the true ones by {alike(last)}; maps of two slices, paired at "
         f"random, resemble one another by {alike(found['pairs'])}, and more than that is too much."
     )
@@ -46,7 +46,7 @@ def road(entry: Entry) -> str:
     """Whether what a map marks is what the answer rests on."""
     own, *leads = (entry["road"][name] for name in ("road", "over_random", "over_centre"))
     return (
-        f"{mark(all(lead['low'] > 0 for lead in leads))}: maps mark what the answer rests on (ROAD). Filling in what "
+        f"Maps mark what the answer rests on (ROAD): {mark(all(lead['low'] > 0 for lead in leads))}. Filling in what "
         f"a map marks most costs the answer {points(own)} more than filling in what it marks least. That is "
         f"{points(leads[0])} more than with a random map, and {points(leads[1])} more than with one that always marks "
         "the centre."
@@ -57,7 +57,7 @@ def outside(entry: Entry) -> str:
     """Whether maps keep to the body."""
     found, area = entry["outside"], entry["outside_area"]
     return (
-        f"{mark(found['high'] < area)}: evidence keeps to the body. Outside it lie {share(found)} of the evidence and "
+        f"Evidence keeps to the body: {mark(found['high'] < area)}. Outside it lie {share(found)} of the evidence and "
         f"{percent(area)} of what the model is shown."
     )
 
@@ -69,7 +69,7 @@ def lesions(entry: Entry) -> list[str]:
         return []
     inside = [lesion["inside"] > lesion["area"] for lesion in found]
     return [
-        f"{mark(all(inside))}: evidence gathers in an outlined tumour. Its share there is larger than the tumour's "
+        f"Evidence gathers in an outlined tumour: {mark(all(inside))}. Its share there is larger than the tumour's "
         f"share of the body in {sum(inside)} of {len(inside)} volumes and windows, and the strongest place lies in the "
         f"outline in {sum(lesion['peaks'] for lesion in found)} of {sum(lesion['slices'] for lesion in found)} slices; "
         f"{count_patients(found)}."

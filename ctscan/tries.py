@@ -34,7 +34,7 @@ PHRASES = {
 HEAD = (
     "what differs from the plain recipe", "px", "epochs", "balanced accuracy", "by fold, %",
     "minus the plain recipe", f"lost with one histogram (at most {100 * TONE_FALL:.0f})",
-    "AUROC, normal against tumour", "cross-entropy", f"the same AUROC without the inside (at most {SHORTCUT})",
+    "AUROC, normal against tumour", "cross-entropy", f"the same with the body hidden (at most {SHORTCUT})",
     f"with the pixels shuffled (at most {SHORTCUT})", "slices, folds", "groups linked at", "date",
 )  # fmt: skip
 

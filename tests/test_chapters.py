@@ -182,8 +182,8 @@ def test_a_goal_is_met_at_its_bound_and_not_beyond(goal: Any) -> None:
     beyond = -1e-4 if goal.relation == "at least" else 1e-4
     for value, verdict in ((goal.bound, "met"), (goal.bound + beyond, "not met")):
         found = {"value": value, "low": value - 0.1, "high": value + 0.1}
-        assert replace(goal, find=lambda _, found=found: found).cells(Results())[3] == verdict
-    assert goal.cells(Results())[2:] == ["not measured", ""]
+        assert replace(goal, find=lambda _, found=found: found).cells(Results())[2] == verdict
+    assert goal.cells(Results())[1:] == ["not measured", ""]
 
 
 def test_goals_are_measured_where_they_say(results: Results) -> None:
@@ -224,7 +224,7 @@ def test_what_the_border_leaves_is_named_after_the_surround(results: Results) ->
     entry = control("border_only", 0.9, hidden)
     shown = replace(results, controls=(entry,))
     assert "size and outline of the body's hull alone" in withdrawal(shown)
-    sentence = "One flat grey inside the body's hull, a network trained the same way still reaches"
+    sentence = "With one flat grey inside the body's hull, a network trained the same way still reaches"
     assert escape(sentence) in how_good(shown)
     entry["measures"]["balanced_accuracy"] |= {"low": 0.2}
     assert "not clearly above chance" in how_good(shown)
@@ -282,13 +282,17 @@ def test_calibration_in_words(results: Results) -> None:
     assert "too often missed for Normal / benign" in text
 
 
+def verdicts(results: Results) -> list[str]:
+    return [sentence.partition(": ")[2].partition(".")[0] for sentence in chapters(results)[2].sentences]
+
+
 def test_maps_pass_and_fail_in_words(results: Results) -> None:
-    assert [s.partition(":")[0] for s in chapters(results)[2].sentences] == ["Passed"] * 4
+    assert verdicts(results) == ["passed"] * 4
     assert "12 points (5 to 20)" in chapter_text(results, 2)
     assert "in 4 of 4 volumes and windows" in chapter_text(results, 2)
     assert "24 of 44 slices; two patients" in chapter_text(results, 2)
     failed = replace(results, explanation=faithfulness(False))
-    assert [s.partition(":")[0] for s in chapters(failed)[2].sentences] == ["Failed"] * 4
+    assert verdicts(failed) == ["failed"] * 4
     unlesioned = replace(results, explanation=faithfulness(True) | {"lesions": []})
     assert chapters(unlesioned)[2].tables == ()
 
