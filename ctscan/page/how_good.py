@@ -90,8 +90,8 @@ def without_body(entry: Entry) -> str:
         else "That is not clearly above chance."
     )
     return (
-        f"With {hidden[0].lower()}{hidden[1:]}, a network trained the same way still reaches {share(found)}, the mean over "
-        f"the classes; chance is {100 * CHANCE:.0f} %. What remains is {left}. {weight}"
+        f"With {hidden[0].lower()}{hidden[1:]}, a network trained the same way still reaches {share(found)}, the mean "
+        f"over the classes; chance is {100 * CHANCE:.0f} %. What remains is {left}. {weight}"
     )
 
 
