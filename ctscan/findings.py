@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ctscan.control import Control
-from ctscan.evaluation import Estimate, Evaluation
 from ctscan.figures import decimal, points
 from ctscan.preprocess import Surround
+
+if TYPE_CHECKING:  # the page reads the constants and computes nothing
+    from ctscan.evaluation import Estimate, Evaluation
 
 CHANCE = 0.25  # balanced accuracy of a guess among four classes
 SHORTCUT = 0.65  # AUROC of normal against tumour without the lungs or the body, above which "normal" is in doubt

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ctscan.card import Card
+from ctscan.chapters import chapters
 from ctscan.classes import CLASSES
+from ctscan.confidence_words import limit
 from ctscan.data_card import PUBLISHED_TEST
 from ctscan.figures import decimal, interval, percent, points, share
 from ctscan.gate_words import HEAD, alarm, rows, summary
+from ctscan.goals import withdrawal
 from ctscan.ledger import Ledger
 from ctscan.markdown import table
 from ctscan.results import Entry, Results
@@ -138,11 +140,12 @@ def controls_section(results: Results) -> str:
     if not results.controls:
         return ""
     first = results.controls[0]
-    findings = "\n".join(f"- {entry['finding']}" for entry in results.controls)
+    said = [entry["finding"] for entry in results.controls] + [withdrawal(results)]
+    findings = "\n".join(f"- {sentence}" for sentence in said if sentence)
     return f"""\
 ## Controls: trainings that must fail
 
-{len(first["folds"])} of the five grouped folds, {first["settings"]["epochs"]} epochs.
+{len(first["folds"])} of the five grouped folds, {first["settings"]["epochs"]} epochs, {first["settings"]["size"]} px.
 
 {findings}
 
@@ -177,6 +180,11 @@ What the data's own slices, judged out of fold, were told:
 """
 
 
+def chapter_sections(results: Results) -> str:
+    """What is known beside the scores, with every table."""
+    return "".join(f"## {one.title}\n\n{one.to_markdown(whole=True)}\n\n" for one in chapters(results))
+
+
 def model_card(card: Card, ledger: Ledger, results: Results) -> str:
     """The whole of checkpoints/README.md."""
     counts = ", ".join(f"{card.data['slices'][name]} {name}" for name in ("train", "valid", "test"))
@@ -197,14 +205,14 @@ Classes in order: {", ".join(f"`{c}`" for c in card.classes)}.
 
 **Limits.** Each tumour class of the data is one site and one stage, so the answer cannot be histology. The published
 split leaks: near-copies of test slices stand in train, so its accuracy flatters. The normal slices are stock
-pictures in other windows: a shortcut that the preprocessing narrows and does not close. Scores are not calibrated.
+pictures in other windows: a shortcut that the preprocessing narrows and does not close. {limit(results.calibration)}
 The gate refuses most of what is not an upright axial chest CT slice, not all; what slips through gets an answer that
 means nothing.
 
 **Map scale.** The top of the heat map's scale is {card.map_scale_top:.4f} logit units: the 99th percentile of the
 positive map values of all classes over the training slices.
 
-{gate_section(results)}{grouped_section(results)}{controls_section(results)}\
+{gate_section(results)}{grouped_section(results)}{controls_section(results)}{chapter_sections(results)}\
 {evaluation_section("Published test split", "As everybody reads it: it shares scans with train.", results.published)}\
 {
         evaluation_section(
@@ -213,10 +221,6 @@ positive map values of all classes over the training slices.
             results.deduplicated,
         )
     }\
-## Every grouped cross-validation
-
-{grouped_table(ledger["grouped"])}
-
 {searches_section(ledger)}\
 ## Cross-validation inside train + valid
 
@@ -232,36 +236,17 @@ first recipe. Test was not read.
 """
 
 
-def grouped_table(entries: list[Entry]) -> str:
-    """The table of grouped cross-validations, oldest first."""
-    settings, measures = ("recipe", "crop", "tone", "size", "epochs", "seed"), ("auroc.normal", "nll")
-    rows = []
-    for e in entries:
-        folds = ", ".join(f"{100 * f['balanced_accuracy']:.0f}" for f in e["folds"])
-        cells = [e["date"], *(e["settings"][key] for key in settings)]
-        cells += [other_settings(e["settings"], entries[0]["settings"], settings), f"{e['threshold']:.2f}", e["n"]]
-        cells += [share(e["measures"]["accuracy"]), share(e["measures"]["balanced_accuracy"]), folds]
-        cells += [decimal(e["measures"][key]) for key in measures]
-        rows.append([*cells, points(e["matched"]["fall"]) if "matched" in e else "", gain(e)])
-    head = ["date", *settings, "other settings", "threshold", "slices", "accuracy", "balanced accuracy", "by fold, %"]
-    head += ["AUROC, normal", "NLL", "lost with one histogram", "balanced accuracy against another"]
-    return table(head, rows)
-
-
-def other_settings(settings: Entry, plain: Entry, named: Sequence[str]) -> str:
-    """What differs from the plain recipe, the first in the table, and stands in no column of its own."""
-    return ", ".join(f"{k} {v}" for k, v in settings.items() if k not in named and plain.get(k) != v)
-
-
-def gain(entry: Entry) -> str:
-    """A cross-validation's paired difference to another, and in what the other differed."""
-    if "against" not in entry:
-        return ""
-    other = other_settings(entry["against"]["settings"], entry["settings"], ())
-    return f"{points(entry['against']['measures']['balanced_accuracy'])} over {other or 'the same without them'}"
-
-
 def searches_section(ledger: Ledger) -> str:
-    """Every trial of every search."""
+    """Every trial of every search, and the plots of the newest."""
+    if not ledger["searches"]:
+        return ""
     tables = "\n\n".join(f"{e['date']}:\n\n{trial_table(e['trials'])}" for e in ledger["searches"])
-    return f"## Searches for a recipe\n\n{tables}\n\n" if tables else ""
+    return f"""\
+## Every trial of a search
+
+![The best trial so far, trial by trial](../docs/search-history.png)
+![What the result depends on](../docs/search-importance.png)
+
+{tables}
+
+"""

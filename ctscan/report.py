@@ -10,16 +10,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ctscan.chapters import chapters
 from ctscan.checkpoint import read_checkpoint
+from ctscan.confidence_words import limit
 from ctscan.data_card import PUBLISHED_TEST, data_card
 from ctscan.figures import decimal, interval, percent, points, share
 from ctscan.gate_words import HEAD, alarm, rows, summary
+from ctscan.goals import withdrawal
 from ctscan.ledger import read_ledger
 from ctscan.markdown import table
 from ctscan.model_card import model_card
 from ctscan.results import Results, results_of
 
 BEGIN, END = "<!-- numbers: begin (python -m ctscan report) -->", "<!-- numbers: end -->"
+LIMIT_BEGIN, LIMIT_END = "<!-- limit: begin -->", "<!-- limit: end -->"
 
 # What the seed design reports: shares and mean cross-entropies on the published split of 613 and 315 slices.
 SEED_DESIGN = {
@@ -85,7 +89,8 @@ def headline(results: Results) -> str:
     lines.append(["published − grouped", "", "", "", *differences, ""])
     head = ["split", "slices", "refused beside", "visual groups", "accuracy", "balanced accuracy", "AUROC, macro"]
     folds = ", ".join(f"{100 * fold['balanced_accuracy']:.0f} %" for fold in grouped["folds"])
-    findings = "\n".join(f"- {entry['finding']}" for entry in (grouped, *results.controls))
+    said = [entry["finding"] for entry in (grouped, *results.controls)] + [withdrawal(results)]
+    findings = "\n".join(f"- {sentence}" for sentence in said if sentence)
     return f"""\
 {table([*head, "AUROC, normal against tumour", "ECE"], lines)}
 
@@ -109,6 +114,11 @@ def gate_block(results: Results) -> str:
 {alarm(results.gate)}"""
 
 
+def chapter_blocks(results: Results) -> str:
+    """What is known beside the scores, each under its title."""
+    return "".join(f"**{one.title}.**\n\n{one.to_markdown(whole=False)}\n\n" for one in chapters(results))
+
+
 def numbers(results: Results, readings: list[Reading]) -> str:
     """The block of README.md."""
     ours, seed = results.reading, last_reading(readings, "seed")
@@ -121,7 +131,7 @@ def numbers(results: Results, readings: list[Reading]) -> str:
     return f"""\
 {headline(results)}
 
-{gate_block(results)}
+{chapter_blocks(results)}{gate_block(results)}
 
 **Against the seed design's own figures**, on the published split as everybody reads it ({test["n"]} of its
 {PUBLISHED_TEST} test slices; the others could not be had): accuracy with its 95 % Wilson interval, which takes slices
@@ -134,10 +144,10 @@ as independent, and mean cross-entropy, both in evaluation mode, fp32, without a
 {met}"""
 
 
-def replace_block(text: str, block: str) -> str:
-    """README.md with its generated block made anew."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}"
+def replace_block(text: str, block: str, begin: str, end: str) -> str:
+    """README.md with what stands between two marks made anew."""
+    before, rest = text.split(begin)
+    return f"{before}{begin}{block}{end}{rest.split(end)[1]}"
 
 
 def generate(root: Path) -> dict[Path, str]:
@@ -147,10 +157,11 @@ def generate(root: Path) -> dict[Path, str]:
     ledger = read_ledger(folder / "metrics.json")
     readme = (root / "README.md").read_text(encoding="utf-8")
     results = results_of(ledger, card)
+    readme = replace_block(readme, f"\n{numbers(results, ledger['readings'])}\n", BEGIN, END)
     return {
         folder / "README.md": model_card(card, ledger, results),
         folder / "DATA.md": data_card(results),
-        root / "README.md": replace_block(readme, numbers(results, ledger["readings"])),
+        root / "README.md": replace_block(readme, limit(results.calibration), LIMIT_BEGIN, LIMIT_END),
     }
 
 

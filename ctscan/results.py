@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 from ctscan.card import Card
 from ctscan.ledger import Ledger, Section
@@ -12,7 +12,15 @@ from ctscan.ledger import Ledger, Section
 Entry = dict[str, Any]
 FOLDS = 5
 HEADLINE_THRESHOLD = 0.90  # of the visual groups whose number is reported first
-VIEW = ("crop", "tone", "surround", "size")  # what a control must share with the model to say something about it
+VIEW = ("crop", "tone", "surround")  # what a control must share with a recipe to say something about it
+
+
+@dataclass(frozen=True)
+class Try:
+    """A grouped cross-validation of some recipe, and by name the controls that were shown the same view."""
+
+    entry: Entry
+    controls: Mapping[str, Entry] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,11 @@ class Results:
     controls: tuple[Entry, ...] = ()
     audit: Entry | None = None
     gate: Entry | None = None
+    calibration: Entry | None = None
+    explanation: Entry | None = None
+    volumes: Entry | None = None
+    search: Entry | None = None  # the newest of all, whatever recipe came of it
+    tried: tuple[Try, ...] = ()  # every grouped cross-validation, whatever its recipe, oldest first
 
 
 def results_of(ledger: Ledger, card: Card) -> Results:
@@ -34,24 +47,42 @@ def results_of(ledger: Ledger, card: Card) -> Results:
     def newest(section: Section, fits: Callable[[Entry], bool]) -> Entry | None:
         return next((entry for entry in reversed(ledger[section]) if fits(entry)), None)
 
-    def of_model(split: str) -> Entry | None:
-        return newest("evaluations", lambda e: e["model_id"] == card.model_id and e["split"] == split)
+    def of_model(entry: Entry) -> bool:
+        return bool(entry["model_id"] == card.model_id)
 
-    def headline(entry: Entry) -> bool:
-        return bool(entry["threshold"] == HEADLINE_THRESHOLD)
+    def of_split(split: str) -> Entry | None:
+        return newest("evaluations", lambda e: of_model(e) and e["split"] == split)
 
-    controls: dict[str, Entry] = {}
-    for entry in ledger["controls"]:
-        if headline(entry) and all(entry["settings"].get(key) == card.training.get(key) for key in VIEW):
-            controls[entry["control"]] = entry
+    def of_recipe(entry: Entry) -> bool:
+        return bool(entry["settings"] == card.training and entry["threshold"] == HEADLINE_THRESHOLD)
+
+    volumes = cast(Mapping[str, list[Entry]], ledger).get("volumes", [])  # a section that an older ledger lacks
     return Results(
-        reading=newest("readings", lambda e: bool(e["model_id"] == card.model_id)),
-        published=of_model("published"),
-        deduplicated=of_model("deduplicated"),
+        reading=newest("readings", of_model),
+        published=of_split("published"),
+        deduplicated=of_split("deduplicated"),
+        # Compared with this model's own answers, so another model of the same recipe does not do.
         grouped=newest(
-            "grouped", lambda e: headline(e) and e["settings"] == card.training and len(e["folds"]) == FOLDS
+            "grouped", lambda e: of_recipe(e) and len(e["folds"]) == FOLDS and e.get("model_id") == card.model_id
         ),
-        controls=tuple(controls.values()),
+        controls=tuple(controls_of(ledger["controls"], card.training).values()),
         audit=newest("audits", lambda e: True),
-        gate=newest("gates", lambda e: bool(e["model_id"] == card.model_id)),
+        gate=newest("gates", of_model),
+        calibration=newest("calibrations", of_recipe),
+        explanation=newest("explanations", of_model),
+        volumes=next((entry for entry in reversed(volumes) if of_model(entry)), None),
+        search=newest("searches", lambda e: True),
+        tried=tuple(Try(e, controls_of(ledger["controls"], e["settings"])) for e in ledger["grouped"]),
     )
+
+
+def controls_of(controls: Sequence[Entry], settings: Mapping[str, Any]) -> dict[str, Entry]:
+    """Of each control the newest entry with a recipe's view, first of all of one with its size too."""
+    of_view = [
+        entry
+        for entry in controls
+        if entry["threshold"] == HEADLINE_THRESHOLD
+        and all(entry["settings"].get(key) == settings.get(key) for key in VIEW)
+    ]
+    of_size = [entry for entry in of_view if entry["settings"]["size"] == settings.get("size")]
+    return {entry["control"]: entry for entry in (*of_view, *of_size)}

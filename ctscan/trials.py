@@ -1,11 +1,29 @@
-"""The trials of a search, as the ledger keeps them -> a table."""
+"""A search and its trials, as the ledger keeps them -> a sentence and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ctscan.figures import percent
 from ctscan.markdown import table
+
+IMPORTANCE_HEAD = ("setting", "share of the differences it explains")
+
+
+def summary(search: Mapping[str, Any]) -> str:
+    """How many recipes were tried, how it went, and the best."""
+    states = Counter(trial["state"] for trial in search["trials"])
+    ended = ", ".join(f"{n} {'failed' if state == 'fail' else state}" for state, n in states.items())
+    losses = [trial["loss"] for trial in search["trials"] if trial["loss"] is not None]
+    best = f", lowest cross-entropy {min(losses):.3f}, mean over classes" if losses else ""
+    return f"Optuna tried {len(search['trials'])} recipes on {len(search['folds'])} grouped folds: {ended}{best}."
+
+
+def importance_rows(search: Mapping[str, Any]) -> list[list[object]]:
+    """How much each setting counts for, by fANOVA; none where there were too few trials."""
+    return [[name.replace("_", " "), percent(value)] for name, value in search["importance"].items()]
 
 
 def trial_table(trials: Sequence[dict[str, Any]]) -> str:

@@ -23,7 +23,7 @@ INSIDE: dict[str, set[str]] = {
     "anatomy": set(),
     "ledger": set(),
     "figures": set(),
-    "trials": {"markdown"},
+    "trials": {"figures", "markdown"},
     "conformal": set(),
     "calibration": {"metrics"},
     "histogram": {"anatomy"},
@@ -79,11 +79,19 @@ INSIDE: dict[str, set[str]] = {
     | {"volumes"},
     "confidence": {"calibration", "conformal", "evaluation", "metrics"},
     "findings": {"control", "evaluation", "figures", "preprocess"},
+    "goals": {"figures", "findings", "preprocess", "results"},
+    "tries": {"figures", "findings", "results"},
+    "confidence_words": {"classes", "figures", "results"},
+    "map_words": {"figures", "results"},
+    "volume_words": {"map_words", "results"},
+    "chapters": {"confidence_words", "goals", "map_words", "markdown", "results", "tries", "trials", "volume_words"},
     "plots": {"evaluation", "metrics"},
     "results": {"card", "ledger"},
     "data_card": {"classes", "markdown", "results"},
-    "model_card": {"card", "classes", "data_card", "figures", "gate_words", "ledger", "markdown", "results", "trials"},
-    "report": {"checkpoint", "data_card", "figures", "gate_words", "ledger", "markdown", "model_card", "results"},
+    "model_card": {"card", "chapters", "classes", "confidence_words", "data_card", "figures", "gate_words", "goals"}
+    | {"ledger", "markdown", "results", "trials"},
+    "report": {"chapters", "checkpoint", "confidence_words", "data_card", "figures", "gate_words", "goals", "ledger"}
+    | {"markdown", "model_card", "results"},
     "__main__": {"answer", "audit", "audit_report", "checkpoint", "classifier", "data", "export", "gate_fit"}
     | {"gate_study", "gate_words", "ledger", "manifest", "quantisation", "report", "runtime"},
 }
@@ -130,10 +138,13 @@ def test_the_page_takes_from_the_package_only_what_it_shows() -> None:
     allowed = {
         "answer",
         "card",
+        "chapters",
         "classes",
         "classifier",
         "figures",
+        "findings",
         "gate_words",
+        "goals",
         "metrics",
         "page",
         "render",
@@ -150,6 +161,7 @@ def test_reading_preprocessing_and_rendering_run_without_torch() -> None:
     program = (
         "import sys; import ctscan, ctscan.slices, ctscan.preprocess, ctscan.checkpoint, ctscan.metrics;"
         "import ctscan.render, ctscan.classifier, ctscan.answer, ctscan.calibration, ctscan.conformal;"
+        "import ctscan.chapters, ctscan.findings;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'torchvision', 'onnxruntime', 'gradio', 'sklearn', 'scipy')))"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

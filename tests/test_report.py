@@ -11,6 +11,7 @@ import pytest
 from ctscan.checkpoint import read_checkpoint
 from ctscan.control import CONTROLS
 from ctscan.figures import share
+from ctscan.goals import GOALS
 from ctscan.ledger import read_ledger
 from ctscan.metrics import wilson_interval
 from ctscan.model_card import model_card
@@ -57,6 +58,12 @@ def gate_counts() -> list[tuple[int, int]]:
     return found
 
 
+def alarm_shares() -> list[float]:
+    """Of each volume without a mass, under each window, the share of its slices in which a tumour was named."""
+    whole = json.loads((ROOT / "checkpoints" / "metrics.json").read_text())
+    return [one["alarms"] / one["slices"] for entry in whole.get("volumes", []) for one in entry["free"]]
+
+
 def all_numbers(value: object) -> list[float]:
     if isinstance(value, dict):
         return [n for v in value.values() for n in all_numbers(v)]
@@ -69,6 +76,8 @@ def all_numbers(value: object) -> list[float]:
 def test_every_share_in_the_texts_stands_in_the_ledger(path: Path) -> None:
     known = all_numbers(json.loads((ROOT / "checkpoints" / "metrics.json").read_text()))
     known += [count / n for count, n in gate_counts()]
+    known += alarm_shares()
+    known += [goal.bound for goal in GOALS]
     known += [v for split in SEED_DESIGN.values() for v in split.values()]
     for whole, part in re.findall(r"(\d+)(\.\d+)? %", path.read_text(encoding="utf-8")):
         digits = len(part[1:])
@@ -102,9 +111,10 @@ def test_every_try_stands_in_the_card_with_what_it_changed() -> None:
     against = {"settings": first["settings"], "measures": {"balanced_accuracy": estimate}}
     tried = first | {"settings": settings, "matched": {"fall": estimate, "finding": ""}, "against": against}
     trial = {"number": 0, "state": "pruned", "loss": None, "folds": [], "settings": {"rate": 1e-4}, "seconds": 1}
+    search = {"date": "2026-12-01", "trials": [trial], "folds": [0, 1], "importance": {}}
     card = read_checkpoint(CHECKPOINT).card
-    more = ledger | {"grouped": [first, tried], "searches": [{"date": "2026-12-01", "trials": [trial]}]}
+    more = ledger | {"grouped": [first, tried], "searches": [search]}
     text = model_card(card, more, results_of(more, card))
-    assert "surround hull, mixup 0.2" in text
+    assert "greys spread evenly, black outside the body's hull, mixup 0.2" in text
     assert text.count("2 points (-1 to 5)") == 2
     assert "| 0 | pruned |" in text

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from ctscan import gate_words
+from ctscan.chapters import Chapter, chapters
 from ctscan.classes import CLASSES
 from ctscan.figures import decimal, points, share
+from ctscan.findings import CHANCE, OUTSIDE
+from ctscan.goals import withdrawal
 from ctscan.page import words
 from ctscan.results import Entry, Results
 
@@ -22,6 +25,7 @@ def how_good(results: Results) -> str:
     parts = [
         f'<p class="lead">{escape(headline(grouped, published))}</p>',
         *(f'<p class="lead">{escape(without_body(entry))}</p>' for entry in results.controls if is_border(entry)),
+        *(f'<p class="lead">{escape(sentence)}</p>' for sentence in (withdrawal(results),) if sentence),
         side_by_side(results, grouped, published),
         f"<p>{escape(folds(grouped))}</p>",
         f"<h3>{words.PER_CLASS}</h3><p>{escape(words.PER_CLASS_TEXT)}</p>",
@@ -33,6 +37,7 @@ def how_good(results: Results) -> str:
         "".join(f"<p><b>{escape(title)}.</b> {escape(text)}</p>" for title, text in words.SPLITS),
         f"<h3>{words.CONTROLS}</h3><p>{escape(words.CONTROLS_TEXT)}</p>",
         bullets([grouped["finding"], *(entry["finding"] for entry in results.controls)]),
+        *(chapter(one) for one in chapters(results)),
         *gate_section(results),
         f"<h3>{words.CANNOT}</h3>",
         bullets(words.CANNOT_LIST),
@@ -40,20 +45,23 @@ def how_good(results: Results) -> str:
     return f'<article class="prose wide">{"".join(parts)}</article>'
 
 
+def chapter(one: Chapter) -> str:
+    """Sentences and tables; what only some want is folded away."""
+    folded = "".join(
+        f"<details><summary>{escape(t.caption)}</summary>{table(t.head, t.rows)}</details>" for t in one.details
+    )
+    shown = "".join(table(t.head, t.rows, t.caption) for t in one.tables)
+    return f"<h3>{escape(one.title)}</h3>{bullets(one.sentences)}{shown}{folded}"
+
+
 def gate_section(results: Results) -> list[str]:
     """What the input gate refuses and lets pass."""
     if results.gate is None:
         return []
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in gate_words.HEAD)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(str(first))}</th>{"".join(f"<td>{escape(str(cell))}</td>" for cell in rest)}</tr>'
-        for first, *rest in gate_words.rows(results.gate, whole=False)
-    )
     return [
         f"<h3>{words.GATE}</h3>",
         *(f"<p>{escape(text)}</p>" for text in (gate_words.summary(results.gate), gate_words.alarm(results.gate))),
-        f'<div class="scroll"><table class="figures"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>",
+        table(gate_words.HEAD, gate_words.rows(results.gate, whole=False)),
     ]
 
 
@@ -74,23 +82,30 @@ def is_border(entry: Entry) -> bool:
 
 
 def without_body(entry: Entry) -> str:
-    """What is reached where there is nothing of the patient to see, said before any table."""
+    """What is reached where there is nothing of the disease to see, said before any table."""
+    found, (hidden, left) = entry["measures"]["balanced_accuracy"], OUTSIDE[entry["settings"].get("surround", "keep")]
+    weight = (
+        "So part of every figure here is recognition of scans, not of disease."
+        if found["low"] > CHANCE
+        else "That is not clearly above chance."
+    )
     return (
-        f"With everything inside the body blacked out, a network trained the same way still reaches "
-        f"{share(entry['measures']['balanced_accuracy'])}, the mean over the classes; chance is 25 %. What remains is "
-        "the table, the cushions and the outline. So part of every figure here is recognition of scans, not of disease."
+        f"With {hidden[0].lower()}{hidden[1:]}, a network trained the same way still reaches {share(found)}, the mean "
+        f"over the classes; chance is {100 * CHANCE:.0f} %. What remains is {left}. {weight}"
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
     """An HTML table whose first column names the row."""
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = ""
-    for first, *cells in rows:
-        rest = "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
-        body += f'<tr><th scope="row">{escape(str(first))}</th>{rest}</tr>'
+    for first, *rest in rows:
+        cells = "".join(f"<td>{escape(str(cell))}</td>" for cell in rest)
+        body += f'<tr><th scope="row">{escape(str(first))}</th>{cells}</tr>'
     return (
-        f'<div class="scroll"><table class="figures"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<div class="scroll"><table class="figures">{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+        "</div>"
     )
 
 

@@ -197,6 +197,10 @@ CONTROLS_TEXT = (
     "Networks trained the same way on pictures from which the disease was removed, or under wrong labels. What they "
     "still get right, a model can get right without seeing the disease."
 )
+NORMAL_WITHDRAWN = (
+    "“Normal” here means: looks like the normal pictures of the training data. It does not mean a healthy chest, for a "
+    "network that cannot see any disease tells those pictures apart too."
+)
 GATE = "What it refuses"
 CANNOT = "What the model cannot do"
 CANNOT_LIST = (

@@ -1,0 +1,128 @@
+"""Grouped cross-validations of several recipes -> a table of what was tried against the shortcut, and what came of it.
+
+The plain recipe squashes the whole picture to a square and leaves its greys: whatever a picture's look gives away, a
+network can then use. Every other recipe is told by what differs from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ctscan.figures import decimal, points, share
+from ctscan.findings import SHORTCUT, TONE_FALL
+from ctscan.results import VIEW, Entry, Results, Try
+
+# What `Recipe(crop="none", tone="none")` says of itself; the module with the recipes would bring torch to the page.
+PLAIN: dict[str, Any] = {
+    "recipe": "ctscan", "precision": "auto", "seed": 0, "epochs": 24, "batch": 32, "optimiser": "adamw",
+    "schedule": "one_cycle", "rate": 3e-4, "weight_decay": 0.05, "label_smoothing": 0.1, "ema": 0.0,
+    "augmentation": "full", "size": 224, "crop": "none", "tone": "none", "head": "linear", "dropout": 0.2,
+    "normalise": True,
+}  # fmt: skip
+SCALE = ("size", "epochs")  # said beside: a recipe tried small is the same recipe
+PHRASES = {
+    "crop body": "cropped to the body",
+    "crop lungs": "cropped to the lungs",
+    "crop whole": "whole picture, not squashed",
+    "tone equalise": "greys spread evenly",
+    "tone rank": "greys of one histogram",
+    "surround black": "black outside the body",
+    "surround hull": "black outside the body's hull",
+    "surround chest": "black outside the lungs' hull",
+}
+HEAD = (
+    "what differs from the plain recipe", "px", "epochs", "balanced accuracy", "by fold, %",
+    "minus the plain recipe", f"lost with one histogram (at most {100 * TONE_FALL:.0f})",
+    "AUROC, normal against tumour", "cross-entropy", f"the same with the body hidden (at most {SHORTCUT})",
+    f"with the pixels shuffled (at most {SHORTCUT})", "slices, folds", "groups linked at", "date",
+)  # fmt: skip
+
+
+def differences(settings: Mapping[str, Any]) -> str:
+    """What a recipe does otherwise than the plain one, in few words; empty for the plain one of any size."""
+    changed = {k: v for k, v in settings.items() if k not in SCALE and PLAIN.get(k) != v}
+    view_first = [name for name in VIEW if name in changed] + [name for name in changed if name not in VIEW]
+    named = [f"{name.replace('_', ' ')} {changed[name]}" for name in view_first]
+    return ", ".join(PHRASES.get(phrase, phrase) for phrase in named)
+
+
+def rows(tried: Iterable[Try]) -> list[list[object]]:
+    """One row a cross-validation, in the order given, the failures too."""
+    return [cells(one.entry, one.controls) for one in tried]
+
+
+def cells(entry: Entry, controls: Mapping[str, Entry]) -> list[object]:
+    """A row below `HEAD`."""
+    settings, found = entry["settings"], entry["measures"]
+    return [
+        differences(settings) or "plain recipe",
+        *(settings[key] for key in SCALE),
+        share(found["balanced_accuracy"]),
+        ", ".join(f"{100 * fold['balanced_accuracy']:.0f}" for fold in entry["folds"]),
+        gain(entry),
+        points(entry["matched"]["fall"]) if "matched" in entry else "",
+        *(decimal(found[name]) for name in ("auroc.normal", "nll")),
+        *(told_apart(controls.get(name), settings) for name in ("border_only", "tone_only")),
+        f"{entry['n']}, {len(entry['folds'])}",
+        f"{entry['threshold']:.2f}",
+        entry["date"],
+    ]
+
+
+def gain(entry: Entry) -> str:
+    """The paired difference of balanced accuracy, and in what the other was no plain recipe."""
+    if "against" not in entry:
+        return ""
+    other = differences(entry["against"]["settings"])
+    return points(entry["against"]["measures"]["balanced_accuracy"]) + (f" over {other}" if other else "")
+
+
+def told_apart(control: Entry | None, settings: Mapping[str, Any]) -> str:
+    """Normal against tumour where there is no disease to see, and the control's size where it is another."""
+    if control is None:
+        return ""
+    size = control["settings"]["size"]
+    return decimal(control["measures"]["auroc.normal"]) + (f" at {size} px" if size != settings["size"] else "")
+
+
+def comparison(results: Results) -> str:
+    """What the shipped recipe cost or gained; empty where it was never held against the plain one."""
+    if results.grouped is None:
+        return ""
+    own = differences(results.grouped["settings"])
+    if not own:
+        return "The shipped recipe is the plain one: the whole picture squashed to a square, its greys as they are."
+    newest_first = [results.grouped, *(one.entry for one in reversed(results.tried))]
+    found = next((entry for entry in newest_first if is_trial_of(own, entry)), None)
+    if found is None:
+        return ""
+    gaps, scale = found["against"]["measures"], f"{found['settings']['size']} px, {found['settings']['epochs']} epochs"
+    return (
+        f"The shipped recipe ({own}) minus the plain one (the whole picture squashed to a square, its greys as they "
+        f"are), slice by slice on the same folds at {scale}: balanced accuracy {points(gaps['balanced_accuracy'])}, "
+        f"{verdict(gaps['balanced_accuracy'])}; AUROC of normal against tumour {decimal(gaps['auroc.normal'])}, "
+        f"cross-entropy {decimal(gaps['nll'])}.{published(results)}"
+    )
+
+
+def is_trial_of(own: str, entry: Entry) -> bool:
+    """Whether an entry holds the recipe with these differences against the plain one, at any size."""
+    return (
+        "against" in entry and differences(entry["settings"]) == own and not differences(entry["against"]["settings"])
+    )
+
+
+def verdict(gap: Mapping[str, float]) -> str:
+    """A paired difference in a word."""
+    if gap["low"] > 0:
+        return "a gain"
+    return "a cost" if gap["high"] < 0 else "no difference that can be told from chance"
+
+
+def published(results: Results) -> str:
+    """The published test beside it."""
+    found = results.published
+    if found is None:
+        return ""
+    return f" On the published test split it is right in {share(found['measures']['accuracy'])} of {found['n']} slices."
