@@ -213,6 +213,17 @@ def test_what_cannot_be_ruled_out_is_said_in_words(committed: Classifier) -> Non
     assert escape(words.UNCERTAIN_NONE) in result.sentence(given)
 
 
+def test_normal_is_withdrawn_wherever_it_is_named(committed: Classifier) -> None:
+    data = FIRST.read_bytes()
+    for thresholds, named in (((0, 0, 0, 1), True), ((1, 0, 0, 1), True), ((1, 1, 0, 0), False), ((0, 0, 0, 0), False)):
+        given = answer(calibrated(committed, *thresholds), data)
+        if thresholds == (0, 0, 0, 1):  # whatever it says, that it is normal
+            assert given.prediction is not None
+            given = replace(given, prediction=replace(given.prediction, probabilities=np.array([0, 0, 0, 1.0])))
+        assert (escape(words.NORMAL_WITHDRAWN) in result.sentence(given, withdrawn=True)) == named
+        assert escape(words.NORMAL_WITHDRAWN) not in result.sentence(given)
+
+
 def test_an_unusual_slice_stays_unusual_where_it_is_uncertain_too(classifier: Classifier, slice_png: bytes) -> None:
     given = answer(calibrated(classifier, 1, 1, 1, 1), slice_png)
     assert given.verdict == "unusual"

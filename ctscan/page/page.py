@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ctscan.answer import Answer, AnswerJSON, Reader, answer
 from ctscan.classifier import Classifier
+from ctscan.goals import normal_is_doubtful
 from ctscan.page import about, how_good, result, words
 from ctscan.page.examples import Example
 from ctscan.page.explanation import EMPTY, explanation
@@ -54,7 +55,8 @@ class Page:
         if data is None:
             return None, result.EMPTY_SENTENCE, EMPTY, ""
         given = answer(self.classifier, data, self.read)
-        return None, result.sentence(given, origin), explanation(given), result.rows(given)
+        said = result.sentence(given, origin, withdrawn=normal_is_doubtful(self.results))
+        return None, said, explanation(given), result.rows(given)
 
     def show_upload(self, data: bytes | None) -> tuple[None, str, str, str]:
         """A visitor's own file."""

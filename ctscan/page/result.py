@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from ctscan.answer import Answer
-from ctscan.classes import CLASSES
+from ctscan.classes import CLASSES, NORMAL
 from ctscan.classifier import Prediction
 from ctscan.page import words
 
@@ -19,8 +19,11 @@ def percent(probability: float) -> str:
     return f"{100 * probability:.1f}\u00a0%"
 
 
-def sentence(answer: Answer, origin: str = "") -> str:
-    """What the answer is, in one sentence, with the notices; `origin` says what slice this is."""
+def sentence(answer: Answer, origin: str = "", *, withdrawn: bool = False) -> str:
+    """What the answer is, in one sentence, with the notices.
+
+    `origin` says what slice this is, `withdrawn` whether "normal" is no claim about the chest.
+    """
     notices = "".join(f'<p class="notice">{escape(n)}</p>' for n in answer.notices)
     if answer.prediction is None:
         return without_scores(answer, origin, notices)
@@ -28,6 +31,8 @@ def sentence(answer: Answer, origin: str = "") -> str:
     warning = f'<p class="warning">{escape(words.UNUSUAL)}</p>{notices}' if unusual else ""
     said = uncertain(answer.prediction) if answer.prediction.uncertain else likeliest(answer.prediction)
     kind = f" {answer.verdict}" if answer.verdict != "ok" else ""
+    if withdrawn and says_normal(answer.prediction):
+        said += f"<p>{escape(words.NORMAL_WITHDRAWN)}</p>"
     return f'<section class="sentence{kind}">{origin_line(origin)}{warning}{said}{"" if unusual else notices}</section>'
 
 
@@ -40,6 +45,12 @@ def likeliest(prediction: Prediction) -> str:
         f"<h2>Looks most like <b>{escape(top.title)}</b></h2><p>{escape(text)}</p>"
         f"{f'<p>{escape(words.SINGLE)}</p>' * known}{site_line(top.site)}"
     )
+
+
+def says_normal(prediction: Prediction) -> bool:
+    """Whether the class normal is named in the answer."""
+    named = (prediction.possible or ()) if prediction.uncertain else (prediction.classes[prediction.top],)
+    return CLASSES[NORMAL].key in named
 
 
 def uncertain(prediction: Prediction) -> str:
