@@ -6,6 +6,7 @@
     --against RUN      with it: the difference to another cross-validation, kept in RUN, on the same folds
     --calibrate        temperature and conformal sets from the recipe's cross-validation
     --explain          tests of the checkpoint's maps: randomised weights, ROAD, evidence outside the body
+    --volumes DIR      with it: CT volumes, the maps against outlined lesions, outlined slices against the others
     --control NAME     a training that must fail, on the same folds
     --folder DIR       instead of --data: class folders from elsewhere, our classes or tumour and normal
 

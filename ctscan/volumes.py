@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,16 +89,18 @@ def _read_nrrd(path: Path) -> NDArray[np.number]:
 
 def _read_nifti(path: Path) -> NDArray[np.number]:
     from nibabel import Nifti1Image
-    from nibabel.filebasedimages import ImageFileError
     from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
+    packed = path.read_bytes()
     try:
-        stored = Nifti1Image.from_filename(path)
+        stored = Nifti1Image.from_bytes(gzip.decompress(packed))
         if stored.ndim != 3 or not _lies_along_axes(stored):
             raise DataError(f"{path.name}: only volumes along the patient's axes, with square pixels, are read.")
         turned = stored.as_reoriented(ornt_transform(io_orientation(stored.affine), axcodes2ornt("LPS")))
         axial: NDArray[np.number] = np.asanyarray(turned.dataobj).transpose(2, 1, 0)
-    except (ImageFileError, EOFError, OSError):
+    except (HeaderDataError, WrapStructError, EOFError, OSError, zlib.error):
         raise DataError(f"{path.name} is no NIfTI file, or a damaged one.") from None
     return axial
 
