@@ -6,6 +6,7 @@
     --against RUN      with it: the difference to another cross-validation, kept in RUN, on the same folds
     --calibrate        temperature and conformal sets from the recipe's cross-validation, kept in the checkpoint's card
     --explain          tests of the checkpoint's maps: randomised weights, ROAD, evidence outside the body
+    --volumes DIR      with it: CT volumes, the maps against outlined lesions, outlined slices against the others
     --control NAME     a training that must fail, on the same folds
     --folder DIR       instead of --data: class folders from elsewhere, our classes or tumour and normal
 
@@ -58,7 +59,8 @@ from ctscan.plots import draw_all
 from ctscan.runtime import DeviceError, run_in_batches
 from ctscan.slices import Slice, UnreadableSlice
 from ctscan.training import TrainingError, imagenet_weights
-from ctscan.volumes import read_volumes
+from ctscan.volume_reading import VolumeReading, judge_volumes
+from ctscan.volumes import Volume, read_free_volumes, read_volumes
 
 TITLES = tuple(c.title for c in CLASSES)
 EXPLAINED = 50  # slices; ROAD fills each of them in eighteen times
@@ -211,12 +213,22 @@ class Report:
     def explain(self) -> None:
         """The checkpoint's maps on slices of the test split, one a visual group."""
         checkpoint = read_checkpoint(self.config.checkpoint)
-        volumes = read_volumes(self.config.volumes) if self.config.volumes else []
+        outlined = read_volumes(self.config.volumes) if self.config.volumes else []
+        free = read_free_volumes(self.config.volumes) if self.config.volumes else []
         found = judge_faithfulness(checkpoint, self.one_a_group(), self.config.draws)
         said = self.entry(model_id=checkpoint.card.model_id, **found.to_dict())
-        said |= {"lesions": [vars(lesion) for lesion in judge_lesions(checkpoint, volumes)]}
+        said |= {"lesions": [vars(lesion) for lesion in judge_lesions(checkpoint, outlined)]}
         append(self.config.ledger_path, "explanations", said)
         print(json.dumps(said, indent=1))
+        if outlined:
+            self.score_volumes(outlined, free)
+
+    def score_volumes(self, outlined: Sequence[Volume], free: Sequence[Volume]) -> None:
+        """Whether the checkpoint scores a mass above the rest of its scan, and how often it sees one in no mass."""
+        found = judge_volumes(self.classifier, outlined, free)
+        said = {"date": f"{date.today()}", "model_id": self.classifier.card.model_id, **found.to_dict()}
+        append(self.config.ledger_path, "volumes", said)
+        print_volumes(found)
 
     def one_a_group(self) -> list[Pixels]:
         """The first slice of each of `EXPLAINED` visual groups of the published test split, chosen at random."""
@@ -318,6 +330,23 @@ def print_confidence(found: Confidence) -> None:
     sets = found.sets
     print_estimates(f"sets at {sets.alpha:.2f}, share that holds the class", sets.coverage)
     print(f"  {sets.size:.2f} classes a set; one class in {sets.single:.0%}, none in {sets.empty:.0%} of the sets")
+
+
+def print_volumes(found: VolumeReading) -> None:
+    """A volume and a window on a line, and the volumes that could not be read."""
+    for r in found.outlined:
+        print(
+            f"{r.volume}, {r.window} window: AUROC {r.auroc:.3f}, {r.outlined} outlined slices against {r.others}; "
+            f"the gate refuses {r.refused} and calls {r.unusual} unusual"
+        )
+    for a in found.free:
+        print(
+            f"{a.volume}, {a.window} window: {a.alarms} alarms in {a.slices} slices without a mass, "
+            f"{a.alarms / a.slices:.3f} ({a.low:.3f} to {a.high:.3f}, slices taken as independent); "
+            f"the gate refuses {a.refused} and calls {a.unusual} unusual"
+        )
+    for name in found.left_out:
+        print(f"{name} is left out: it has no slice with lung, or none away from the outline")
 
 
 def print_estimates(title: str, estimates: Mapping[str, Estimate | Coverage]) -> None:

@@ -113,7 +113,11 @@ class EvaluateConfig(Recipe):
     control: Literal[Control, "all"] = _flag("train a control on the grouped folds instead", "none")
     calibrate: bool = _flag("temperature and conformal sets from a cross-validation that is there", False)
     explain: bool = _flag("put the checkpoint's maps to the test, on slices of the test split", False)
-    volumes: Path | None = _flag("with it: a folder of CT volumes with an outlined lesion (NRRD, labels beside)", None)
+    volumes: Path | None = _flag(
+        "with it: a folder of CT volumes, NAME_image.nrrd with its outlined lesion in NAME_label.nrrd; "
+        "chest*.nii.gz are chests without a mass, and no other NIfTI or DICOM is read",
+        None,
+    )
     threshold: float = _flag("correlation from which two slices belong to one visual group", 0.90)
     folds: int = _flag("of the five grouped folds, train this many", 5)
     init: Path | None = _flag("safetensors state dict of torchvision's resnet18 instead of its download", None)

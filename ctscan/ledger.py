@@ -10,6 +10,7 @@
     calibrations        evaluate.py --calibrate: temperature, conformal sets, and what they were worth out of fold
     searches            train.py --trials: every trial of a search for a recipe, failed and pruned ones too
     explanations        evaluate.py --explain: tests of the maps
+    volumes             evaluate.py --explain --volumes: scans of whole chests, outlined slices against the others
 
 All numbers in README, cards and page come from here or from a checkpoint's card.
 """
@@ -22,7 +23,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 Section = Literal[
     "readings", "cross_validations", "audits", "evaluations", "grouped", "controls", "calibrations", "searches",
-    "explanations", "gates",
+    "explanations", "gates", "volumes",
 ]  # fmt: skip
 SECTIONS: tuple[Section, ...] = get_args(Section)
 Ledger: TypeAlias = dict[Section, list[dict[str, Any]]]

@@ -77,6 +77,8 @@ INSIDE: dict[str, set[str]] = {
     "volumes": {"anatomy", "data"},
     "faithfulness": {"anatomy", "blocks", "checkpoint", "classes", "evaluation", "model", "preprocess", "runtime"}
     | {"volumes"},
+    "volume_reading": {"anatomy", "classes", "classifier", "gate", "gate_measure", "metrics", "runtime", "slices"}
+    | {"volumes"},
     "confidence": {"calibration", "conformal", "evaluation", "metrics"},
     "findings": {"control", "evaluation", "figures", "preprocess"},
     "goals": {"figures", "findings", "preprocess", "results"},
