@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from ctscan.card import Card
 from ctscan.ledger import Ledger, Section
@@ -56,7 +56,6 @@ def results_of(ledger: Ledger, card: Card) -> Results:
     def of_recipe(entry: Entry) -> bool:
         return bool(entry["settings"] == card.training and entry["threshold"] == HEADLINE_THRESHOLD)
 
-    volumes = cast(Mapping[str, list[Entry]], ledger).get("volumes", [])  # a section that an older ledger lacks
     return Results(
         reading=newest("readings", of_model),
         published=of_split("published"),
@@ -70,7 +69,7 @@ def results_of(ledger: Ledger, card: Card) -> Results:
         gate=newest("gates", of_model),
         calibration=newest("calibrations", of_recipe),
         explanation=newest("explanations", of_model),
-        volumes=next((entry for entry in reversed(volumes) if of_model(entry)), None),
+        volumes=newest("volumes", of_model),
         search=newest("searches", lambda e: True),
         tried=tuple(Try(e, controls_of(ledger["controls"], e["settings"])) for e in ledger["grouped"]),
     )
