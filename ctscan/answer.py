@@ -24,6 +24,7 @@ class AnswerJSON(TypedDict):
     verdict: str
     probabilities: dict[str, float] | None
     top_class: str | None
+    outcome: str | None
     set: list[str] | None
     model_id: str
     notices: list[str]
@@ -33,16 +34,22 @@ class AnswerJSON(TypedDict):
 class Answer:
     """A slice and its prediction, or the sentence that says why there is none.
 
-    `ok` has a prediction. So has `uncertain`: more than one class remains possible, or none. `unusual` has one as well,
-    and the reason to mistrust it in the first notice; `refused` has a slice and the reason; `unreadable` has the reason
-    alone.
+    The verdict is about the file: `ok` has a prediction, so has `unusual`, and the reason to mistrust it in the first
+    notice; `refused` has a slice and the reason; `unreadable` has the reason alone. The outcome is about the answer.
     """
 
-    verdict: Literal["ok", "uncertain", "unusual", "refused", "unreadable"]
+    verdict: Literal["ok", "unusual", "refused", "unreadable"]
     notices: tuple[str, ...]
     model_id: str
     slice: Slice | None = None
     prediction: Prediction | None = None
+
+    @property
+    def outcome(self) -> Literal["single", "uncertain"] | None:
+        """`single` where exactly one class remains possible, else `uncertain`; None without a calibrated prediction."""
+        if self.prediction is None or self.prediction.possible is None:
+            return None
+        return "uncertain" if self.prediction.uncertain else "single"
 
     def to_json(self) -> AnswerJSON:
         """Unrounded numbers, classes by key; `set` holds those that cannot be ruled out, null if not calibrated."""
@@ -51,6 +58,7 @@ class Answer:
             "verdict": self.verdict,
             "probabilities": dict(zip(p.classes, p.probabilities.tolist(), strict=True)) if p else None,
             "top_class": p.classes[p.top] if p else None,
+            "outcome": self.outcome,
             "set": list(p.possible) if p and p.possible is not None else None,
             "model_id": self.model_id,
             "notices": list(self.notices),
@@ -72,8 +80,7 @@ def answer(classifier: Classifier, data: bytes, read: Reader = read_slice) -> An
         return Answer("refused", judged.reasons + slice_.notices, model_id, slice_)
     prediction = classifier.predict(slice_)
     notices = judged.reasons + find_shortcut(classifier, prediction, slice_) + slice_.notices
-    verdict = "uncertain" if judged.verdict == "ok" and prediction.uncertain else judged.verdict
-    return Answer(verdict, notices, model_id, slice_, prediction)
+    return Answer(judged.verdict, notices, model_id, slice_, prediction)
 
 
 def find_shortcut(classifier: Classifier, prediction: Prediction, slice_: Slice) -> tuple[str, ...]:

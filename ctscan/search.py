@@ -31,6 +31,7 @@ from ctscan.trials import trial_table
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.importance import BaseImportanceEvaluator
     from optuna.trial import BaseTrial, FrozenTrial
 
 FOLDS = (0, 1)  # the same for all trials, so that recipes meet the same slices
@@ -142,13 +143,18 @@ class Search:
                 raise TrialPruned
         return float(np.mean([one["loss"] for one in found]))
 
+    def judge_importance(self) -> BaseImportanceEvaluator:
+        """fANOVA with a seed of its own, so that table and plot say the same."""
+        from optuna.importance import FanovaImportanceEvaluator
+
+        return FanovaImportanceEvaluator(seed=self.base.seed)
+
     def importance(self) -> dict[str, float]:
         """How much each setting explains of the objective, by Optuna's fANOVA; empty where there is too little."""
         import optuna
 
         try:
-            evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self.base.seed)
-            found = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+            found = optuna.importance.get_param_importances(self.study, evaluator=self.judge_importance())
         except (ValueError, RuntimeError):  # fewer than two complete trials, or none that differ
             return {}
         return {name: float(value) for name, value in found.items()}
@@ -170,7 +176,8 @@ class Search:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             drawn = {"history": plots.plot_optimization_history(self.study)}
-            drawn |= {"importance": plots.plot_param_importances(self.study)} if importance else {}
+            if importance:
+                drawn["importance"] = plots.plot_param_importances(self.study, evaluator=self.judge_importance())
             for name, axes in drawn.items():
                 if figure := axes.get_figure(root=True):
                     figure.savefig(self.folder / f"{name}.png", dpi=110, bbox_inches="tight")

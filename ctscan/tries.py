@@ -20,6 +20,7 @@ PLAIN: dict[str, Any] = {
     "augmentation": "full", "size": 224, "crop": "none", "tone": "none", "head": "linear", "dropout": 0.2,
     "normalise": True,
 }  # fmt: skip
+PLAIN_WORDS = "the plain one: the whole picture squashed to a square, its greys as they are"
 SCALE = ("size", "epochs")  # said beside: a recipe tried small is the same recipe
 PHRASES = {
     "crop body": "cropped to the body",
@@ -87,7 +88,7 @@ def told_apart(control: Entry | None, settings: Mapping[str, Any]) -> str:
 
 
 def comparison(results: Results) -> str:
-    """What the shipped recipe cost or gained; empty where it was never held against the plain one."""
+    """What the shipped recipe cost or gained; empty where it was never held against another."""
     if results.grouped is None:
         return ""
     own = differences(results.grouped["settings"])
@@ -97,20 +98,23 @@ def comparison(results: Results) -> str:
     found = next((entry for entry in newest_first if is_trial_of(own, entry)), None)
     if found is None:
         return ""
-    gaps, scale = found["against"]["measures"], f"{found['settings']['size']} px, {found['settings']['epochs']} epochs"
+    gaps, other = found["against"]["measures"], found["against"]["settings"]
     return (
-        f"The shipped recipe ({own}) minus the plain one (the whole picture squashed to a square, its greys as they "
-        f"are), slice by slice on the same folds at {scale}: balanced accuracy {points(gaps['balanced_accuracy'])}, "
+        f"The shipped recipe ({own}; {scale(found['settings'])}) minus another ({differences(other) or PLAIN_WORDS}; "
+        f"{scale(other)}), slice by slice on the same folds: balanced accuracy {points(gaps['balanced_accuracy'])}, "
         f"{verdict(gaps['balanced_accuracy'])}; AUROC of normal against tumour {decimal(gaps['auroc.normal'])}, "
         f"cross-entropy {decimal(gaps['nll'])}.{published(results)}"
     )
 
 
 def is_trial_of(own: str, entry: Entry) -> bool:
-    """Whether an entry holds the recipe with these differences against the plain one, at any size."""
-    return (
-        "against" in entry and differences(entry["settings"]) == own and not differences(entry["against"]["settings"])
-    )
+    """Whether an entry holds the recipe with these differences against another, at any size."""
+    return "against" in entry and differences(entry["settings"]) == own
+
+
+def scale(settings: Mapping[str, Any]) -> str:
+    """How large and how long."""
+    return f"{settings['size']} px, {settings['epochs']} epochs"
 
 
 def verdict(gap: Mapping[str, float]) -> str:

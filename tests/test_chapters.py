@@ -20,7 +20,7 @@ from ctscan.confidence import judge_confidence
 from ctscan.config import EvaluateConfig
 from ctscan.evaluation import Answers, Estimate, difference, evaluate
 from ctscan.faithfulness import STAGES, Faithfulness, Lesion, Likeness, Sanity
-from ctscan.findings import SHORTCUT, judge_control
+from ctscan.findings import OUTSIDE, SHORTCUT, judge_control
 from ctscan.goals import GOALS, normal_is_doubtful, withdrawal
 from ctscan.ledger import Ledger, Section, append, read_ledger
 from ctscan.model_card import model_card
@@ -51,7 +51,8 @@ def tried(committed: Ledger) -> dict[str, Any]:
     """The committed recipe's cross-validation, held against a plain one that is worse."""
     gaps = difference(answers(), answers(temperature=-1), KEYS, ["balanced_accuracy", "auroc.normal", "nll"], 100)
     against = {"settings": PLAIN, "measures": estimates(gaps)}
-    return committed["grouped"][-1] | {"date": "2026-12-01", "against": against}
+    own = [entry for entry in committed["grouped"] if entry.get("model_id") == CARD.model_id]
+    return own[-1] | {"date": "2026-12-01", "against": against}
 
 
 def control(name: Any, normal: float, settings: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +208,8 @@ def test_normal_is_withdrawn_where_a_control_tells_it_apart(ledger: Ledger, resu
     assert withdrawal(clean) == ""
     assert "withdrawn" not in how_good(clean) + numbers(clean, ledger["readings"]) + model_card(CARD, ledger, clean)
     assert not normal_is_doubtful(Results())
-    for name, seen in (("border_only", "table, cushions and outline"), ("tone_only", "how often each grey occurs")):
+    left = OUTSIDE[CARD.preprocess.surround][1]
+    for name, seen in (("border_only", left), ("tone_only", "how often each grey occurs")):
         doubtful = changed_control(clean, name, 0.71)
         assert normal_is_doubtful(doubtful)
         sentence = withdrawal(doubtful)
@@ -233,7 +235,8 @@ def test_what_the_border_leaves_is_named_after_the_surround(results: Results) ->
 def test_what_the_recipe_cost_or_gained_is_said(results: Results) -> None:
     assert results.grouped is not None
     assert "a gain;" in comparison(results)
-    assert "at 224 px, 24 epochs" in comparison(results)
+    epochs = CARD.training["epochs"]
+    assert f"224 px, {epochs} epochs) minus another (the plain one" in comparison(results)
     gap = results.grouped["against"]["measures"]["balanced_accuracy"]
     for sign, verdict in ((-1, "a cost;"), (0, "no difference that can be told from chance;")):
         against = results.grouped["against"]["measures"] | {"balanced_accuracy": turned(gap, sign)}
@@ -244,9 +247,10 @@ def test_what_the_recipe_cost_or_gained_is_said(results: Results) -> None:
     alone = {key: value for key, value in results.grouped.items() if key != "against"}
     assert comparison(replace(results, grouped=alone, tried=())) == ""
     small = results.grouped | {"settings": CARD.training | {"size": 128, "epochs": 12}}
-    assert "at 128 px, 12 epochs" in comparison(replace(results, grouped=alone, tried=(Try(small),)))
+    assert "128 px, 12 epochs) minus" in comparison(replace(results, grouped=alone, tried=(Try(small),)))
     elsewhere = small | {"against": small["against"] | {"settings": PLAIN | {"crop": "lungs"}}}
-    assert comparison(replace(results, grouped=alone, tried=(Try(elsewhere),))) == ""
+    said = comparison(replace(results, grouped=alone, tried=(Try(elsewhere),)))
+    assert "minus another (cropped to the lungs; 224 px, 24 epochs)" in said
 
 
 def turned(gap: dict[str, float], sign: int) -> dict[str, float]:

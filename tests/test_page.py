@@ -74,6 +74,7 @@ def test_an_unreadable_file_gives_the_readers_sentence_and_no_number(classifier:
         "verdict": "unreadable",
         "probabilities": None,
         "top_class": None,
+        "outcome": None,
         "set": None,
         "model_id": classifier.card.model_id,
         "notices": list(given.notices),
@@ -194,13 +195,14 @@ def test_what_cannot_be_ruled_out_is_said_in_words(committed: Classifier) -> Non
     only = [0.0] * 4
     only[top] = 1.0
     given = answer(calibrated(committed, *only), data)
-    assert given.verdict == "ok"
+    assert given.outcome == "single"
     assert given.to_json()["set"] == [CLASSES[top].key]
     assert words.SINGLE in result.sentence(given)
     assert words.SCORES in result.rows(given)
 
     given = answer(calibrated(committed, 1, 1, 0, 0), data)
-    assert given.verdict == "uncertain"
+    assert given.verdict == plain.verdict
+    assert given.to_json()["outcome"] == "uncertain"
     assert given.to_json()["set"] == [CLASSES[0].key, CLASSES[1].key]
     assert escape(words.UNCERTAIN) in result.sentence(given)
     assert all(f"<b>{c.title}</b>" in result.sentence(given) for c in CLASSES[:2])
@@ -208,7 +210,8 @@ def test_what_cannot_be_ruled_out_is_said_in_words(committed: Classifier) -> Non
     assert "Looks most like" not in result.sentence(given)
 
     given = answer(calibrated(committed, 0, 0, 0, 0), data)
-    assert given.verdict == "uncertain"
+    assert given.verdict == plain.verdict
+    assert given.to_json()["outcome"] == "uncertain"
     assert given.to_json()["set"] == []
     assert escape(words.UNCERTAIN_NONE) in result.sentence(given)
 
@@ -226,7 +229,7 @@ def test_normal_is_withdrawn_wherever_it_is_named(committed: Classifier) -> None
 
 def test_an_unusual_slice_stays_unusual_where_it_is_uncertain_too(classifier: Classifier, slice_png: bytes) -> None:
     given = answer(calibrated(classifier, 1, 1, 1, 1), slice_png)
-    assert given.verdict == "unusual"
+    assert (given.verdict, given.outcome) == ("unusual", "uncertain")
     assert given.to_json()["set"] == [c.key for c in CLASSES]
     assert escape(words.UNUSUAL) in result.sentence(given)
     assert escape(words.UNCERTAIN) in result.sentence(given)

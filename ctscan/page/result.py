@@ -30,7 +30,7 @@ def sentence(answer: Answer, origin: str = "", *, withdrawn: bool = False) -> st
     unusual = answer.verdict == "unusual"
     warning = f'<p class="warning">{escape(words.UNUSUAL)}</p>{notices}' if unusual else ""
     said = uncertain(answer.prediction) if answer.prediction.uncertain else likeliest(answer.prediction)
-    kind = f" {answer.verdict}" if answer.verdict != "ok" else ""
+    kind = " unusual" * unusual
     if withdrawn and says_normal(answer.prediction):
         said += f"<p>{escape(words.NORMAL_WITHDRAWN)}</p>"
     return f'<section class="sentence{kind}">{origin_line(origin)}{warning}{said}{"" if unusual else notices}</section>'
