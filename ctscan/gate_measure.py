@@ -17,11 +17,8 @@ from scipy.stats import beta
 from ctscan.gate import WHAT_IT_IS, Judgement, Signals, Thresholds, decide
 from ctscan.gate_fit import DATA_SET, ELSEWHERE, Subject
 
-EVEN = 0.5  # below it a picture is likelier something else than a chest
-REFUSED_OF_DATA, REFUSED_ELSEWHERE = (
-    0.02,
-    0.05,
-)  # at most, of upright chests that had not been seen; goals are 5 and 10 %
+# At most, of upright chests that had not been seen, to catch as much as that allows; goals are 5 and 10 %.
+REFUSED_OF_DATA, REFUSED_ELSEWHERE = 0.02, 0.05
 UNUSUAL_OF_DATA, UNUSUAL_ELSEWHERE = 0.02, 0.10  # the same for doubt about what a picture shows
 FAR_OF_DATA = 0.01  # of the data's slices are called far by either distance between features, or said to have few greys
 OTHER_OF_DATA = 0.05  # of them are called to be of another window: the price of seeing those that are
@@ -58,7 +55,7 @@ def choose(signals: Sequence[Signals], subjects: Sequence[Subject], outside: NDA
     def above(values: Sequence[float], of_data: float = FAR_OF_DATA) -> float:
         return float(np.quantile(values, 1 - of_data))
 
-    refused = min(EVEN, below(REFUSED_OF_DATA, REFUSED_ELSEWHERE))
+    refused = below(REFUSED_OF_DATA, REFUSED_ELSEWHERE)
     return Thresholds(
         refused=refused,
         unusual=max(refused, below(UNUSUAL_OF_DATA, UNUSUAL_ELSEWHERE)),
