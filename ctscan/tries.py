@@ -43,7 +43,7 @@ HEAD = (
 def differences(settings: Mapping[str, Any]) -> str:
     """What a recipe does otherwise than the plain one, in few words; empty for the plain one of any size."""
     changed = {k: v for k, v in settings.items() if k not in SCALE and PLAIN.get(k) != v}
-    view_first = [name for name in VIEW if name in changed] + [name for name in changed if name not in VIEW]
+    view_first = [name for name in VIEW if name in changed] + sorted(set(changed) - set(VIEW))
     named = [f"{name.replace('_', ' ')} {changed[name]}" for name in view_first]
     return ", ".join(PHRASES.get(phrase, phrase) for phrase in named)
 

@@ -11,7 +11,7 @@ import pytest
 
 from ctscan.page import words
 from tests.caller import Caller, fill, large_slice
-from tests.conftest import ROOT, App
+from tests.conftest import ANSWERED, ROOT, App
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -43,7 +43,7 @@ def upload(page: Page, name: str, data: bytes) -> None:
     page.set_input_files("#upload input[type=file]", {"name": name, "mimeType": "image/png", "buffer": data})
 
 
-def wait_for(page: Page, selector: str, text: str) -> None:
+def wait_for(page: Page, selector: str, text: str | re.Pattern[str]) -> None:
     page.locator(selector, has_text=text).first.wait_for(timeout=20_000)
 
 
@@ -75,7 +75,7 @@ def test_upload_rubbish_then_a_good_slice_then_clear(opened: tuple[Page, list[st
     wait_for(page, "#sentence", "PNG, JPEG, WebP, BMP or TIFF")
     assert page.locator(".scores").count() == 0
     upload(page, "JANE DOE.png", MASS.read_bytes())
-    wait_for(page, "#sentence", "Looks most like")
+    wait_for(page, "#sentence", ANSWERED)
     assert page.locator(".scores li").count() == 4
     assert "JANE" not in page.content()
     page.click("#clear")
@@ -83,7 +83,7 @@ def test_upload_rubbish_then_a_good_slice_then_clear(opened: tuple[Page, list[st
     assert page.locator(".explanation img").count() == 0
     assert page.locator(".scores").count() == 0
     upload(page, "again.png", MASS.read_bytes())
-    wait_for(page, "#sentence", "Looks most like")
+    wait_for(page, "#sentence", ANSWERED)
     assert not errors
 
 
@@ -114,7 +114,7 @@ def test_an_answer_under_way_does_not_come_back_over_a_cleared_page(
     assert "No slice yet" in page.inner_text("#sentence")
     assert page.locator(".explanation img").count() == 0
     upload(page, "slice.png", MASS.read_bytes())
-    wait_for(page, "#sentence", "Looks most like")
+    wait_for(page, "#sentence", ANSWERED)
 
 
 def test_slice_and_layers_fill_the_same_box(opened: tuple[Page, list[str], list[str]]) -> None:
@@ -141,7 +141,7 @@ def test_a_pasted_picture_is_answered(opened: tuple[Page, list[str], list[str]])
         document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true }));
     }"""
     page.evaluate(paste, base64.b64encode(MASS.read_bytes()).decode())
-    wait_for(page, "#sentence", "Looks most like")
+    wait_for(page, "#sentence", ANSWERED)
 
 
 def test_an_example_is_answered_and_named_as_one(opened: tuple[Page, list[str], list[str]]) -> None:
@@ -158,7 +158,7 @@ def test_a_file_too_large_is_said_before_it_is_sent(opened: tuple[Page, list[str
     wait_for(page, "#input .note", "larger than 16 MB")
     assert not [u for u in asked[before:] if "upload" in u]
     upload(page, "small.png", MASS.read_bytes())
-    wait_for(page, "#sentence", "Looks most like")
+    wait_for(page, "#sentence", ANSWERED)
     page.wait_for_function("document.querySelector('#input .note').textContent === ''")
 
 

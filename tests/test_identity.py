@@ -29,7 +29,7 @@ from ctscan.answer import answer
 from ctscan.classifier import Classifier
 from ctscan.phantom import draw_phantom
 from ctscan.slices import Slice, UnreadableSlice, read_slice
-from tests.conftest import ROOT, App, running_app
+from tests.conftest import ANSWERED, ROOT, App, running_app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -280,7 +280,7 @@ def test_the_page_forgets_the_name(browser: Browser, app: App) -> None:
     page.on("console", lambda message: printed.append(message.text))
     page.goto(app.address)
     page.wait_for_selector(".scores")
-    for name, sentence in (("text.png", "Not read"), ("marked.png", "Looks most like"), ("cut-marked.jpg", "Not read")):
+    for name, sentence in (("text.png", "Not read"), ("marked.png", ANSWERED), ("cut-marked.jpg", "Not read")):
         file: Any = {"name": f"{CANARY}-{name}", "mimeType": "image/png", "buffer": FILES[name]}
         page.set_input_files("#upload input[type=file]", file)
         page.locator("#sentence", has_text=sentence).wait_for(timeout=20_000)
@@ -355,7 +355,7 @@ def test_nothing_is_left_of_a_visit_with_a_browser(forgetful: App, browser: Brow
     for name in ("marked.jpg", "text.png"):
         file: Any = {"name": f"{CANARY}-{name}", "mimeType": "image/png", "buffer": FILES[name]}
         page.set_input_files("#upload input[type=file]", file)
-        sentence = "Not read" if name in NO_PICTURES else "Looks most like"
+        sentence = "Not read" if name in NO_PICTURES else ANSWERED
         page.locator("#sentence", has_text=sentence).wait_for(timeout=20_000)
     page.close()
     assert wait_until_gone(forgetful.temporary.parent) == []
@@ -404,7 +404,7 @@ def test_the_page_never_shows_or_sends_the_name(browser: Browser, app: App) -> N
         else:
             page.evaluate(DROP, [f"{CANARY}.png", base64.b64encode(data).decode()])
         page.locator("#sentence", has_text="Bundled example").wait_for(state="detached", timeout=20_000)
-        page.locator("#sentence", has_text="Looks most like").wait_for(timeout=20_000)
+        page.locator("#sentence", has_text=ANSWERED).wait_for(timeout=20_000)
         page.click("#clear")
         page.locator("#sentence", has_text="No slice yet").wait_for(timeout=20_000)
     assert page.evaluate("window.seen") == []

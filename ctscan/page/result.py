@@ -58,7 +58,7 @@ def uncertain(prediction: Prediction) -> str:
     top, share = CLASSES[prediction.top], percent(float(prediction.probabilities[prediction.top]))
     left = [shown.title for shown in CLASSES if shown.key in (prediction.possible or ())]
     title, why = (words.UNCERTAIN, words.UNCERTAIN_WHY) if left else (words.UNCERTAIN_NONE, words.UNCERTAIN_NONE_WHY)
-    names = "".join(f"<b>{escape(name)}</b>" for name in left)
+    names = "".join(f" <b>{escape(name)}</b>" for name in left)
     return f"<h2>{escape(title)}{names}</h2><p>{escape(why.format(title=top.title, share=share))}</p>"
 
 
