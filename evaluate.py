@@ -34,7 +34,7 @@ from ctscan.classes import CLASS_KEYS, CLASSES, NORMAL
 from ctscan.classifier import Classifier
 from ctscan.confidence import Confidence, Coverage, judge_confidence
 from ctscan.config import EvaluateConfig, Recipe, parse_flags
-from ctscan.control import CONTROLS, Control, shuffle_labels, view
+from ctscan.control import CONTROLS, SHUFFLES, Control, shuffle_labels, view
 from ctscan.cross_validation import OutOfFold, answer_again, cross_validate, has_run, name_run
 from ctscan.data import (
     SPLITS,
@@ -48,7 +48,7 @@ from ctscan.data import (
     pixel_hash,
     read_all,
 )
-from ctscan.evaluation import Answers, Estimate, Evaluation, difference, evaluate
+from ctscan.evaluation import Answers, Estimate, Evaluation, difference, evaluate, join_answers
 from ctscan.faithfulness import judge_faithfulness, judge_lesions
 from ctscan.findings import judge_control, judge_subtype, judge_tone
 from ctscan.histogram import body_quantiles, match, mean_quantiles
@@ -126,11 +126,11 @@ class Report:
         """Where a cross-validation is kept."""
         return self.config.runs / name_run(recipe, self.config.threshold, control, pool)
 
-    def train_folds(self, control: Control) -> tuple[Pool, OutOfFold]:
-        """The recipe, or a control of it, on the grouped folds."""
+    def train_folds(self, control: Control, shuffle: int = 0) -> tuple[Pool, OutOfFold]:
+        """The recipe, or a control of it, on the grouped folds; `shuffle` seeds that of the labels."""
         pool = self.load_pool(view(control, self.config.preprocess))
         if control == "shuffled_labels":
-            pool = pool.relabel(shuffle_labels(pool.split.labels, pool.groups))
+            pool = pool.relabel(shuffle_labels(pool.split.labels, pool.groups, shuffle))
         folder = self.folder(self.config, control, pool)
         folds = range(self.config.folds)
         weights = {} if has_run(folder, folds) else imagenet_weights(self.config.init)
@@ -241,10 +241,13 @@ class Report:
 
     def evaluate_control(self, control: Control) -> None:
         """A control beside the last cross-validation of the committed recipe on the same folds."""
-        pool, out = self.train_folds(control)
-        found = evaluate(gather(pool, out), CLASS_KEYS, self.config.draws, control)
+        shuffles = range(SHUFFLES if control == "shuffled_labels" else 1)
+        runs = [self.train_folds(control, shuffle) for shuffle in shuffles]
+        answers = join_answers([gather(*run) for run in runs])
+        found = evaluate(answers, CLASS_KEYS, self.config.draws, control)
         reference = self.reference()
-        said = self.entry(control=control, settings=self.config.settings(), folds=by_fold(pool, out))
+        folds = [row for run in runs for row in by_fold(*run)]
+        said = self.entry(control=control, settings=self.config.settings(), folds=folds)
         said |= {"finding": judge_control(control, found, reference, self.config.surround), **found.to_dict()}
         append(self.config.ledger_path, "controls", said)
         print(said["finding"])

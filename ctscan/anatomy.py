@@ -20,6 +20,7 @@ BODY_THRESHOLD = 25 / 255
 BODY_THUMBNAIL = 256  # px, longer side: the blur and the opening below mean the same on every slice size
 BODY_BLUR_SIGMA = 1.0  # px of the thumbnail
 BODY_OPENING = 5  # px of the thumbnail; cuts the table and drawn lines off the body
+OVAL = 0.9  # of the sides of the body's box: an ellipse that almost every body fills, so that its edge tells nothing
 BODY_MIN_AREA = 0.05  # of the slice; a smaller component is not a body, and the whole slice is taken
 
 # Lungs are the large dark areas inside the body. Darker than halfway between the two greys that Otsu's method
@@ -39,6 +40,13 @@ class Box:
     left: int
     height: int
     width: int
+
+    @classmethod
+    def around(cls, mask: Mask) -> Box:
+        """The smallest one with all of a mask (H, W), which must not be empty."""
+        rows, columns = np.nonzero(mask)
+        top, left = int(rows.min()), int(columns.min())
+        return cls(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
 
 
 def shrink(pixels: Pixels) -> Pixels:
@@ -126,6 +134,22 @@ def body_hull_mask(pixels: Pixels) -> Mask:
     return np.ones(pixels.shape, bool) if found is None else _enlarge(_hull(found), pixels.shape)
 
 
+def find_hull(pixels: Pixels) -> Box:
+    """The bounding box of the body's hull, or the whole slice where there is no body."""
+    return Box.around(body_hull_mask(pixels))
+
+
+def body_oval_mask(pixels: Pixels) -> Mask:
+    """(H, W): what of the body's hull lies in an ellipse of `OVAL` of its bounding box, around the box's centre."""
+    hull = body_hull_mask(pixels)
+    box = Box.around(hull)
+    rows, columns = np.ogrid[: hull.shape[0], : hull.shape[1]]
+    down = (rows + 0.5 - box.top) / box.height * 2 - 1
+    across = (columns + 0.5 - box.left) / box.width * 2 - 1
+    inside: Mask = hull & (down**2 + across**2 <= OVAL**2)
+    return inside
+
+
 def chest_mask(pixels: Pixels) -> Mask:
     """(H, W): the convex hull of all lungs together, the mediastinum between them too; the body where there are none.
 
@@ -177,11 +201,8 @@ def lung_hull_mask(pixels: Pixels) -> Mask:
 
 def find_lungs(pixels: Pixels) -> Box:
     """The bounding box of the lungs' hulls with their margin, or of the body where there are none."""
-    rows, columns = np.nonzero(lung_hull_mask(pixels))
-    if not len(rows):
-        return find_body(pixels)
-    top, left = int(rows.min()), int(columns.min())
-    return Box(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
+    lungs = lung_hull_mask(pixels)
+    return Box.around(lungs) if lungs.any() else find_body(pixels)
 
 
 def _widen(mask: Mask) -> Mask:

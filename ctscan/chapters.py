@@ -45,7 +45,10 @@ def shortcut(results: Results) -> Chapter | None:
     """Goals, and every recipe that was tried for them."""
     if results.grouped is None:
         return None
-    met = "A goal is met by the value measured; how sure that is, the 95 % interval in brackets says."
+    met = (
+        "A goal is met by the value measured where nothing else is said; how sure that is, the 95 % interval in "
+        "brackets says."
+    )
     sentences = (tries.comparison(results), met)
     return Chapter(
         "What was tried against the shortcut",

@@ -34,6 +34,13 @@ class Answers:
         return Answers(self.logits[index], self.labels[index], self.groups[index])
 
 
+def join_answers(parts: Sequence[Answers]) -> Answers:
+    """Answers under several labellings as those of one; a visual group of one part is no group of another."""
+    groups = [part.groups + place * (1 + max(p.groups.max() for p in parts)) for place, part in enumerate(parts)]
+    labels = np.concatenate([part.labels for part in parts])
+    return Answers(np.concatenate([part.logits for part in parts]), labels, np.concatenate(groups))
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number and how sure it is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctscan.control import Control
+from ctscan.control import SHUFFLES, Control
 from ctscan.figures import decimal, points
 from ctscan.preprocess import Surround
 
@@ -23,6 +23,7 @@ OUTSIDE: dict[Surround, tuple[str, str]] = {
     "black": ("One flat grey inside the body", "size and outline of the body"),
     "hull": ("One flat grey inside the body's hull", "size and outline of the body's hull"),
     "chest": ("One flat grey inside the lungs' hull", "size and outline of the lungs' hull"),
+    "oval": ("One flat grey inside the oval", "the gaps between the body and the oval"),
 }
 
 
@@ -58,7 +59,7 @@ def judge_control(control: Control, evaluation: Evaluation, reference: Evaluatio
         within = abs(balanced.value - CHANCE) <= 2 * balanced.se
         verdict = "as it must be" if within else "which it must not be: something crosses the folds"
         return (
-            f"Labels shuffled among visual groups: balanced accuracy {decimal(vars(balanced))}, "
+            f"Labels shuffled among visual groups, {SHUFFLES} times: balanced accuracy {decimal(vars(balanced))}, "
             f"{'within' if within else 'outside'} {CHANCE} ± 2 standard errors ({2 * balanced.se:.2f}), {verdict}."
         )
     title, left = {

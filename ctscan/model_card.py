@@ -140,12 +140,13 @@ def controls_section(results: Results) -> str:
     if not results.controls:
         return ""
     first = results.controls[0]
+    folds = {row["fold"] for row in first["folds"]}
     said = [entry["finding"] for entry in results.controls] + [withdrawal(results)]
     findings = "\n".join(f"- {sentence}" for sentence in said if sentence)
     return f"""\
 ## Controls: trainings that must fail
 
-{len(first["folds"])} of the five grouped folds, {first["settings"]["epochs"]} epochs, {first["settings"]["size"]} px.
+{len(folds)} of the five grouped folds, {first["settings"]["epochs"]} epochs, {first["settings"]["size"]} px.
 
 {findings}
 

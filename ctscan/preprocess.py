@@ -12,16 +12,28 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.anatomy import Box, Mask, Pixels, body_hull_mask, body_mask, chest_mask, find_body, find_lungs
+from ctscan.anatomy import (
+    Box,
+    Mask,
+    Pixels,
+    body_hull_mask,
+    body_mask,
+    body_oval_mask,
+    chest_mask,
+    find_body,
+    find_hull,
+    find_lungs,
+)
 
-Crop = Literal["body", "lungs", "whole", "none"]
-Tone = Literal["equalise", "rank", "none"]
-Surround = Literal["keep", "black", "hull", "chest"]
+Crop = Literal["body", "lungs", "fill", "whole", "none"]
+Tone = Literal["equalise", "rank", "clipped_rank", "none"]
+Surround = Literal["keep", "black", "hull", "chest", "oval"]
 
 # Tone: the greys above the floor (soft tissue, vessels, bone; not the air of lungs and room) are spread evenly.
 TONE_FLOOR = 20 / 255
 TONE_LOW = 40 / 255
 TONE_BINS = 256
+RANK_WHITE = 0.88  # rank from which `clipped_rank` is white: in a narrow window up to 12 % of a body is cut off there
 GREYS = 65535  # steps in which ranks are counted: 8- and 16-bit greys stay apart, and equal on every processor
 
 
@@ -107,17 +119,19 @@ def equalise(square: Pixels) -> Pixels:
     return np.where(inside, spread, square).astype(np.float32)
 
 
-def rank_greys(pixels: Pixels, inside: Mask) -> Pixels:
+def rank_greys(pixels: Pixels, inside: Mask, white: float = 1.0) -> Pixels:
     """Each grey inside becomes its rank there, from `TONE_LOW` to 1; outside is black. Equal greys stay equal.
 
     Every slice then has one histogram, and what raises or lowers greys without changing their order changes nothing:
-    of a window only what it cut off remains to be seen, as an area of one grey.
+    of a window only what it cut off remains to be seen, as an area of one grey. Ranks from `white` on are all white,
+    so that what a narrower window cut off there is cut off in every slice.
     """
     if not inside.any():
         return np.zeros_like(pixels)
     greys = np.rint(pixels * GREYS).astype(np.int64)
     counts = np.bincount(greys[inside], minlength=GREYS + 1)
     ranks = (np.cumsum(counts) - counts / 2) / counts.sum()
+    ranks = np.minimum(ranks / white, 1)
     return np.where(inside, TONE_LOW + (1 - TONE_LOW) * ranks[greys], 0).astype(np.float32)
 
 
@@ -126,11 +140,13 @@ class Preprocess:
     """How a slice becomes the model's input. Travels in the checkpoint's card.
 
     crop: `body` takes the body's bounding box and letterboxes it, `lungs` that of the lungs' hulls (the body's where
-    there are no lungs), `whole` letterboxes the whole slice, `none` squashes it.
+    there are no lungs), `fill` stretches the box of the body's hull to the square, `whole` letterboxes the whole slice,
+    `none` squashes it.
     tone: `equalise` spreads the greys inside the body, `rank` gives what `surround` leaves, air and all, one histogram
-    in every slice, `none` keeps them.
-    surround: what lies outside is black: outside the body for `black`, outside its convex hull for `hull`, outside
-    the convex hull of both lungs for `chest`; `keep` leaves table, cushions and burned-in signs where they are.
+    in every slice, `clipped_rank` the same with the brightest `1 - RANK_WHITE` white, `none` keeps them.
+    surround: what lies outside is black: outside the body for `black`, outside its convex hull for `hull`, outside an
+    ellipse within that hull for `oval`, outside the convex hull of both lungs for `chest`; `keep` leaves table,
+    cushions and burned-in signs where they are.
     It comes before the tone, so that the table has no part in the greys of the body.
     """
 
@@ -148,7 +164,13 @@ class Preprocess:
         """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1], and where the pixels went."""
         placement = self.place(pixels)
         visible = self.visible(pixels)
-        left = rank_greys(pixels, visible) if self.tone == "rank" else np.where(visible, pixels, 0)
+        match self.tone:
+            case "rank":
+                left = rank_greys(pixels, visible)
+            case "clipped_rank":
+                left = rank_greys(pixels, visible, RANK_WHITE)
+            case _:
+                left = np.where(visible, pixels, 0)
         square = np.clip(placement.apply(left), 0, 1)  # float32 averages of white may be over 1 in the last digit
         return (equalise(square) if self.tone == "equalise" else square)[None], placement
 
@@ -165,13 +187,15 @@ class Preprocess:
                 return body_hull_mask(pixels)
             case "chest":
                 return chest_mask(pixels)
+            case "oval":
+                return body_oval_mask(pixels)
             case _:
                 return np.ones(pixels.shape, bool)
 
     def place(self, pixels: Pixels) -> Placement:
         """Where the slice goes in the square."""
         height, width = pixels.shape
-        boxes = {"body": find_body, "lungs": find_lungs}
+        boxes = {"body": find_body, "lungs": find_lungs, "fill": find_hull}
         box = boxes[self.crop](pixels) if self.crop in boxes else Box(0, 0, height, width)
-        target = Box(0, 0, self.size, self.size) if self.crop == "none" else letterbox(box, self.size)
+        target = Box(0, 0, self.size, self.size) if self.crop in ("fill", "none") else letterbox(box, self.size)
         return Placement((height, width), self.size, box, target)

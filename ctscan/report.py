@@ -20,7 +20,7 @@ from ctscan.goals import withdrawal
 from ctscan.ledger import read_ledger
 from ctscan.markdown import table
 from ctscan.model_card import model_card
-from ctscan.results import Results, results_of
+from ctscan.results import STRICT_THRESHOLD, Results, results_of
 
 BEGIN, END = "<!-- numbers: begin (python -m ctscan report) -->", "<!-- numbers: end -->"
 LIMIT_BEGIN, LIMIT_END = "<!-- limit: begin -->", "<!-- limit: end -->"
@@ -76,6 +76,8 @@ def headline(results: Results) -> str:
         return "Not evaluated on the grouped folds yet: see `evaluate.py`."
     gap = grouped["published_minus_grouped"]
     named = {"published test split": published, "test without copies": unseen, "**grouped, out of fold**": grouped}
+    if results.stricter:
+        named[f"grouped, linked from {STRICT_THRESHOLD:.2f} on"] = results.stricter
     if results.gate:
         named["grouped, slices that got a score"] = results.gate["scored"]
     forms = {"accuracy": share, "balanced_accuracy": share, "auroc_macro": decimal, "auroc.normal": decimal}

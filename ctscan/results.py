@@ -12,6 +12,15 @@ from ctscan.ledger import Ledger, Section
 Entry = dict[str, Any]
 FOLDS = 5
 HEADLINE_THRESHOLD = 0.90  # of the visual groups whose number is reported first
+STRICT_THRESHOLD = 0.85
+# What `Recipe(crop="none", tone="none")` says of itself; the module with the recipes would bring torch to the page.
+PLAIN: dict[str, Any] = {
+    "recipe": "ctscan", "precision": "auto", "seed": 0, "epochs": 24, "batch": 32, "optimiser": "adamw",
+    "schedule": "one_cycle", "rate": 3e-4, "weight_decay": 0.05, "label_smoothing": 0.1, "ema": 0.0,
+    "augmentation": "full", "size": 224, "crop": "none", "tone": "none", "head": "linear", "dropout": 0.2,
+    "normalise": True,
+}  # fmt: skip
+SCALE = ("size", "epochs")  # said beside: a recipe tried small is the same recipe
 VIEW = ("crop", "tone", "surround")  # what a control must share with a recipe to say something about it
 
 
@@ -30,7 +39,9 @@ class Results:
     reading: Entry | None = None  # the training's own scores of the published splits
     published: Entry | None = None
     deduplicated: Entry | None = None
+    plain: Entry | None = None  # the published split as the plain recipe's newest model answers it
     grouped: Entry | None = None
+    stricter: Entry | None = None  # the same recipe where visual groups are linked at `STRICT_THRESHOLD`
     controls: tuple[Entry, ...] = ()
     audit: Entry | None = None
     gate: Entry | None = None
@@ -39,6 +50,11 @@ class Results:
     volumes: Entry | None = None
     search: Entry | None = None  # the newest of all, whatever recipe came of it
     tried: tuple[Try, ...] = ()  # every grouped cross-validation, whatever its recipe, oldest first
+
+
+def is_plain(settings: Mapping[str, Any]) -> bool:
+    """Whether a recipe is the plain one, of any size and length."""
+    return {**settings, **{key: PLAIN[key] for key in SCALE}} == PLAIN
 
 
 def results_of(ledger: Ledger, card: Card) -> Results:
@@ -53,13 +69,16 @@ def results_of(ledger: Ledger, card: Card) -> Results:
     def of_split(split: str) -> Entry | None:
         return newest("evaluations", lambda e: of_model(e) and e["split"] == split)
 
-    def of_recipe(entry: Entry) -> bool:
-        return bool(entry["settings"] == card.training and entry["threshold"] == HEADLINE_THRESHOLD)
+    def of_recipe(entry: Entry, threshold: float = HEADLINE_THRESHOLD) -> bool:
+        return bool(entry["settings"] == card.training and entry["threshold"] == threshold)
+
+    plain = {reading["model_id"] for reading in ledger["readings"] if is_plain(reading["settings"])}
 
     return Results(
         reading=newest("readings", of_model),
         published=of_split("published"),
         deduplicated=of_split("deduplicated"),
+        plain=newest("evaluations", lambda e: e["model_id"] in plain and e["split"] == "published"),
         # Compared with this model's own answers, so another model of the same recipe does not do.
         grouped=newest(
             "grouped", lambda e: of_recipe(e) and len(e["folds"]) == FOLDS and e.get("model_id") == card.model_id
@@ -67,6 +86,7 @@ def results_of(ledger: Ledger, card: Card) -> Results:
         controls=tuple(controls_of(ledger["controls"], card.training).values()),
         audit=newest("audits", lambda e: True),
         gate=newest("gates", of_model),
+        stricter=newest("grouped", lambda e: of_recipe(e, STRICT_THRESHOLD) and len(e["folds"]) == FOLDS),
         calibration=newest("calibrations", of_recipe),
         explanation=newest("explanations", of_model),
         volumes=newest("volumes", of_model),

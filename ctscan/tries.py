@@ -11,25 +11,20 @@ from typing import Any
 
 from ctscan.figures import decimal, points, share
 from ctscan.findings import SHORTCUT, TONE_FALL
-from ctscan.results import VIEW, Entry, Results, Try
+from ctscan.results import PLAIN, SCALE, VIEW, Entry, Results, Try
 
-# What `Recipe(crop="none", tone="none")` says of itself; the module with the recipes would bring torch to the page.
-PLAIN: dict[str, Any] = {
-    "recipe": "ctscan", "precision": "auto", "seed": 0, "epochs": 24, "batch": 32, "optimiser": "adamw",
-    "schedule": "one_cycle", "rate": 3e-4, "weight_decay": 0.05, "label_smoothing": 0.1, "ema": 0.0,
-    "augmentation": "full", "size": 224, "crop": "none", "tone": "none", "head": "linear", "dropout": 0.2,
-    "normalise": True,
-}  # fmt: skip
 PLAIN_WORDS = "the plain one: the whole picture squashed to a square, its greys as they are"
-SCALE = ("size", "epochs")  # said beside: a recipe tried small is the same recipe
 PHRASES = {
     "crop body": "cropped to the body",
     "crop lungs": "cropped to the lungs",
+    "crop fill": "the body stretched to a square",
     "crop whole": "whole picture, not squashed",
     "tone equalise": "greys spread evenly",
     "tone rank": "greys of one histogram",
+    "tone clipped_rank": "greys of one histogram, its top white",
     "surround black": "black outside the body",
     "surround hull": "black outside the body's hull",
+    "surround oval": "black outside an oval in the body",
     "surround chest": "black outside the lungs' hull",
 }
 HEAD = (
@@ -129,4 +124,10 @@ def published(results: Results) -> str:
     found = results.published
     if found is None:
         return ""
-    return f" On the published test split it is right in {share(found['measures']['accuracy'])} of {found['n']} slices."
+    ours = f" On the published test split it is right in {share(found['measures']['accuracy'])} of {found['n']} slices"
+    return f"{ours}, {of_plain(results.plain)}." if results.plain else f"{ours}."
+
+
+def of_plain(plain: Entry) -> str:
+    """The plain recipe on the published test."""
+    return f"the plain recipe in {share(plain['measures']['accuracy'])} of {plain['n']}"

@@ -27,9 +27,9 @@ from ctscan.model_card import model_card
 from ctscan.page import words
 from ctscan.page.how_good import how_good
 from ctscan.report import generate, numbers
-from ctscan.results import Results, Try, results_of
+from ctscan.results import PLAIN, SCALE, Results, Try, is_plain, results_of
 from ctscan.search import describe
-from ctscan.tries import PLAIN, comparison, differences
+from ctscan.tries import comparison, differences
 from tests.conftest import COMMITTED, ROOT
 from tests.test_confidence import draw_model
 
@@ -171,7 +171,11 @@ def test_nothing_is_said_of_another_model(ledger: Ledger) -> None:
 def test_the_plain_recipe_is_the_one_that_the_flags_make() -> None:
     config = EvaluateConfig(data=Path("x"), crop="none", tone="none")
     assert config.settings() == PLAIN
-    assert differences(PLAIN | {"size": 128, "epochs": 12}) == ""
+    small = PLAIN | dict(zip(SCALE, (128, 12), strict=True))
+    assert differences(small) == ""
+    assert is_plain(small)
+    assert not is_plain(PLAIN | {"mixup": 0.2})
+    assert not is_plain(PLAIN | {"rate": 1e-3})
     hull = EvaluateConfig(data=Path("x"), surround="hull", mixup=0.2).settings()
     expected = "cropped to the body, greys spread evenly, black outside the body's hull, mixup 0.2"
     assert differences(hull) == expected
@@ -181,7 +185,7 @@ def test_the_plain_recipe_is_the_one_that_the_flags_make() -> None:
 def test_a_goal_is_met_at_its_bound_and_not_beyond(goal: Any) -> None:
     beyond = -1e-4 if goal.relation == "at least" else 1e-4
     for value, verdict in ((goal.bound, "met"), (goal.bound + beyond, "not met")):
-        found = {"value": value, "low": value - 0.1, "high": value + 0.1}
+        found = {"value": 0.3, "low": 0.2, "high": 0.4} | {goal.end: value}
         assert replace(goal, find=lambda _, found=found: found).cells(Results())[2] == verdict
     assert goal.cells(Results())[1:] == ["not measured", ""]
 
@@ -193,6 +197,7 @@ def test_goals_are_measured_where_they_say(results: Results) -> None:
     measured = [found["value"] if (found := goal.find(results)) else None for goal in GOALS]
     assert measured == [
         results.grouped["measures"]["balanced_accuracy"]["value"],
+        results.grouped["against"]["measures"]["balanced_accuracy"]["value"],
         results.grouped["measures"]["auroc.normal"]["value"],
         results.grouped["matched"]["fall"]["value"],
         by_control["border_only"],

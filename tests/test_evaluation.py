@@ -18,7 +18,7 @@ from ctscan.checkpoint import read_checkpoint, write_checkpoint
 from ctscan.classes import CLASS_KEYS
 from ctscan.classifier import Classifier
 from ctscan.control import CONTROLS, shuffle_labels, view
-from ctscan.evaluation import Answers, Estimate, Evaluation, difference, evaluate, resample
+from ctscan.evaluation import Answers, Estimate, Evaluation, difference, evaluate, join_answers, resample
 from ctscan.findings import judge_control, judge_subtype
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
@@ -91,7 +91,7 @@ def test_controls_hide_what_they_say() -> None:
     assert np.array_equal(view("none", preprocess)(pixels), plain)
 
 
-@pytest.mark.parametrize("surround", ["black", "hull", "chest"])
+@pytest.mark.parametrize("surround", ["black", "hull", "oval", "chest"])
 def test_where_the_surround_is_black_the_border_is_an_outline(surround: str) -> None:
     preprocess, pixels = Preprocess(96, surround=surround), draw_phantom(200, 260)  # type: ignore[arg-type]
     border = view("border_only", preprocess)(pixels)
@@ -106,6 +106,15 @@ def test_shuffled_labels_are_one_a_group_and_keep_their_frequencies() -> None:
     assert all(len(np.unique(shuffled[groups == g])) == 1 for g in np.unique(groups))
     assert np.array_equal(np.bincount(shuffled), np.bincount(labels))
     assert 0.1 < (shuffled == labels).mean() < 0.4
+
+
+def test_answers_under_several_labellings_share_no_group() -> None:
+    one = Answers(np.eye(4, dtype=np.float32), np.arange(4), np.array([0, 0, 1, 7]))
+    joined = join_answers([one, one])
+    assert np.array_equal(joined.labels, [*one.labels, *one.labels])
+    assert np.array_equal(joined.take(np.arange(4)).groups, one.groups)
+    assert not set(joined.groups[4:]) & set(one.groups)
+    assert evaluate(joined, CLASS_KEYS, 100).groups == 2 * evaluate(one, CLASS_KEYS, 100).groups
 
 
 def judged(balanced: float, normal: float, pair: float = 0.7) -> Evaluation:

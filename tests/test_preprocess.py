@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctscan.anatomy import body_hull_mask, body_mask, chest_mask, find_body, lung_hull_mask
+from ctscan.anatomy import OVAL, Box, body_hull_mask, body_mask, body_oval_mask, chest_mask, find_body, lung_hull_mask
 from ctscan.phantom import draw_phantom
-from ctscan.preprocess import TONE_LOW, Placement, Preprocess, equalise, rank_greys
+from ctscan.preprocess import RANK_WHITE, TONE_LOW, Placement, Preprocess, equalise, rank_greys
 from ctscan.slices import read_slice
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.png"))
@@ -145,6 +145,30 @@ def test_ranks_are_the_same_under_every_window_that_cuts_nothing_off(example: Pa
     assert ranked[visible].mean() == pytest.approx(middle, abs=1e-3)
 
 
+def test_what_a_window_cuts_off_at_white_is_white_in_every_slice() -> None:
+    pixels = read_slice(EXAMPLES[0].read_bytes()).pixels
+    visible = body_oval_mask(pixels)
+    brightest = np.quantile(pixels[visible], 0.93)
+    assert RANK_WHITE < 0.93
+    assert brightest < 1
+    narrow = np.minimum(pixels / brightest, 1).astype(np.float32)
+    one, other = (rank_greys(shown, visible, RANK_WHITE) for shown in (pixels, narrow))
+    assert np.abs(one - other).max() < 0.01
+    assert (one == 1).sum() / visible.sum() == pytest.approx(1 - RANK_WHITE, abs=0.02)
+    assert np.abs(rank_greys(pixels, visible) - rank_greys(narrow, visible)).max() > 0.01
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_oval_has_one_outline_in_every_slice(example: Path) -> None:
+    preprocess = Preprocess(160, "fill", "clipped_rank", "oval")
+    square, placement = preprocess(read_slice(example.read_bytes()).pixels)
+    rows, columns = np.ogrid[:160, :160]
+    radius = np.hypot(rows - 79.5, columns - 79.5) / 80
+    assert placement.target == Box(0, 0, 160, 160)
+    assert (square[0][radius > OVAL + 0.03] == 0).all()
+    assert (square[0][radius < OVAL - 0.03] > 0).mean() > 0.99
+
+
 def test_the_result_changes_continuously() -> None:
     pixels = draw_phantom()
     nudged = np.clip(pixels + np.float32(1e-7), 0, 1)
@@ -168,7 +192,10 @@ def with_table_and_label(shape: tuple[int, int]) -> NDArray[np.float32]:
     return pixels
 
 
-@pytest.mark.parametrize(("surround", "mask"), [("black", body_mask), ("hull", body_hull_mask), ("chest", chest_mask)])
+MASKS = {"black": body_mask, "hull": body_hull_mask, "oval": body_oval_mask, "chest": chest_mask}
+
+
+@pytest.mark.parametrize(("surround", "mask"), MASKS.items())
 @pytest.mark.parametrize("shape", [(512, 512), (200, 260)])
 def test_outside_of_what_is_kept_all_is_black(surround: str, mask: Any, shape: tuple[int, int]) -> None:
     pixels = with_table_and_label(shape)
@@ -182,8 +209,9 @@ def test_outside_of_what_is_kept_all_is_black(surround: str, mask: Any, shape: t
 
 def test_each_way_to_blacken_keeps_less_of_the_outline() -> None:
     pixels = with_table_and_label((400, 500))
-    body, hull, chest = body_mask(pixels), body_hull_mask(pixels), chest_mask(pixels)
+    body, hull, oval, chest = (MASKS[name](pixels) for name in ("black", "hull", "oval", "chest"))
     assert not (body & ~hull).any()
+    assert not (oval & ~hull).any()
     assert not (lung_hull_mask(pixels) & ~chest).any()
     assert chest.sum() < body.sum()
     middle = chest[chest.shape[0] // 2]

@@ -111,7 +111,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], caption: str = 
 
 def side_by_side(results: Results, grouped: Entry, published: Entry) -> str:
     """The same measures on each split, with n."""
-    columns = {words.APART: grouped, words.PUBLISHED: published}
+    columns = {words.APART: grouped}
+    if results.stricter:
+        columns[words.STRICTER] = results.stricter
+    columns[words.PUBLISHED] = published
     if results.deduplicated:
         columns[words.WITHOUT_COPIES] = results.deduplicated
     rows = [["slices (visual groups)", *(f"{e['n']} ({e['groups']})" for e in columns.values())]]

@@ -120,6 +120,7 @@ HOW_TO_READ = (
 CROPS = {
     "body": "the slice is cropped to the body",
     "lungs": "the slice is cropped to the lungs",
+    "fill": "the slice is cropped to the body and stretched to a square",
     "whole": "the whole slice is scaled",
     "none": "the slice is squashed to a square",
 }
@@ -127,12 +128,15 @@ SURROUNDS = {
     "keep": "",
     "black": ", what lies outside the body is made black",
     "hull": ", what lies outside the body's hull is made black",
+    "oval": ", what lies outside an oval in the body is made black, the outermost rim of the lungs sometimes too",
     "chest": ", what lies outside the lungs and what is between them is made black",
 }
 TONES = {
     "equalise": ", and the greys inside it are spread evenly, so that the window a slice was saved in matters less",
     "rank": ", and each grey is replaced by its rank, so that every slice has the same share of every grey and the "
     "window it was saved in hardly matters",
+    "clipped_rank": ", and each grey is replaced by its rank, the brightest eighth all white, so that every slice has "
+    "the same share of every grey and the window it was saved in hardly matters",
     "none": "; its greys stay as they are",
 }
 CALIBRATED = (
@@ -173,7 +177,8 @@ PER_CLASS_TEXT = (
     "others, the share that it does not name so."
 )
 CONFUSION = "What is taken for what"
-APART, PUBLISHED, WITHOUT_COPIES = "Look-alikes kept apart", "Published test split", "The same without copies"
+APART, STRICTER = "Look-alikes kept apart", "More of them kept apart"
+PUBLISHED, WITHOUT_COPIES = "Published test split", "The same without copies"
 SPLITS = (
     (
         PUBLISHED,
@@ -190,6 +195,10 @@ SPLITS = (
         "All distinct slices, gathered into visual groups by how alike they look, and the groups dealt into five "
         "parts: no group lies in two of them. Groups are not patients, whom the data does not name; two groups may "
         "show one patient, so even this figure may flatter.",
+    ),
+    (
+        STRICTER,
+        "The same with groups that take in less alike slices, so that they are fewer and larger.",
     ),
 )
 CONTROLS = "Trainings that should fail"
