@@ -31,7 +31,8 @@ HEAD = (
     "what differs from the plain recipe", "px", "epochs", "balanced accuracy", "by fold, %",
     "minus the plain recipe", f"lost with one histogram (at most {100 * TONE_FALL:.0f})",
     "AUROC, normal against tumour", "cross-entropy", f"the same with the body hidden (at most {SHORTCUT})",
-    f"with the pixels shuffled (at most {SHORTCUT})", "slices, folds", "groups linked at", "date",
+    f"with the pixels shuffled (at most {SHORTCUT})", "of these tests passed",
+    "slices, folds", "groups linked at", "date",
 )  # fmt: skip
 
 
@@ -60,10 +61,22 @@ def cells(entry: Entry, controls: Mapping[str, Entry]) -> list[object]:
         points(entry["matched"]["fall"]) if "matched" in entry else "",
         *(decimal(found[name]) for name in ("auroc.normal", "nll")),
         *(told_apart(controls.get(name), settings) for name in ("border_only", "tone_only")),
+        passed(entry, controls),
         f"{entry['n']}, {len(entry['folds'])}",
         f"{entry['threshold']:.2f}",
         entry["date"],
     ]
+
+
+def passed(entry: Entry, controls: Mapping[str, Entry]) -> str:
+    """`2 of 3`: how many of the tests against the shortcut a recipe passes, of those that were made."""
+    aurocs = [
+        controls[name]["measures"]["auroc.normal"]["value"] for name in ("border_only", "tone_only") if name in controls
+    ]
+    verdicts = [auroc <= SHORTCUT for auroc in aurocs]
+    if "matched" in entry:
+        verdicts.append(entry["matched"]["fall"]["value"] <= TONE_FALL)
+    return f"{sum(verdicts)} of {len(verdicts)}" if verdicts else ""
 
 
 def gain(entry: Entry) -> str:

@@ -20,7 +20,7 @@ from ctscan.confidence import judge_confidence
 from ctscan.config import EvaluateConfig
 from ctscan.evaluation import Answers, Estimate, difference, evaluate
 from ctscan.faithfulness import STAGES, Faithfulness, Lesion, Likeness, Sanity
-from ctscan.findings import OUTSIDE, SHORTCUT, judge_control
+from ctscan.findings import OUTSIDE, SHORTCUT, TONE_FALL, judge_control
 from ctscan.goals import GOALS, normal_is_doubtful, withdrawal
 from ctscan.ledger import Ledger, Section, append, read_ledger
 from ctscan.model_card import model_card
@@ -273,6 +273,7 @@ def test_a_try_shows_controls_of_its_view_at_any_size(ledger: Ledger) -> None:
     exact = [*controls, control("border_only", 0.61, rank), control("border_only", 0.7, rank | {"size": 224})]
     (*_, last) = chapters(results_of(more | {"controls": exact}, CARD))[0].details[0].rows
     assert "0.61 (0.56 to 0.66)" in last
+    assert f"{1 + (entry['matched']['fall']['value'] <= TONE_FALL)} of 2" in last
     assert sum("px" in str(cell) for cell in last) == 0
 
 
