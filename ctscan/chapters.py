@@ -49,7 +49,7 @@ def shortcut(results: Results) -> Chapter | None:
         "A goal is met by the value measured where nothing else is said; how sure that is, the 95 % interval in "
         "brackets says."
     )
-    sentences = (tries.comparison(results), met)
+    sentences = (tries.comparison(results), tries.strictest(results), met)
     return Chapter(
         "What was tried against the shortcut",
         tuple(sentence for sentence in sentences if sentence),

@@ -29,7 +29,7 @@ from ctscan.page.how_good import how_good
 from ctscan.report import generate, numbers
 from ctscan.results import PLAIN, SCALE, Results, Try, is_plain, results_of
 from ctscan.search import describe
-from ctscan.tries import comparison, differences
+from ctscan.tries import comparison, differences, strictest
 from tests.conftest import COMMITTED, ROOT
 from tests.test_confidence import draw_model
 
@@ -255,6 +255,22 @@ def test_what_the_recipe_cost_or_gained_is_said(results: Results) -> None:
     elsewhere = small | {"against": small["against"] | {"settings": PLAIN | {"crop": "lungs"}}}
     said = comparison(replace(results, grouped=alone, tried=(Try(elsewhere),)))
     assert "minus another (cropped to the lungs; 224 px, 24 epochs)" in said
+
+
+def test_what_it_costs_to_pass_every_test_is_said(results: Results) -> None:
+    assert results.grouped is not None
+    oval = PLAIN | {"crop": "fill", "tone": "clipped_rank", "surround": "oval"}
+    fall = {"value": TONE_FALL, "low": 0.0, "high": 0.05}
+    entry = results.grouped | {"settings": oval, "matched": {"fall": fall}}
+    clean = {name: control(name, 0.5, oval) for name in ("border_only", "tone_only")}
+    said = strictest(replace(results, tried=(Try(entry, clean),)))
+    assert "the body stretched to a square, greys of one histogram, its top white, black outside an oval" in said
+    assert "(224 px, 24 epochs), a gain." in said
+    tainted = clean | {"tone_only": control("tone_only", 0.7, oval)}
+    steep = entry | {"matched": {"fall": fall | {"value": 0.04}}}
+    missing = {"border_only": clean["border_only"]}
+    for one in (Try(entry, tainted), Try(steep, clean), Try(entry, missing), Try(results.grouped, clean)):
+        assert strictest(replace(results, tried=(one,))) == ""
 
 
 def turned(gap: dict[str, float], sign: int) -> dict[str, float]:
