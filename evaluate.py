@@ -48,7 +48,7 @@ from ctscan.data import (
     pixel_hash,
     read_all,
 )
-from ctscan.evaluation import Answers, Estimate, Evaluation, difference, evaluate, join_answers
+from ctscan.evaluation import Answers, Estimate, Evaluation, average, difference, evaluate
 from ctscan.faithfulness import judge_faithfulness, judge_lesions
 from ctscan.findings import judge_control, judge_subtype, judge_tone
 from ctscan.histogram import body_quantiles, match, mean_quantiles
@@ -243,12 +243,12 @@ class Report:
         """A control beside the last cross-validation of the committed recipe on the same folds."""
         shuffles = range(SHUFFLES if control == "shuffled_labels" else 1)
         runs = [self.train_folds(control, shuffle) for shuffle in shuffles]
-        answers = join_answers([gather(*run) for run in runs])
-        found = evaluate(answers, CLASS_KEYS, self.config.draws, control)
+        found = [evaluate(gather(*run), CLASS_KEYS, self.config.draws, control) for run in runs]
+        whole = average(found) if len(found) > 1 else found[0]
         reference = self.reference()
         folds = [row for run in runs for row in by_fold(*run)]
         said = self.entry(control=control, settings=self.config.settings(), folds=folds)
-        said |= {"finding": judge_control(control, found, reference, self.config.surround), **found.to_dict()}
+        said |= {"finding": judge_control(control, whole, reference, self.config.surround), **whole.to_dict()}
         append(self.config.ledger_path, "controls", said)
         print(said["finding"])
 

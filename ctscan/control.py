@@ -26,7 +26,7 @@ from ctscan.preprocess import Preprocess
 Control = Literal["none", "shuffled_labels", "border_only", "lungs_black", "tone_only"]
 CONTROLS: tuple[Control, ...] = get_args(Control)[1:]
 FLAT_GREY = 0.5
-SHUFFLES = 3  # of the labels: how these happen to fall among look-alikes moves the result more than one training shows
+SHUFFLES = 6  # of the labels: how they happen to fall among look-alikes moves the result more than groups tell
 
 
 def view(control: Control, preprocess: Preprocess) -> Callable[[Pixels], Pixels]:

@@ -8,11 +8,12 @@ percentiles of the draws.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t
 from tqdm.auto import tqdm
 
 from ctscan.metrics import measures, reliability, risk_coverage, score, softmax, wilson_interval
@@ -32,13 +33,6 @@ class Answers:
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> Answers:
         """The answers at these places, or where the mask is true."""
         return Answers(self.logits[index], self.labels[index], self.groups[index])
-
-
-def join_answers(parts: Sequence[Answers]) -> Answers:
-    """Answers under several labellings as those of one; a visual group of one part is no group of another."""
-    groups = [part.groups + place * (1 + max(p.groups.max() for p in parts)) for place, part in enumerate(parts)]
-    labels = np.concatenate([part.labels for part in parts])
-    return Answers(np.concatenate([part.logits for part in parts]), labels, np.concatenate(groups))
 
 
 @dataclass(frozen=True)
@@ -108,6 +102,23 @@ def evaluate(answers: Answers, keys: Sequence[str], draws: int, title: str = "bo
         reliability=reliability(probabilities, answers.labels),
         risk_coverage=_thin(risk_coverage(probabilities, answers.labels)),
     )
+
+
+def average(repeats: Sequence[Evaluation]) -> Evaluation:
+    """The mean of every measure over independent repeats on the same slices, intervals from how far these differ.
+
+    Student's t: the repeats are few. The confusion is that of all together; the rest is the first one's.
+    """
+    first, n = repeats[0], len(repeats)
+    means = {}
+    for name in first.measures:
+        values = [repeat.measures[name].value for repeat in repeats if name in repeat.measures]
+        if len(values) == n:
+            mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(n))
+            half = float(t.ppf(0.975, n - 1)) * error
+            means[name] = Estimate(mean, mean - half, mean + half, error)
+    confusion = np.sum([repeat.confusion for repeat in repeats], axis=0).tolist()
+    return replace(first, measures=means, confusion=tuple(tuple(row) for row in confusion))
 
 
 def _widen(name: str, found: Estimate, answers: Answers, keys: Sequence[str]) -> Estimate:

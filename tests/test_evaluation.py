@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from ctscan.anatomy import body_mask
 from ctscan.card import Calibration
@@ -18,7 +19,7 @@ from ctscan.checkpoint import read_checkpoint, write_checkpoint
 from ctscan.classes import CLASS_KEYS
 from ctscan.classifier import Classifier
 from ctscan.control import CONTROLS, shuffle_labels, view
-from ctscan.evaluation import Answers, Estimate, Evaluation, difference, evaluate, join_answers, resample
+from ctscan.evaluation import Answers, Estimate, Evaluation, average, difference, evaluate, resample
 from ctscan.findings import judge_control, judge_subtype
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
@@ -108,13 +109,15 @@ def test_shuffled_labels_are_one_a_group_and_keep_their_frequencies() -> None:
     assert 0.1 < (shuffled == labels).mean() < 0.4
 
 
-def test_answers_under_several_labellings_share_no_group() -> None:
-    one = Answers(np.eye(4, dtype=np.float32), np.arange(4), np.array([0, 0, 1, 7]))
-    joined = join_answers([one, one])
-    assert np.array_equal(joined.labels, [*one.labels, *one.labels])
-    assert np.array_equal(joined.take(np.arange(4)).groups, one.groups)
-    assert not set(joined.groups[4:]) & set(one.groups)
-    assert evaluate(joined, CLASS_KEYS, 100).groups == 2 * evaluate(one, CLASS_KEYS, 100).groups
+def test_an_average_is_as_sure_as_its_repeats_agree() -> None:
+    repeats = [evaluate(make_answers(np.arange(80) // 2, seed), CLASS_KEYS, 100) for seed in range(4)]
+    values = [repeat.measures["accuracy"].value for repeat in repeats]
+    whole, found = average(repeats), average(repeats).measures["accuracy"]
+    expected = t.interval(0.95, 3, np.mean(values), np.std(values, ddof=1) / 2)
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.value == pytest.approx(np.mean(values))
+    assert np.sum(whole.confusion) == 4 * 80
+    assert (whole.n, whole.groups) == (80, 40)
 
 
 def judged(balanced: float, normal: float, pair: float = 0.7) -> Evaluation:
