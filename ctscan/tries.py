@@ -120,10 +120,9 @@ def comparison(results: Results) -> str:
 def strictest(results: Results) -> str:
     """What it costs to pass all tests against the shortcut, where another recipe than the shipped one does."""
     own = results.grouped["settings"] if results.grouped else {}
-    clean = [
-        one.entry for one in results.tried if all(found := tested(one.entry, one.controls)) and len(found) == TESTS
-    ]
-    found = next((e for e in reversed(clean) if "against" in e and e["settings"] != own), None)
+    compared = [one for one in results.tried if "against" in one.entry and one.entry["settings"] != own]
+    clean = [one.entry for one in compared if tested(one.entry, one.controls) == [True] * TESTS]
+    found = clean[-1] if clean else None
     if found is None:
         return ""
     gap, other = found["against"]["measures"]["balanced_accuracy"], found["against"]["settings"]
