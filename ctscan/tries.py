@@ -113,8 +113,17 @@ def comparison(results: Results) -> str:
         f"The shipped recipe ({own}; {scale(found['settings'])}) minus another ({differences(other) or PLAIN_WORDS}; "
         f"{scale(other)}), slice by slice on the same folds: balanced accuracy {points(gaps['balanced_accuracy'])}, "
         f"{verdict(gaps['balanced_accuracy'])}; AUROC of normal against tumour {decimal(gaps['auroc.normal'])}, "
-        f"cross-entropy {decimal(gaps['nll'])}.{published(results)}"
+        f"cross-entropy {decimal(gaps['nll'])}.{losses(results, found)}{published(results)}"
     )
+
+
+def losses(results: Results, entry: Entry) -> str:
+    """What one histogram costs a recipe and the one it was held against, where both were measured."""
+    other = [one.entry for one in results.tried if one.entry["settings"] == entry["against"]["settings"]]
+    if "matched" not in entry or not other or "matched" not in other[-1]:
+        return ""
+    ours, theirs = (points(one["matched"]["fall"]) for one in (entry, other[-1]))
+    return f" Given one histogram for all slices, balanced accuracy falls by {ours}, the other's by {theirs}."
 
 
 def strictest(results: Results) -> str:

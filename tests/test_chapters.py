@@ -246,6 +246,10 @@ def test_what_the_recipe_cost_or_gained_is_said(results: Results) -> None:
         against = results.grouped["against"]["measures"] | {"balanced_accuracy": turned(gap, sign)}
         entry = results.grouped | {"against": {"settings": PLAIN, "measures": against}}
         assert verdict in comparison(replace(results, grouped=entry))
+    falls = results.grouped | {"settings": PLAIN, "matched": {"fall": turned(gap, 1)}}
+    measured = replace(results, tried=(Try(falls),))
+    assert f"the other's by {100 * gap['value']:.0f} points" in comparison(measured)
+    assert "the other's" not in comparison(replace(results, tried=()))
     plain = results.grouped | {"settings": PLAIN}
     assert "is the plain one" in comparison(replace(results, grouped=plain))
     alone = {key: value for key, value in results.grouped.items() if key != "against"}
