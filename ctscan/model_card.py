@@ -12,6 +12,7 @@ from ctscan.data_card import PUBLISHED_TEST
 from ctscan.figures import decimal, interval, percent, points, share
 from ctscan.gate_words import HEAD, alarm, rows, summary
 from ctscan.goals import withdrawal
+from ctscan.grouping_words import stricter
 from ctscan.ledger import Ledger
 from ctscan.markdown import table
 from ctscan.results import Entry, Results
@@ -131,6 +132,8 @@ Published minus grouped, groups drawn for both at once: accuracy {points(gap["ac
 {points(gap["balanced_accuracy"])}, macro AUROC {decimal(gap["auroc_macro"])}.
 
 {grouped["finding"]}
+
+{stricter(results)}
 
 """
 

@@ -17,6 +17,7 @@ from ctscan.data_card import PUBLISHED_TEST, data_card
 from ctscan.figures import decimal, interval, percent, points, share
 from ctscan.gate_words import HEAD, alarm, rows, summary
 from ctscan.goals import withdrawal
+from ctscan.grouping_words import stricter
 from ctscan.ledger import read_ledger
 from ctscan.markdown import table
 from ctscan.model_card import model_card
@@ -91,7 +92,7 @@ def headline(results: Results) -> str:
     lines.append(["published − grouped", "", "", "", *differences, ""])
     head = ["split", "slices", "refused beside", "visual groups", "accuracy", "balanced accuracy", "AUROC, macro"]
     folds = ", ".join(f"{100 * fold['balanced_accuracy']:.0f} %" for fold in grouped["folds"])
-    said = [entry["finding"] for entry in (grouped, *results.controls)] + [withdrawal(results)]
+    said = [stricter(results), *(entry["finding"] for entry in (grouped, *results.controls)), withdrawal(results)]
     findings = "\n".join(f"- {sentence}" for sentence in said if sentence)
     return f"""\
 {table([*head, "AUROC, normal against tumour", "ECE"], lines)}

@@ -22,6 +22,7 @@ from ctscan.evaluation import Answers, Estimate, difference, evaluate
 from ctscan.faithfulness import STAGES, Faithfulness, Lesion, Likeness, Sanity
 from ctscan.findings import OUTSIDE, SHORTCUT, TONE_FALL, judge_control
 from ctscan.goals import GOALS, normal_is_doubtful, withdrawal
+from ctscan.grouping_words import stricter
 from ctscan.ledger import Ledger, Section, append, read_ledger
 from ctscan.model_card import model_card
 from ctscan.page import words
@@ -51,8 +52,9 @@ def tried(committed: Ledger) -> dict[str, Any]:
     """The committed recipe's cross-validation, held against a plain one that is worse."""
     gaps = difference(answers(), answers(temperature=-1), KEYS, ["balanced_accuracy", "auroc.normal", "nll"], 100)
     against = {"settings": PLAIN, "measures": estimates(gaps)}
-    own = [entry for entry in committed["grouped"] if entry.get("model_id") == CARD.model_id]
-    return own[-1] | {"date": "2026-12-01", "against": against}
+    own = results_of(committed, CARD).grouped
+    assert own is not None
+    return own | {"date": "2026-12-01", "against": against}
 
 
 def control(name: Any, normal: float, settings: dict[str, Any]) -> dict[str, Any]:
@@ -259,6 +261,37 @@ def test_what_the_recipe_cost_or_gained_is_said(results: Results) -> None:
     elsewhere = small | {"against": small["against"] | {"settings": PLAIN | {"crop": "lungs"}}}
     said = comparison(replace(results, grouped=alone, tried=(Try(elsewhere),)))
     assert "minus another (cropped to the lungs; 224 px, 24 epochs)" in said
+
+
+def test_a_stricter_grouping_is_said_beside_the_number_to_quote(ledger: Ledger, results: Results) -> None:
+    strict = results.grouped
+    assert strict is not None
+    parts = [{"n": n, "balanced_accuracy": 0.5} for n in (300, 200, 100, 100, 90)]
+    entry = strict | {"threshold": 0.85, "groups": 129, "n": 790, "folds": parts}
+    more: Any = dict(ledger) | {"grouped": [*ledger["grouped"], entry]}
+    found = results_of(more, CARD)
+    assert found.stricter == entry
+    assert found.grouped == strict
+    said = stricter(found)
+    assert "form 129 groups" in said
+    assert "holds 300 of 790 slices, so its network learned from 490." in said
+    shown = numbers(found, ledger["readings"]), model_card(CARD, more, found)
+    assert all(said in text for text in shown)
+    assert escape(said) in how_good(found)
+    unfinished: Any = dict(ledger) | {"grouped": [strict, entry | {"folds": parts[:3]}]}
+    assert results_of(unfinished, CARD).stricter is None
+    assert stricter(replace(results, stricter=None)) == ""
+
+
+def test_the_plain_recipe_stands_beside_the_published_figure(ledger: Ledger, results: Results) -> None:
+    reading = ledger["readings"][-1] | {"model_id": "resnet18-plain", "settings": PLAIN | {"epochs": 16}}
+    scored = ledger["evaluations"][-2] | {"model_id": "resnet18-plain", "split": "published", "n": 258}
+    more: Any = dict(ledger) | {"readings": [reading], "evaluations": [*ledger["evaluations"], scored]}
+    assert results_of(more, CARD).plain == scored
+    assert comparison(results_of(more, CARD)).endswith(" of 258.")
+    other: Any = more | {"readings": [reading | {"settings": PLAIN | {"tone": "rank"}}]}
+    assert results_of(other, CARD).plain is None
+    assert "the plain recipe in" not in comparison(replace(results, plain=None))
 
 
 def test_what_it_costs_to_pass_every_test_is_said(results: Results) -> None:

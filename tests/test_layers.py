@@ -83,6 +83,7 @@ INSIDE: dict[str, set[str]] = {
     "findings": {"control", "evaluation", "figures", "preprocess"},
     "goals": {"figures", "findings", "preprocess", "results"},
     "tries": {"figures", "findings", "results"},
+    "grouping_words": {"figures", "findings", "results"},
     "confidence_words": {"classes", "figures", "results"},
     "map_words": {"figures", "results"},
     "volume_words": {"map_words", "results"},
@@ -91,9 +92,9 @@ INSIDE: dict[str, set[str]] = {
     "results": {"card", "ledger"},
     "data_card": {"classes", "markdown", "results"},
     "model_card": {"card", "chapters", "classes", "confidence_words", "data_card", "figures", "gate_words", "goals"}
-    | {"ledger", "markdown", "results", "trials"},
+    | {"grouping_words", "ledger", "markdown", "results", "trials"},
     "report": {"chapters", "checkpoint", "confidence_words", "data_card", "figures", "gate_words", "goals", "ledger"}
-    | {"markdown", "model_card", "results"},
+    | {"grouping_words", "markdown", "model_card", "results"},
     "__main__": {"answer", "audit", "audit_report", "checkpoint", "classifier", "data", "export", "gate_fit"}
     | {"gate_study", "gate_words", "ledger", "manifest", "quantisation", "report", "runtime"},
 }
@@ -147,6 +148,7 @@ def test_the_page_takes_from_the_package_only_what_it_shows() -> None:
         "findings",
         "gate_words",
         "goals",
+        "grouping_words",
         "metrics",
         "page",
         "render",

@@ -11,6 +11,7 @@ from ctscan.classes import CLASSES
 from ctscan.figures import decimal, points, share
 from ctscan.findings import CHANCE, OUTSIDE
 from ctscan.goals import withdrawal
+from ctscan.grouping_words import stricter
 from ctscan.page import words
 from ctscan.results import Entry, Results
 
@@ -24,6 +25,7 @@ def how_good(results: Results) -> str:
         return f'<article class="prose"><h3>{words.HOW_GOOD}</h3><p>{words.NOT_EVALUATED}</p></article>'
     parts = [
         f'<p class="lead">{escape(headline(grouped, published))}</p>',
+        *(f'<p class="lead">{escape(sentence)}</p>' for sentence in (stricter(results),) if sentence),
         *(f'<p class="lead">{escape(without_body(entry))}</p>' for entry in results.controls if is_border(entry)),
         *(f'<p class="lead">{escape(sentence)}</p>' for sentence in (withdrawal(results),) if sentence),
         side_by_side(results, grouped, published),
