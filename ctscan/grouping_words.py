@@ -16,9 +16,9 @@ def stricter(results: Results) -> str:
     before, after = (share(entry["measures"]["balanced_accuracy"]) for entry in (grouped, strict))
     each = ", ".join(f"{100 * fold['balanced_accuracy']:.0f}" for fold in strict["folds"])
     return (
-        f"Where slices are linked from a correlation of {strict['threshold']:.2f} on instead of "
-        f"{grouped['threshold']:.2f}, they form {strict['groups']} groups instead of {grouped['groups']}, and balanced "
-        f"accuracy is {after} instead of {before}; in the five parts {each} %. The largest part holds {largest} of {n} "
-        f"slices, so its network learned from {n - largest}. Adenocarcinoma against squamous cell carcinoma: AUROC "
-        f"{decimal(strict['measures'][SUBTYPE])}."
+        "Where less alike slices are kept together too (two are linked from a correlation of "
+        f"{strict['threshold']:.2f} on instead of {grouped['threshold']:.2f}), there are {strict['groups']} groups "
+        f"instead of {grouped['groups']}, and balanced accuracy is {after} instead of {before}; in the five parts {each} "
+        f"%. The largest part holds {largest} of {n} slices, so its network learned from {n - largest}. Adenocarcinoma "
+        f"against squamous cell carcinoma: AUROC {decimal(strict['measures'][SUBTYPE])}."
     )

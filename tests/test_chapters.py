@@ -273,7 +273,7 @@ def test_a_stricter_grouping_is_said_beside_the_number_to_quote(ledger: Ledger, 
     assert found.stricter == entry
     assert found.grouped == strict
     said = stricter(found)
-    assert "form 129 groups" in said
+    assert "there are 129 groups" in said
     assert "holds 300 of 790 slices, so its network learned from 490." in said
     shown = numbers(found, ledger["readings"]), model_card(CARD, more, found)
     assert all(said in text for text in shown)
