@@ -18,7 +18,7 @@ def stricter(results: Results) -> str:
     return (
         "Where less alike slices are kept together too (two are linked from a correlation of "
         f"{strict['threshold']:.2f} on instead of {grouped['threshold']:.2f}), there are {strict['groups']} groups "
-        f"instead of {grouped['groups']}, and balanced accuracy is {after} instead of {before}; in the five parts {each} "
+        f"instead of {grouped['groups']}, and balanced accuracy is {after} instead of {before}; in the parts {each} "
         f"%. The largest part holds {largest} of {n} slices, so its network learned from {n - largest}. Adenocarcinoma "
         f"against squamous cell carcinoma: AUROC {decimal(strict['measures'][SUBTYPE])}."
     )

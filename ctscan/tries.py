@@ -13,6 +13,7 @@ from ctscan.figures import decimal, points, share
 from ctscan.findings import SHORTCUT, TONE_FALL
 from ctscan.results import PLAIN, SCALE, VIEW, Entry, Results, Try
 
+WITHOUT_DISEASE = ("border_only", "tone_only")  # controls in which no disease can be seen
 TESTS = 3  # against the shortcut: body hidden, pixels shuffled, one histogram
 PLAIN_WORDS = "the plain one: the whole picture squashed to a square, its greys as they are"
 PHRASES = {
@@ -71,7 +72,7 @@ def cells(entry: Entry, controls: Mapping[str, Entry]) -> list[object]:
 
 def tested(entry: Entry, controls: Mapping[str, Entry]) -> list[bool]:
     """For each test against the shortcut that was made, whether the recipe passes it."""
-    made = [controls[name] for name in ("border_only", "tone_only") if name in controls]
+    made = [controls[name] for name in WITHOUT_DISEASE if name in controls]
     found = [control["measures"]["auroc.normal"]["value"] <= SHORTCUT for control in made]
     return found + ([entry["matched"]["fall"]["value"] <= TONE_FALL] if "matched" in entry else [])
 
@@ -119,11 +120,25 @@ def comparison(results: Results) -> str:
 
 def losses(results: Results, entry: Entry) -> str:
     """What one histogram costs a recipe and the one it was held against, where both were measured."""
-    other = [one.entry for one in results.tried if one.entry["settings"] == entry["against"]["settings"]]
-    if "matched" not in entry or not other or "matched" not in other[-1]:
+    other = [one for one in results.tried if one.entry["settings"] == entry["against"]["settings"]]
+    if "matched" not in entry or not other or "matched" not in other[-1].entry:
         return ""
-    ours, theirs = (points(one["matched"]["fall"]) for one in (entry, other[-1]))
-    return f" Given one histogram for all slices, balanced accuracy falls by {ours}, the other's by {theirs}."
+    ours, theirs = (points(one["matched"]["fall"]) for one in (entry, other[-1].entry))
+    fall = f" Given one histogram for all slices, balanced accuracy falls by {ours}, the other's by {theirs}."
+    return fall + without_disease(results, other[-1])
+
+
+def without_disease(results: Results, other: Try) -> str:
+    """How well the views of both tell normal from tumour where no disease can be seen."""
+    own = {entry["control"]: entry for entry in results.controls}
+    if not all(name in controls for name in WITHOUT_DISEASE for controls in (own, other.controls)):
+        return ""
+    aurocs = [[decimal(c[name]["measures"]["auroc.normal"]) for name in WITHOUT_DISEASE] for c in (own, other.controls)]
+    ours, theirs = (" and ".join(pair) for pair in aurocs)
+    return (
+        " Networks that could see no disease, the body hidden or the pixels shuffled, told normal from tumour with "
+        f"AUROC {ours} from this view, with {theirs} from the other."
+    )
 
 
 def strictest(results: Results) -> str:

@@ -251,6 +251,10 @@ def test_what_the_recipe_cost_or_gained_is_said(results: Results) -> None:
     falls = results.grouped | {"settings": PLAIN, "matched": {"fall": turned(gap, 1)}}
     measured = replace(results, tried=(Try(falls),))
     assert f"the other's by {100 * gap['value']:.0f} points" in comparison(measured)
+    assert "no disease" not in comparison(measured)
+    plain_controls = {name: control(name, 0.97, PLAIN) for name in ("border_only", "tone_only")}
+    controlled = replace(results, tried=(Try(falls, plain_controls),))
+    assert "with 0.97 (0.92 to 1.02) and 0.97 (0.92 to 1.02) from the other." in comparison(controlled)
     assert "the other's" not in comparison(replace(results, tried=()))
     plain = results.grouped | {"settings": PLAIN}
     assert "is the plain one" in comparison(replace(results, grouped=plain))
