@@ -14,11 +14,12 @@ def stricter(results: Results) -> str:
         return ""
     n, largest = strict["n"], max(fold["n"] for fold in strict["folds"])
     before, after = (share(entry["measures"]["balanced_accuracy"]) for entry in (grouped, strict))
+    error = decimal(strict["measures"]["ece"])
     each = ", ".join(f"{100 * fold['balanced_accuracy']:.0f}" for fold in strict["folds"])
     return (
         "Where less alike slices are kept together too (two are linked from a correlation of "
         f"{strict['threshold']:.2f} on instead of {grouped['threshold']:.2f}), there are {strict['groups']} groups "
         f"instead of {grouped['groups']}, and balanced accuracy is {after} instead of {before}; in the parts {each} "
         f"%. The largest part holds {largest} of {n} slices, so its network learned from {n - largest}. Adenocarcinoma "
-        f"against squamous cell carcinoma: AUROC {decimal(strict['measures'][SUBTYPE])}."
+        f"against squamous cell carcinoma: AUROC {decimal(strict['measures'][SUBTYPE])}. Calibration error: {error}."
     )

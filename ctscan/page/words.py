@@ -140,10 +140,10 @@ TONES = {
     "none": "; its greys stay as they are",
 }
 CALIBRATED = (
-    "They are calibrated on scans that the model had not seen: there 90 % was right about nine times in ten. That "
-    "holds for slices like those of this data, not for another hospital's. Where more than one class, or none, remains "
-    "possible, ctscan says “uncertain” and lists what cannot be ruled out: such lists are made so that, for each "
-    "class, they miss the right one in at most {miss:.0f} of 100 scans of this kind."
+    "They are calibrated on slices whose look-alikes the model had not seen: there 90 % was right about nine times in "
+    "ten. That holds less where nothing similar was learned, and not for another hospital's scans. Where more than one "
+    "class, or none, remains possible, ctscan says “uncertain” and lists what cannot be ruled out: such lists are made "
+    "so that, for each class, they miss the right one in at most {miss:.0f} of 100 scans of this kind."
 )
 NOT_CALIBRATED = "They are not calibrated: 90 % does not mean right nine times in ten."
 
