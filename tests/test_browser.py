@@ -56,6 +56,7 @@ def test_the_first_screen_is_a_worked_example(opened: tuple[Page, list[str], lis
     assert not errors
 
 
+@pytest.mark.slow
 def test_a_page_on_a_space_asks_nobody_else_either(browser: Browser, app_on_space: App) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     asked: list[str] = []

@@ -261,6 +261,7 @@ def test_an_outside_folder_of_two_kinds_is_scored(run: Run, tmp_path: Path) -> N
     assert not (tmp_path / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_an_outside_folder_of_some_classes_is_scored(run: Run, tmp_path: Path) -> None:
     for name in ("large.cell.carcinoma", "normal"):
         for seed in range(3):

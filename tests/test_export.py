@@ -343,6 +343,7 @@ def source(best_checkpoint: Path) -> Checkpoint:
     return read_checkpoint(best_checkpoint)
 
 
+@pytest.mark.slow
 def test_int8_is_measured_and_written_where_it_loses_little(
     source: Checkpoint,
     model: bytes,

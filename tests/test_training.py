@@ -164,6 +164,7 @@ def test_a_full_disk_is_named(train: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "made/model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_best_so_far(data: Path, init: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "--data", str(data), "--init", str(init), *SMALL]
     command += ["--epochs", "500", "--out", "m.safetensors"]
