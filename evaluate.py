@@ -126,19 +126,24 @@ class Report:
         """Where a cross-validation is kept."""
         return self.config.runs / name_run(recipe, self.config.threshold, control, pool)
 
-    def train_folds(self, control: Control, shuffle: int = 0) -> tuple[Pool, OutOfFold]:
-        """The recipe, or a control of it, on the grouped folds; `shuffle` seeds that of the labels."""
+    def pools(self, control: Control) -> list[Pool]:
+        """What the recipe, or a control of it, learns from: read once, under each of the labels it is to have."""
         pool = self.load_pool(view(control, self.config.preprocess))
-        if control == "shuffled_labels":
-            pool = pool.relabel(shuffle_labels(pool.split.labels, pool.groups, shuffle))
+        if control != "shuffled_labels":
+            return [pool]
+        return [pool.relabel(shuffle_labels(pool.split.labels, pool.groups, seed)) for seed in range(SHUFFLES)]
+
+    def train_folds(self, control: Control, pool: Pool) -> OutOfFold:
+        """The recipe, or a control of it, on the grouped folds."""
         folder = self.folder(self.config, control, pool)
         folds = range(self.config.folds)
         weights = {} if has_run(folder, folds) else imagenet_weights(self.config.init)
-        return pool, cross_validate(self.config, pool, folds, folder, weights, self.config.device)
+        return cross_validate(self.config, pool, folds, folder, weights, self.config.device)
 
     def evaluate_grouped(self) -> None:
         """The recipe out of fold, by fold and over all, and what the published split adds to it."""
-        pool, out = self.train_folds("none")
+        (pool,) = self.pools("none")
+        out = self.train_folds("none", pool)
         answers = gather(pool, out)
         found = evaluate(answers, CLASS_KEYS, self.config.draws, "grouped")
         draw_all(self.plots, "grouped", found, answers, TITLES)
@@ -241,8 +246,7 @@ class Report:
 
     def evaluate_control(self, control: Control) -> None:
         """A control beside the last cross-validation of the committed recipe on the same folds."""
-        shuffles = range(SHUFFLES if control == "shuffled_labels" else 1)
-        runs = [self.train_folds(control, shuffle) for shuffle in shuffles]
+        runs = [(pool, self.train_folds(control, pool)) for pool in self.pools(control)]
         found = [evaluate(gather(*run), CLASS_KEYS, self.config.draws, control) for run in runs]
         whole = average(found) if len(found) > 1 else found[0]
         reference = self.reference()

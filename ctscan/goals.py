@@ -51,10 +51,8 @@ def out_of_fold(measure: str) -> Find:
 
 def gain(results: Results) -> Entry | None:
     """Balanced accuracy out of fold beyond the plain recipe's of the same size, paired."""
-    own = [
-        one.entry for one in results.tried if results.grouped and one.entry["settings"] == results.grouped["settings"]
-    ]
-    against = [entry["against"] for entry in own if "against" in entry]
+    own = results.tries_of(results.grouped["settings"]) if results.grouped else []
+    against = [one.entry["against"] for one in own if "against" in one.entry]
     found = [a["measures"]["balanced_accuracy"] for a in against if is_plain(a["settings"])]
     return found[-1] if found else None
 

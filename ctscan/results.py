@@ -51,6 +51,11 @@ class Results:
     search: Entry | None = None  # the newest of all, whatever recipe came of it
     tried: tuple[Try, ...] = ()  # every grouped cross-validation, whatever its recipe, oldest first
 
+    def tries_of(self, settings: Mapping[str, Any]) -> list[Try]:
+        """The cross-validations of a recipe whose groups are linked as those of the headline are, oldest first."""
+        headline = [one for one in self.tried if one.entry["threshold"] == HEADLINE_THRESHOLD]
+        return [one for one in headline if one.entry["settings"] == settings]
+
 
 def is_plain(settings: Mapping[str, Any]) -> bool:
     """Whether a recipe is the plain one, of any size and length."""

@@ -62,7 +62,7 @@ def cells(entry: Entry, controls: Mapping[str, Entry]) -> list[object]:
         gain(entry),
         points(entry["matched"]["fall"]) if "matched" in entry else "",
         *(decimal(found[name]) for name in ("auroc.normal", "nll")),
-        *(told_apart(controls.get(name), settings) for name in ("border_only", "tone_only")),
+        *(told_apart(controls.get(name), settings) for name in WITHOUT_DISEASE),
         passed(tested(entry, controls)),
         f"{entry['n']}, {len(entry['folds'])}",
         f"{entry['threshold']:.2f}",
@@ -120,7 +120,7 @@ def comparison(results: Results) -> str:
 
 def losses(results: Results, entry: Entry) -> str:
     """What one histogram costs a recipe and the one it was held against, where both were measured."""
-    other = [one for one in results.tried if one.entry["settings"] == entry["against"]["settings"]]
+    other = results.tries_of(entry["against"]["settings"])
     if "matched" not in entry or not other or "matched" not in other[-1].entry:
         return ""
     ours, theirs = (points(one["matched"]["fall"]) for one in (entry, other[-1].entry))
@@ -146,9 +146,9 @@ def strictest(results: Results) -> str:
     own = results.grouped["settings"] if results.grouped else {}
     compared = [one for one in results.tried if "against" in one.entry and one.entry["settings"] != own]
     clean = [one.entry for one in compared if tested(one.entry, one.controls) == [True] * TESTS]
-    found = clean[-1] if clean else None
-    if found is None:
+    if not clean:
         return ""
+    found = clean[-1]
     gap, other = found["against"]["measures"]["balanced_accuracy"], found["against"]["settings"]
     return (
         f"Another recipe passes all {TESTS} tests against the shortcut ({differences(found['settings'])}; "
@@ -180,9 +180,6 @@ def published(results: Results) -> str:
     if found is None:
         return ""
     ours = f" On the published test split it is right in {share(found['measures']['accuracy'])} of {found['n']} slices"
-    return f"{ours}, {of_plain(results.plain)}." if results.plain else f"{ours}."
-
-
-def of_plain(plain: Entry) -> str:
-    """The plain recipe on the published test."""
-    return f"the plain recipe in {share(plain['measures']['accuracy'])} of {plain['n']}"
+    if results.plain is None:
+        return f"{ours}."
+    return f"{ours}, the plain recipe in {share(results.plain['measures']['accuracy'])} of {results.plain['n']}."

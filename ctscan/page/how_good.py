@@ -23,11 +23,10 @@ def how_good(results: Results) -> str:
     grouped, published = results.grouped, results.published
     if grouped is None or published is None:
         return f'<article class="prose"><h3>{words.HOW_GOOD}</h3><p>{words.NOT_EVALUATED}</p></article>'
+    bodiless = [without_body(entry) for entry in results.controls if is_border(entry)]
+    leads = [headline(grouped, published), stricter(results), *bodiless, withdrawal(results)]
     parts = [
-        f'<p class="lead">{escape(headline(grouped, published))}</p>',
-        *(f'<p class="lead">{escape(sentence)}</p>' for sentence in (stricter(results),) if sentence),
-        *(f'<p class="lead">{escape(without_body(entry))}</p>' for entry in results.controls if is_border(entry)),
-        *(f'<p class="lead">{escape(sentence)}</p>' for sentence in (withdrawal(results),) if sentence),
+        *(f'<p class="lead">{escape(sentence)}</p>' for sentence in leads if sentence),
         side_by_side(results, grouped, published),
         f"<p>{escape(folds(grouped))}</p>",
         f"<h3>{words.PER_CLASS}</h3><p>{escape(words.PER_CLASS_TEXT)}</p>",
