@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ctscan.anatomy import Pixels
+from ctscan.anatomy import Pixels, body_mask
 from ctscan.audit import known_or_new
 from ctscan.card import Calibration
 from ctscan.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
@@ -175,7 +175,7 @@ class Report:
         files = [path for path, _ in find_files(self.data / "train")]
         seen = read_all(files, lambda slice_: body_quantiles(slice_.pixels), "histograms of train")
         reference = mean_quantiles([found for found in seen if not isinstance(found, UnreadableSlice)])
-        pool = self.load_pool(lambda pixels: self.config.preprocess.square(match(pixels, reference)))
+        pool = self.load_pool(lambda pixels: self.config.preprocess.square(match(pixels, body_mask(pixels), reference)))
         folder, folds = self.folder(self.config, "none", pool), range(self.config.folds)
         matched = gather(pool, answer_again(pool, folds, folder, self.config.device))
         return difference(answers, matched, CLASS_KEYS, ["balanced_accuracy"], self.config.draws)["balanced_accuracy"]

@@ -53,7 +53,8 @@ class Recipe:
         "letterbox the box of body or lungs, or the whole slice; fill: stretch the body's; none: squash it", "body"
     )
     tone: Tone = _flag(
-        "greys inside the body; equalise: spread evenly; rank: of one histogram; clipped_rank: and its top white",
+        "greys inside the body; equalise: spread evenly; rank: of one histogram; clipped_rank: and its top white; "
+        "matched: of train's mean histogram",
         "equalise",
     )
     surround: Surround = _later(

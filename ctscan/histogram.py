@@ -10,16 +10,22 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.anatomy import Pixels, body_mask
+from ctscan.anatomy import Mask, Pixels, body_mask
 
-LEVELS = (np.arange(256) + 0.5) / 256  # shares of the body's pixels at which a distribution is kept
+LEVELS = 256  # shares at which a distribution is kept
+GREYS = 65535  # steps in which greys are counted: 8- and 16-bit greys stay apart
 
 Quantiles = NDArray[np.float64]
 
 
+def shares(levels: int) -> NDArray[np.float64]:
+    """(levels,): the middles of as many even parts of 0 to 1."""
+    return (np.arange(levels) + 0.5) / levels
+
+
 def body_quantiles(pixels: Pixels) -> Quantiles:
-    """Slice (H, W) -> (256,), never falling: the grey below which each share in `LEVELS` of the body's pixels lies."""
-    return np.asarray(np.quantile(pixels[body_mask(pixels)], LEVELS), np.float64)
+    """Slice (H, W) -> (256,), never falling: the greys of its body at `LEVELS` even shares of the pixels."""
+    return np.asarray(np.quantile(pixels[body_mask(pixels)], shares(LEVELS)), np.float64)
 
 
 def mean_quantiles(several: Sequence[Quantiles]) -> Quantiles:
@@ -27,14 +33,23 @@ def mean_quantiles(several: Sequence[Quantiles]) -> Quantiles:
     return np.asarray(np.mean(several, axis=0), np.float64)
 
 
-def match(pixels: Pixels, reference: Quantiles) -> Pixels:
-    """The slice with its body's greys moved, in their order, to the reference's distribution; the rest stays.
+def ranks(pixels: Pixels, inside: Mask) -> NDArray[np.float64]:
+    """Slice (H, W) and N pixels of it -> (N,) in (0, 1): the share of them that are darker, half of the equal ones too.
 
-    Greys that are one in the slice stay one: what a window has cut off does not come back.
+    Greys are counted in `GREYS` steps, so ranks are equal on every processor.
     """
-    mask = body_mask(pixels)
-    _, place, counts = np.unique(pixels[mask], return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - counts / 2) / counts.sum()
+    greys = np.rint(pixels[inside] * GREYS).astype(np.int64)
+    counts = np.bincount(greys, minlength=GREYS + 1)
+    below = (np.cumsum(counts) - counts / 2) / max(greys.size, 1)
+    return np.asarray(below[greys], np.float64)
+
+
+def match(pixels: Pixels, inside: Mask, reference: Quantiles) -> Pixels:
+    """The slice with its greys inside moved, in their order, to the reference's distribution; the rest stays.
+
+    `reference` is (Q,), the greys at Q even shares as `shares` has them. Greys that are one in the slice stay one:
+    what a window has cut off does not come back.
+    """
     matched = pixels.copy()
-    matched[mask] = np.interp(rank, LEVELS, reference)[place]
+    matched[inside] = np.interp(ranks(pixels, inside), shares(len(reference)), reference)
     return matched

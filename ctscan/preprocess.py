@@ -24,9 +24,10 @@ from ctscan.anatomy import (
     find_hull,
     find_lungs,
 )
+from ctscan.histogram import match, ranks
 
 Crop = Literal["body", "lungs", "fill", "whole", "none"]
-Tone = Literal["equalise", "rank", "clipped_rank", "none"]
+Tone = Literal["equalise", "rank", "clipped_rank", "matched", "none"]
 Surround = Literal["keep", "black", "hull", "chest", "oval"]
 
 # Tone: the greys above the floor (soft tissue, vessels, bone; not the air of lungs and room) are spread evenly.
@@ -34,7 +35,10 @@ TONE_FLOOR = 20 / 255
 TONE_LOW = 40 / 255
 TONE_BINS = 256
 RANK_WHITE = 0.88  # rank from which `clipped_rank` is white: in a narrow window up to 12 % of a body is cut off there
-GREYS = 65535  # steps in which ranks are counted: 8- and 16-bit greys stay apart, and equal on every processor
+# Of the body's pixels at 16 even shares of them, from the darkest: mean of the slices of the train split.
+REFERENCE = np.array(
+    [0.090, 0.117, 0.147, 0.196, 0.260, 0.336, 0.395, 0.450, 0.478, 0.501, 0.520, 0.536, 0.550, 0.567, 0.594, 0.664]
+)
 
 
 @dataclass(frozen=True)
@@ -126,13 +130,9 @@ def rank_greys(pixels: Pixels, inside: Mask, white: float = 1.0) -> Pixels:
     of a window only what it cut off remains to be seen, as an area of one grey. Ranks from `white` on are all white,
     so that what a narrower window cut off there is cut off in every slice.
     """
-    if not inside.any():
-        return np.zeros_like(pixels)
-    greys = np.rint(pixels * GREYS).astype(np.int64)
-    counts = np.bincount(greys[inside], minlength=GREYS + 1)
-    ranks = (np.cumsum(counts) - counts / 2) / counts.sum()
-    ranks = np.minimum(ranks / white, 1)
-    return np.where(inside, TONE_LOW + (1 - TONE_LOW) * ranks[greys], 0).astype(np.float32)
+    ranked = np.zeros_like(pixels)
+    ranked[inside] = TONE_LOW + (1 - TONE_LOW) * np.minimum(ranks(pixels, inside) / white, 1)
+    return ranked
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ class Preprocess:
     there are no lungs), `fill` stretches the box of the body's hull to the square, `whole` letterboxes the whole slice,
     `none` squashes it.
     tone: `equalise` spreads the greys inside the body, `rank` gives what `surround` leaves, air and all, one histogram
-    in every slice, `clipped_rank` the same with the brightest `1 - RANK_WHITE` white, `none` keeps them.
+    in every slice, `clipped_rank` the same with the brightest `1 - RANK_WHITE` white, `matched` gives it the histogram
+    `REFERENCE`, `none` keeps them.
     surround: what lies outside is black: outside the body for `black`, outside its convex hull for `hull`, outside an
     ellipse within that hull for `oval`, outside the convex hull of both lungs for `chest`; `keep` leaves table,
     cushions and burned-in signs where they are.
@@ -169,6 +170,8 @@ class Preprocess:
                 left = rank_greys(pixels, visible)
             case "clipped_rank":
                 left = rank_greys(pixels, visible, RANK_WHITE)
+            case "matched":
+                left = match(np.where(visible, pixels, 0), visible, REFERENCE)
             case _:
                 left = np.where(visible, pixels, 0)
         square = np.clip(placement.apply(left), 0, 1)  # float32 averages of white may be over 1 in the last digit

@@ -24,6 +24,7 @@ PHRASES = {
     "tone equalise": "greys spread evenly",
     "tone rank": "greys of one histogram",
     "tone clipped_rank": "greys of one histogram, its top white",
+    "tone matched": "greys matched to train's mean histogram",
     "surround black": "black outside the body",
     "surround hull": "black outside the body's hull",
     "surround oval": "black outside an oval in the body",

@@ -28,7 +28,7 @@ INSIDE: dict[str, set[str]] = {
     "calibration": {"metrics"},
     "histogram": {"anatomy"},
     "markdown": set(),
-    "preprocess": {"anatomy"},
+    "preprocess": {"anatomy", "histogram"},
     "slices": {"headers", "tiff"},
     "decoder": {"headers", "slices"},
     "card": {"classes", "preprocess"},

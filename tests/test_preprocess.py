@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ctscan.anatomy import OVAL, Box, body_hull_mask, body_mask, body_oval_mask, chest_mask, find_body, lung_hull_mask
+from ctscan.histogram import match, shares
 from ctscan.phantom import draw_phantom
-from ctscan.preprocess import RANK_WHITE, TONE_LOW, Placement, Preprocess, equalise, rank_greys
+from ctscan.preprocess import RANK_WHITE, REFERENCE, TONE_LOW, Placement, Preprocess, equalise, rank_greys
 from ctscan.slices import read_slice
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.png"))
@@ -156,6 +157,21 @@ def test_what_a_window_cuts_off_at_white_is_white_in_every_slice() -> None:
     assert np.abs(one - other).max() < 0.01
     assert (one == 1).sum() / visible.sum() == pytest.approx(1 - RANK_WHITE, abs=0.02)
     assert np.abs(rank_greys(pixels, visible) - rank_greys(narrow, visible)).max() > 0.01
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_matched_greys_have_the_reference_in_their_order(example: Path) -> None:
+    pixels = read_slice(example.read_bytes()).pixels
+    visible = body_mask(pixels)
+    matched = match(pixels, visible, REFERENCE)
+    order = np.argsort(pixels[visible], kind="stable")
+    assert (np.diff(REFERENCE) > 0).all()
+    assert (np.diff(matched[visible][order]) >= 0).all()
+    shown = Preprocess(224, "none", "matched", "black").square(pixels)[0]
+    assert shown.max() <= REFERENCE[-1] + 1e-6
+    cut_off = (pixels[visible] == pixels[visible].max()).mean() + (pixels[visible] == pixels[visible].min()).mean()
+    gap = np.abs(np.quantile(matched[visible], shares(len(REFERENCE))) - REFERENCE).max()
+    assert gap < 0.01 + cut_off
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

@@ -137,6 +137,8 @@ TONES = {
     "window it was saved in hardly matters",
     "clipped_rank": ", and each grey is replaced by its rank, the brightest eighth all white, so that every slice has "
     "the same share of every grey and the window it was saved in hardly matters",
+    "matched": ", and its greys are moved, in their order, to one histogram, the same in every slice, so that the "
+    "window it was saved in hardly matters",
     "none": "; its greys stay as they are",
 }
 CALIBRATED = (
