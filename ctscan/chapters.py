@@ -54,7 +54,13 @@ def shortcut(results: Results) -> Chapter | None:
         "What was tried against the shortcut",
         tuple(sentence for sentence in sentences if sentence),
         (Table("Goals", goals.HEAD, goals.rows(results)),),
-        (Table("Every grouped cross-validation, oldest first", tries.HEAD, tries.rows(results.tried)),),
+        (
+            Table("Recipes beside the plain one, oldest first", tries.HEAD, tries.rows(results)),
+            *(
+                Table(f"Recipes beside another ({base})", tries.BESIDE_HEAD, rows)
+                for base, rows in tries.beside_others(results)
+            ),
+        ),
     )
 
 

@@ -1,17 +1,18 @@
 """Grouped cross-validations of several recipes -> a table of what was tried against the shortcut, and what came of it.
 
 The plain recipe squashes the whole picture to a square and leaves its greys: whatever a picture's look gives away, a
-network can then use. Every other recipe is told by what differs from it.
+network can then use. Every other recipe is told by what differs from it; one that was held against another of them, as
+when a single change is tried, by what differs from that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ctscan.figures import decimal, points, share
 from ctscan.findings import SHORTCUT, TONE_FALL
-from ctscan.results import PLAIN, SCALE, VIEW, Entry, Results, Try
+from ctscan.results import PLAIN, SCALE, VIEW, Entry, Results, Try, is_plain
 
 WITHOUT_DISEASE = ("border_only", "tone_only")  # controls in which no disease can be seen
 TESTS = 3  # against the shortcut: body hidden, pixels shuffled, one histogram
@@ -29,6 +30,7 @@ PHRASES = {
     "surround hull": "black outside the body's hull",
     "surround oval": "black outside an oval in the body",
     "surround chest": "black outside the lungs' hull",
+    "augmentation windows": "windows drawn at random",
 }
 HEAD = (
     "what differs from the plain recipe", "px", "epochs", "balanced accuracy", "by fold, %",
@@ -37,19 +39,77 @@ HEAD = (
     f"with the pixels shuffled (at most {SHORTCUT})", "of these tests passed",
     "slices, folds", "groups linked at", "date",
 )  # fmt: skip
+BESIDE_HEAD = (
+    "what differs from it", "balanced accuracy", "by fold, %", "minus that recipe's balanced accuracy",
+    f"lost with one histogram (at most {100 * TONE_FALL:.0f})", "AUROC, normal against tumour", "cross-entropy",
+    "minus that recipe's cross-entropy", "slices, folds", "date",
+)  # fmt: skip
 
 
-def differences(settings: Mapping[str, Any]) -> str:
-    """What a recipe does otherwise than the plain one, in few words; empty for the plain one of any size."""
-    changed = {k: v for k, v in settings.items() if k not in SCALE and PLAIN.get(k) != v}
-    view_first = [name for name in VIEW if name in changed] + sorted(set(changed) - set(VIEW))
-    named = [f"{name.replace('_', ' ')} {changed[name]}" for name in view_first]
+def differences(settings: Mapping[str, Any], other: Mapping[str, Any] = PLAIN) -> str:
+    """What a recipe does otherwise than another, in few words; size and length aside."""
+    changed = {name for name in (settings.keys() | other.keys()) - set(SCALE) if settings.get(name) != other.get(name)}
+    view_first = [name for name in VIEW if name in changed] + sorted(changed - set(VIEW))
+    named = [f"{name.replace('_', ' ')} {settings.get(name, 'as by default')}" for name in view_first]
     return ", ".join(PHRASES.get(phrase, phrase) for phrase in named)
 
 
-def rows(tried: Iterable[Try]) -> list[list[object]]:
-    """One row a cross-validation, in the order given, the failures too."""
-    return [cells(one.entry, one.controls) for one in tried]
+def all_differences(settings: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """All that a recipe does otherwise than another."""
+    units = {"size": "px", "epochs": "epochs"}
+    scales = [f"{settings[name]} {units[name]}" for name in SCALE if settings[name] != other[name]]
+    return ", ".join(phrase for phrase in (differences(settings, other), *scales) if phrase)
+
+
+def is_beside_another(entry: Entry) -> bool:
+    """Whether a cross-validation was held against another recipe than the plain one."""
+    return "against" in entry and not is_plain(entry["against"]["settings"])
+
+
+def rows(results: Results) -> list[list[object]]:
+    """One row below `HEAD` for each recipe held against the plain one or none, oldest first, the failures too."""
+    return [cells(one.entry, one.controls) for one in results.tried if not is_beside_another(one.entry)]
+
+
+def beside_others(results: Results) -> list[tuple[str, list[list[object]]]]:
+    """For each recipe but the plain one that others were held against: its name, and rows below `BESIDE_HEAD`.
+
+    The first row is that recipe's own.
+    """
+    entries = [one.entry for one in results.tried if is_beside_another(one.entry)]
+    bases: list[Mapping[str, Any]] = []
+    for entry in entries:
+        if entry["against"]["settings"] not in bases:
+            bases.append(entry["against"]["settings"])
+    return [
+        (
+            f"{differences(base)}; {scale(base)}",
+            [beside_cells(one.entry, base) for one in results.tries_of(base)[-1:]]
+            + [beside_cells(entry, base) for entry in entries if entry["against"]["settings"] == base],
+        )
+        for base in bases
+    ]
+
+
+def beside_cells(entry: Entry, base: Mapping[str, Any]) -> list[object]:
+    """A row below `BESIDE_HEAD`."""
+    found, gaps = entry["measures"], entry["against"]["measures"] if is_beside_another(entry) else None
+    return [
+        all_differences(entry["settings"], base) or "that recipe itself",
+        share(found["balanced_accuracy"]),
+        by_fold(entry),
+        points(gaps["balanced_accuracy"]) if gaps else "",
+        points(entry["matched"]["fall"]) if "matched" in entry else "",
+        *(decimal(found[name]) for name in ("auroc.normal", "nll")),
+        decimal(gaps["nll"]) if gaps else "",
+        f"{entry['n']}, {len(entry['folds'])}",
+        entry["date"],
+    ]
+
+
+def by_fold(entry: Entry) -> str:
+    """`67, 80, 89`: balanced accuracy of each fold, %."""
+    return ", ".join(f"{100 * fold['balanced_accuracy']:.0f}" for fold in entry["folds"])
 
 
 def cells(entry: Entry, controls: Mapping[str, Entry]) -> list[object]:
@@ -59,8 +119,8 @@ def cells(entry: Entry, controls: Mapping[str, Entry]) -> list[object]:
         differences(settings) or "plain recipe",
         *(settings[key] for key in SCALE),
         share(found["balanced_accuracy"]),
-        ", ".join(f"{100 * fold['balanced_accuracy']:.0f}" for fold in entry["folds"]),
-        gain(entry),
+        by_fold(entry),
+        points(entry["against"]["measures"]["balanced_accuracy"]) if "against" in entry else "",
         points(entry["matched"]["fall"]) if "matched" in entry else "",
         *(decimal(found[name]) for name in ("auroc.normal", "nll")),
         *(told_apart(controls.get(name), settings) for name in WITHOUT_DISEASE),
@@ -81,14 +141,6 @@ def tested(entry: Entry, controls: Mapping[str, Entry]) -> list[bool]:
 def passed(found: list[bool]) -> str:
     """`2 of 3`; empty where no test was made."""
     return f"{sum(found)} of {len(found)}" if found else ""
-
-
-def gain(entry: Entry) -> str:
-    """The paired difference of balanced accuracy, and in what the other was no plain recipe."""
-    if "against" not in entry:
-        return ""
-    other = differences(entry["against"]["settings"])
-    return points(entry["against"]["measures"]["balanced_accuracy"]) + (f" over {other}" if other else "")
 
 
 def told_apart(control: Entry | None, settings: Mapping[str, Any]) -> str:

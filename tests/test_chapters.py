@@ -20,6 +20,7 @@ from ctscan.confidence import judge_confidence
 from ctscan.config import EvaluateConfig
 from ctscan.evaluation import Answers, Estimate, difference, evaluate
 from ctscan.faithfulness import STAGES, Faithfulness, Lesion, Likeness, Sanity
+from ctscan.figures import points
 from ctscan.findings import OUTSIDE, SHORTCUT, TONE_FALL, judge_control
 from ctscan.goals import GOALS, normal_is_doubtful, withdrawal
 from ctscan.grouping_words import stricter
@@ -30,7 +31,7 @@ from ctscan.page.how_good import how_good
 from ctscan.report import generate, numbers
 from ctscan.results import PLAIN, SCALE, Results, Try, is_plain, results_of
 from ctscan.search import describe
-from ctscan.tries import comparison, differences, strictest
+from ctscan.tries import beside_others, comparison, differences, strictest
 from tests.conftest import COMMITTED, ROOT
 from tests.test_confidence import draw_model
 
@@ -161,7 +162,7 @@ def test_readme_card_and_page_say_the_same(ledger: Ledger, results: Results) -> 
 
 def test_every_row_is_as_wide_as_its_head(results: Results) -> None:
     shown = [table for chapter in chapters(results) for table in (*chapter.tables, *chapter.details)]
-    assert len(shown) == 8
+    assert len(shown) == 8 + len(beside_others(results))
     assert all(len(row) == len(table.head) for table in shown for row in table.rows)
 
 
@@ -312,6 +313,28 @@ def test_what_it_costs_to_pass_every_test_is_said(results: Results) -> None:
     missing = {"border_only": clean["border_only"]}
     for one in (Try(entry, tainted), Try(steep, clean), Try(entry, missing), Try(results.grouped, clean)):
         assert strictest(replace(results, tried=(one,))) == ""
+
+
+def test_a_recipe_held_against_another_stands_below_it(results: Results) -> None:
+    assert results.grouped is not None
+    base = PLAIN | {"crop": "body", "tone": "rank", "size": 128, "epochs": 12}
+    entry = results.grouped | {"settings": base}
+    against = results.grouped["against"] | {"settings": base}
+    mixed, longer, hull = (
+        Try(entry | {"settings": base | changed, "against": against})
+        for changed in ({"mixup": 0.2}, {"epochs": 24}, {"surround": "hull", "size": 224})
+    )
+    plain_first = Try(results.grouped | {"settings": PLAIN})
+    shown = chapters(replace(results, tried=(plain_first, mixed, Try(entry), longer, hull)))[0]
+    first, second = shown.details
+    assert [row[0] for row in first.rows] == ["plain recipe", "cropped to the body, greys of one histogram"]
+    assert "(cropped to the body, greys of one histogram; 128 px, 12 epochs)" in second.caption
+    named = ["that recipe itself", "mixup 0.2", "24 epochs", "black outside the body's hull, 224 px"]
+    assert [row[0] for row in second.rows] == named
+    gap = points(against["measures"]["balanced_accuracy"])
+    assert [row[3] for row in second.rows] == ["", gap, gap, gap]
+    assert all(len(row) == len(second.head) for row in second.rows)
+    assert differences(PLAIN, PLAIN | {"mixup": 0.2}) == "mixup as by default"
 
 
 def turned(gap: dict[str, float], sign: int) -> dict[str, float]:

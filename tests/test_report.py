@@ -108,13 +108,13 @@ def test_every_try_stands_in_the_card_with_what_it_changed() -> None:
     first = ledger["grouped"][0]
     estimate = {"value": 0.02, "low": -0.01, "high": 0.05, "se": 0.01}
     settings = first["settings"] | {"surround": "hull", "mixup": 0.2}
-    against = {"settings": first["settings"], "measures": {"balanced_accuracy": estimate}}
+    against = {"settings": first["settings"], "measures": {"balanced_accuracy": estimate, "nll": estimate}}
     tried = first | {"settings": settings, "matched": {"fall": estimate, "finding": ""}, "against": against}
     trial = {"number": 0, "state": "pruned", "loss": None, "folds": [], "settings": {"rate": 1e-4}, "seconds": 1}
     search = {"date": "2026-12-01", "trials": [trial], "folds": [0, 1], "importance": {}}
     card = read_checkpoint(CHECKPOINT).card
     more = ledger | {"grouped": [*ledger["grouped"], tried], "searches": [search]}
     text = model_card(card, more, results_of(more, card))
-    assert "greys spread evenly, black outside the body's hull, mixup 0.2" in text
+    assert "| black outside the body's hull, mixup 0.2 |" in text
     assert text.count("| 2 points (-1 to 5)") == 2
     assert "| 0 | pruned |" in text
