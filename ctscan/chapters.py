@@ -45,15 +45,16 @@ def shortcut(results: Results) -> Chapter | None:
     """Goals, and every recipe that was tried for them."""
     if results.grouped is None:
         return None
+    measured = goals.rows(results)
     met = (
-        "A goal is met by the value measured where nothing else is said; how sure that is, the 95 % interval in "
-        "brackets says."
+        f"Of {len(measured)} goals {sum(row[-1] == 'met' for row in measured)} are met. A goal counts as met where the "
+        "value measured reaches it, or where it says so the whole interval; brackets hold 95 % intervals."
     )
-    sentences = (tries.comparison(results), tries.strictest(results), met)
+    sentences = (tries.comparison(results), tries.strictest(results), tries.by_design(results), met)
     return Chapter(
         "What was tried against the shortcut",
         tuple(sentence for sentence in sentences if sentence),
-        (Table("Goals", goals.HEAD, goals.rows(results)),),
+        (Table("Goals", goals.HEAD, measured),),
         (
             Table("Recipes beside the plain one, oldest first", tries.HEAD, tries.rows(results)),
             *(
@@ -106,5 +107,9 @@ def search(results: Results) -> Chapter | None:
     entry = results.search
     if entry is None:
         return None
-    importance = Table("What the result depends on", trials.IMPORTANCE_HEAD, trials.importance_rows(entry))
+    importance = Table(
+        "What the result depends on, a rough guess from few trials",
+        trials.IMPORTANCE_HEAD,
+        trials.importance_rows(entry),
+    )
     return Chapter("The search for a recipe", (trials.summary(entry),), (importance,) if importance.rows else ())

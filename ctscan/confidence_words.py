@@ -20,15 +20,20 @@ def temperature(entry: Entry) -> str:
     sure = "less" if found["value"] > 1 else "more"
     within = found["low"] <= 1 <= found["high"]
     return (
-        f"Out of fold the temperature that fits best is {decimal(found)}: it makes the scores {sure} sure; 1 would "
-        f"leave them as they are{', and lies within the interval' if within else ''}."
+        "Temperature and sets come from the answers of the cross-validation's networks, sisters of the shipped one, "
+        f"and are handed to it. The temperature that fits best is {decimal(found)}: it makes the scores {sure} sure; 1 "
+        f"would leave them as they are{', and lies within the interval' if within else ''}."
     )
 
 
 def error(entry: Entry) -> str:
     """Calibration error before and after, beside what a perfect model would show."""
     (ece, loss), perfect = (steps(entry, name) for name in ("ece", "nll")), entry["perfect_ece"]
-    left = "cannot be told from luck" if entry["calibrated"]["ece"]["value"] <= perfect else "is more than luck"
+    left = (
+        "cannot be told from luck, with this few"
+        if entry["calibrated"]["ece"]["value"] <= perfect
+        else "is more than luck"
+    )
     return (
         f"Calibration error: {ece}, each fold at the temperature of the others; cross-entropy: {loss}. A perfectly "
         f"calibrated model of as few visual groups has an error below {perfect:.3f} in 95 of 100 cases, so what is "
@@ -45,9 +50,9 @@ def surest(entry: Entry) -> str:
     """What is won by leaving the least sure slices unanswered."""
     found = entry["calibrated"]
     return (
-        f"Where only the surest four fifths of slices are answered, {share(found['risk_at_80'])} of these are wrong. "
-        "Averaged over all shares that might be answered, surest first, the share of all slices that is answered wrong "
-        f"(AUGRC) is {decimal(found['augrc'])}."
+        f"If the least sure fifth of the slices is left unanswered, {share(found['risk_at_80'])} of the other answers "
+        "are wrong. Averaged over all shares that might be answered, surest first, the share of all slices that is "
+        f"answered wrong (AUGRC) is {decimal(found['augrc'])}."
     )
 
 
@@ -55,9 +60,9 @@ def sets(entry: Entry) -> str:
     """What the sets promise, whether they keep it, and how large they are."""
     found = entry["sets"]
     missed = [c.title for c in CLASSES if found["coverage"].get(c.key, {"high": 1})["high"] < 1 - found["alpha"]]
-    kept = f"too often missed for {', '.join(missed)}" if missed else "kept within the intervals below"
+    kept = f"too often missed for {', '.join(missed)}" if missed else "no interval below says otherwise"
     return (
-        f"The classes that cannot be ruled out form a set that is to miss a slice's own class in at most "
+        f"The classes that cannot be ruled out form a set that is meant to miss a slice's own class in at most "
         f"{100 * found['alpha']:.0f} % of each class: {kept}. A set holds {found['size']:.2f} classes on average; "
         f"{percent(found['single'])} hold one alone, {percent(found['empty'])} none. All this is true of images like "
         "the data set's and promises nothing for others."

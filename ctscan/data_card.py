@@ -46,7 +46,7 @@ groups, which a grouped split cannot see, so even the grouped number may flatter
 
 {threshold_table(facts)}
 
-The folds are those of 0.90; a lower threshold joins most of the data into one group.
+The folds are those of 0.90. A lower threshold joins a large part of the data into one group, as the table shows.
 
 ## What no split removes
 

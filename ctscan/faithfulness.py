@@ -127,7 +127,8 @@ def road(net: nn.Module, squares: Pixels, maps: Maps, labels: NDArray[np.integer
         torch.manual_seed(seed)  # the filled-in pixels carry a little noise
         for square, map_, label in zip(tqdm(squares, "ROAD", leave=False), maps, labels, strict=True):
             target = ClassifierOutputSoftmaxTarget(int(label))
-            found.append(metric(torch.from_numpy(square[None]), map_[None], [target], net)[0])
+            half = metric(torch.from_numpy(square[None]), map_[None], [target], net)[0]  # the library's definition
+            found.append(2 * half)
     return np.array(found, np.float32)
 
 
@@ -183,7 +184,7 @@ class Faithfulness:
     sanity: Sanity
     road: dict[str, Estimate]  # probability: ours, and its lead over a random and a centred map
     outside: Estimate  # mean share of the evidence for the predicted class that lies outside the body
-    outside_area: float  # mean share of what the model is shown that lies outside the body
+    outside_lead: Estimate  # the same minus that of a map as coarse, spread evenly over what the model is shown
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -200,20 +201,33 @@ def build(checkpoint: Checkpoint) -> SliceNet:
 def judge_faithfulness(checkpoint: Checkpoint, slices: Sequence[Pixels], draws: int) -> Faithfulness:
     """All tests on slices (H, W) of different visual groups; on two cores about a second a slice and map."""
     net, preprocess = build(checkpoint), checkpoint.card.preprocess
-    seen = [preprocess(pixels) for pixels in slices]
-    squares, alone = np.stack([square for square, _ in seen]), np.arange(len(slices))
+    squares, alone = np.stack([preprocess.square(pixels) for pixels in slices]), np.arange(len(slices))
     maps = np.maximum(predicted_maps(net, squares), 0)
-    outside = [~body_mask(pixels) for pixels in slices]
-    placed = [(placement.invert(map_), placement) for map_, (_, placement) in zip(maps, seen, strict=True)]
-    shares = np.array([share_inside(evidence, mask) for (evidence, _), mask in zip(placed, outside, strict=True)])
-    shown = [placement.invert(np.ones_like(maps[0])) for _, placement in placed]
+    own, even = outside_shares(preprocess, slices, maps)
+    some = ~np.isnan(own)
     return Faithfulness(
         n=len(slices),
         sanity=judge_sanity(net, squares),
         road=judge_road(net, squares, alone, draws),
-        outside=mean_over_groups(shares[~np.isnan(shares)], alone[~np.isnan(shares)], draws),
-        outside_area=float(np.mean([share_inside(s, mask) for s, mask in zip(shown, outside, strict=True)])),
+        outside=mean_over_groups(own[some], alone[some], draws),
+        outside_lead=mean_over_groups((own - even)[some], alone[some], draws),
     )
+
+
+def outside_shares(preprocess: Preprocess, slices: Sequence[Pixels], maps: Maps) -> tuple[Maps, Maps]:
+    """(N,) and (N,): the share outside the body of each map >= 0 (N, h, w), and of one spread over what is shown.
+
+    The second is as coarse as the first: cells at the body's rim reach beyond it, whatever a network has learned.
+    NaN where a map is 0 everywhere.
+    """
+    pairs = []
+    for pixels, map_ in zip(slices, maps, strict=True):
+        placement, outside = preprocess.place(pixels), ~body_mask(pixels)
+        shown = placement.apply(preprocess.visible(pixels).astype(np.float32))
+        even = cv2.resize(shown, map_.shape[::-1], interpolation=cv2.INTER_AREA)
+        pairs.append([share_inside(placement.invert(cells), outside) for cells in (map_, even)])
+    own, spread = np.array(pairs, np.float32).T
+    return own, spread
 
 
 def judge_lesions(checkpoint: Checkpoint, volumes: Sequence[Volume]) -> list[Lesion]:

@@ -16,6 +16,11 @@ def interval(score: dict[str, Any]) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
+def rounded(value: float, digits: int) -> str:
+    """`-4`, and `0` where rounding leaves nothing of a minus."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def share(estimate: dict[str, float]) -> str:
     """`81 % (74 to 87)`, of an Estimate."""
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
@@ -25,9 +30,11 @@ def share(estimate: dict[str, float]) -> str:
 def points(estimate: dict[str, float]) -> str:
     """`15 points (9 to 22)`, of a difference of shares."""
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
-    return f"{value:.0f} points ({low:.0f} to {high:.0f})"
+    unit = "point" if round(abs(value)) == 1 else "points"
+    return f"{rounded(value, 0)} {unit} ({rounded(low, 0)} to {rounded(high, 0)})"
 
 
 def decimal(estimate: dict[str, float]) -> str:
     """`0.81 (0.74 to 0.87)`, of an Estimate."""
-    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
+    value, low, high = (rounded(estimate[key], 2) for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"

@@ -37,8 +37,8 @@ def judge_subtype(evaluation: Evaluation) -> str:
     if found.value <= SUBTYPE_SUSPECT:
         return sentence
     return (
-        f"{sentence} Above {SUBTYPE_SUSPECT:.2f} that is suspect: the data's two classes differ in site, stage and "
-        "source too, and the network may tell these apart."
+        f"{sentence} Above {SUBTYPE_SUSPECT:.2f} that is suspect: slices of one scan may stand in two groups, and the "
+        "data's two classes differ in site, stage and source too, which the network may tell apart."
     )
 
 
@@ -64,14 +64,18 @@ def judge_control(control: Control, evaluation: Evaluation, reference: Evaluatio
         )
     title, left = {
         "border_only": OUTSIDE[surround],
-        "lungs_black": ("Lungs blacked out", "chest wall, heart, table and outline"),
+        "lungs_black": ("Lungs blacked out", "what lies around and between the lungs"),
         "tone_only": ("Pixels shuffled", "the frequencies of the greys"),
     }[control]
+    unseen = (
+        "part of a tumour or of its nodes at the hilum may remain in sight, so this says less than the other controls."
+        if control == "lungs_black"
+        else "a network can be right without seeing the disease, and the grouped figure is partly recognition of scans."
+    )
     verdict = (
-        f"Above chance: {left} alone tell the classes of this data apart, so a network can be right without seeing "
-        "the disease, and the grouped figure is partly recognition of scans."
+        f"Above chance with {left} alone: {unseen}"
         if balanced.low > CHANCE
-        else f"Not clearly above chance: {left} alone do not tell the classes apart."
+        else f"Not clearly above chance: by {left} alone the classes are not told apart."
     )
     doubt = (
         f"above {SHORTCUT}, so “normal” stands for the look of a picture too"

@@ -50,19 +50,23 @@ def find(entry: Entry, kind: str, group: str = "") -> Entry:
 
 
 def summary(entry: Entry) -> str:
-    """What the gate is worth, in three sentences."""
+    """What the gate is worth."""
     no_ct, other = find(entry, "no_ct"), find(entry, "no_lungs")
     ours, foreign = find(entry, "chest", "data set"), find(entry, "chest", "other hospitals")
+    windowed = find(entry, "chest", "data set, in another window")
     wrong = [find(entry, kind) for kind in ("turned", "upside_down", "inverted")]
+    doubted = share(windowed["refused"] + windowed["unusual"], windowed["n"])
     turned, total = sum(r["refused"] + r["unusual"] for r in wrong), sum(r["n"] for r in wrong)
     return (
         f"Of pictures that are no CT {share(no_ct['refused'], no_ct['n'])} were refused, of CT without lungs or in "
         f"another plane {share(other['refused'] + other['unusual'], other['n'])} refused or marked unusual, of chest "
-        f"slices turned, upside down or inverted {share(turned, total)}. "
+        f"slices turned, upside down or inverted {share(turned, total)} refused or marked unusual. "
         f"Of upright chest slices it refused {share(ours['refused'], ours['n'])} of this data set and "
         f"{share(foreign['refused'], foreign['n'])} from other hospitals, and marked "
         f"{share(ours['unusual'], ours['n'])} and {share(foreign['unusual'], foreign['n'])} unusual. "
-        "None of these pictures, or others of their source, had been seen by the gate that judged it."
+        f"Of this data set's slices given another window {doubted} were refused or marked unusual. None of "
+        "these pictures, or others of their source, had been seen by the gate that judged it, but the form of the gate "
+        "was chosen on the same pictures. Intervals are exact (Clopper and Pearson) and take pictures as independent."
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ctscan.figures import decimal
 from ctscan.findings import OUTSIDE, SHORTCUT, TONE_FALL
 from ctscan.preprocess import Surround
-from ctscan.results import Entry, Results, is_plain
+from ctscan.results import SCALE, Entry, Results, is_plain
 
 HEAD = ("goal", "measured", "met")
 # unit -> its factor and digits: one more than elsewhere, so that a value beside its bound is not rounded across it
@@ -119,6 +119,19 @@ def withdrawal(results: Results) -> str:
         "“Normal” is withdrawn as a claim about the chest: networks that could see no disease told normal from tumour "
         f"{' and '.join(told)}, where at most {SHORTCUT} was allowed. It means that a slice looks like this data's "
         "normal pictures."
+    )
+
+
+def size_of_controls(results: Results) -> str:
+    """That the controls are smaller or shorter trainings than the recipe, where they are."""
+    if results.grouped is None or not results.controls:
+        return ""
+    own, small = results.grouped["settings"], results.controls[0]["settings"]
+    if all(own[name] == small[name] for name in SCALE):
+        return ""
+    return (
+        f"The controls are small networks ({small['size']} px, {small['epochs']} epochs, where the recipe has "
+        f"{own['size']} px and {own['epochs']} epochs): a larger one might find more."
     )
 
 

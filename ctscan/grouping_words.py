@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctscan.classes import CLASSES
 from ctscan.figures import decimal, share
 from ctscan.findings import SUBTYPE
 from ctscan.results import Results
@@ -16,10 +17,13 @@ def stricter(results: Results) -> str:
     before, after = (share(entry["measures"]["balanced_accuracy"]) for entry in (grouped, strict))
     error = decimal(strict["measures"]["ece"])
     each = ", ".join(f"{100 * fold['balanced_accuracy']:.0f}" for fold in strict["folds"])
+    worst = min(CLASSES, key=lambda c: strict["measures"][f"sensitivity.{c.key}"]["value"])
     return (
         "Where less alike slices are kept together too (two are linked from a correlation of "
         f"{strict['threshold']:.2f} on instead of {grouped['threshold']:.2f}), there are {strict['groups']} groups "
         f"instead of {grouped['groups']}, and balanced accuracy is {after} instead of {before}; in the parts {each} "
         f"%. The largest part holds {largest} of {n} slices, so its network learned from {n - largest}. Adenocarcinoma "
-        f"against squamous cell carcinoma: AUROC {decimal(strict['measures'][SUBTYPE])}. Calibration error: {error}."
+        f"against squamous cell carcinoma: AUROC {decimal(strict['measures'][SUBTYPE])}. Calibration error: {error}. "
+        f"Lowest sensitivity: {worst.title}, {share(strict['measures'][f'sensitivity.{worst.key}'])}. With groups this "
+        "large and few the intervals are rough."
     )

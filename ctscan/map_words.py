@@ -17,8 +17,17 @@ STAGE_HEAD = ("weights at random", "Spearman", "SSIM")
 
 
 def sentences(entry: Entry) -> tuple[str, ...]:
-    """Each test: passed or failed, and by what figures."""
-    return sanity(entry), road(entry), outside(entry), *lesions(entry)
+    """What was tested, then each test: by what figures it passed or failed, or what it shows."""
+    return tested(entry), sanity(entry), road(entry), outside(entry), *lesions(entry)
+
+
+def tested(entry: Entry) -> str:
+    """Which maps."""
+    return (
+        f"Tested are the maps of the likeliest class on {entry['n']} slices of the published test split, no two of one "
+        "visual group. Scans of that split stand in the training data too, and maps of the other classes are not "
+        "tested."
+    )
 
 
 def mark(passed: bool) -> str:
@@ -31,9 +40,9 @@ def sanity(entry: Entry) -> str:
     found = entry["sanity"]
     *_, last = found["randomised"].values()
     return (
-        f"Maps depend on what was learned: {mark(found['passed'])}. On {entry['n']} slices, no two of one visual "
-        f"group, the maps of random weights resemble the true ones by {alike(last)}; maps of two slices, paired at "
-        f"random, resemble one another by {alike(found['pairs'])}, and more than that is too much."
+        f"Maps depend on what was learned: {mark(found['passed'])}. With random weights they resemble the true ones by "
+        f"{alike(last)}, where maps of two different slices resemble one another by {alike(found['pairs'])}; more than "
+        "that would be too much."
     )
 
 
@@ -54,25 +63,27 @@ def road(entry: Entry) -> str:
 
 
 def outside(entry: Entry) -> str:
-    """Whether maps keep to the body."""
-    found, area = entry["outside"], entry["outside_area"]
+    """Whether maps avoid what lies outside the body."""
+    lead = entry["outside_lead"]
     return (
-        f"Evidence keeps to the body: {mark(found['high'] < area)}. Outside it lie {share(found)} of the evidence and "
-        f"{percent(area)} of what the model is shown."
+        f"Evidence avoids what lies outside the body: {mark(lead['high'] < 0)}. {share(entry['outside'])} of it lies "
+        f"there, {points(lead)} more than of a map as coarse that is spread evenly over what the model is shown."
     )
 
 
 def lesions(entry: Entry) -> list[str]:
-    """Whether evidence gathers where a radiologist outlined a tumour."""
+    """How far evidence gathers where a radiologist outlined a tumour; too few for a verdict."""
     found = entry.get("lesions", [])
     if not found:
         return []
     inside = [lesion["inside"] > lesion["area"] for lesion in found]
+    peaks, slices = (sum(lesion[key] for lesion in found) for key in ("peaks", "slices"))
+    open_or_not = "Whether it does is open" if peaks else "That it does is not shown"
     return [
-        f"Evidence gathers in an outlined tumour: {mark(all(inside))}. Its share there is larger than the tumour's "
-        f"share of the body in {sum(inside)} of {len(inside)} volumes and windows, and the strongest place lies in the "
-        f"outline in {sum(lesion['peaks'] for lesion in found)} of {sum(lesion['slices'] for lesion in found)} slices; "
-        f"{count_patients(found)}."
+        f"Evidence in an outlined tumour: {open_or_not}, for the strongest place lies in the outline in {peaks} of "
+        f"{slices} readings (slices, each in several windows). The share of the evidence there is larger than "
+        f"the outline's share of the body in {sum(inside)} of {len(inside)} volumes and windows, as that of any "
+        f"map may be that marks the middle of the body. {count_patients(found).capitalize()}."
     ]
 
 

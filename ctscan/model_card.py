@@ -11,7 +11,7 @@ from ctscan.confidence_words import limit
 from ctscan.data_card import PUBLISHED_TEST
 from ctscan.figures import decimal, interval, percent, points, share
 from ctscan.gate_words import HEAD, alarm, rows, summary
-from ctscan.goals import withdrawal
+from ctscan.goals import size_of_controls, withdrawal
 from ctscan.grouping_words import stricter
 from ctscan.ledger import Ledger
 from ctscan.markdown import table
@@ -70,11 +70,14 @@ def confusion_table(confusion: list[list[int]]) -> str:
     return table(["true \\ predicted", *TITLES], rows)
 
 
-def class_table(measures: dict[str, Any]) -> str:
-    """Sensitivity, specificity and AUROC of each class."""
+def class_table(entry: Entry) -> str:
+    """Slices, sensitivity, specificity and AUROC of each class."""
     kinds = {"sensitivity": share, "specificity": share, "auroc": decimal}
-    rows = [[c.title, *(form(measures[f"{kind}.{c.key}"]) for kind, form in kinds.items())] for c in CLASSES]
-    return table(["class", "sensitivity", "specificity", "AUROC against the rest"], rows)
+    rows = [
+        [c.title, sum(counts), *(form(entry["measures"][f"{kind}.{c.key}"]) for kind, form in kinds.items())]
+        for c, counts in zip(CLASSES, entry["confusion"], strict=True)
+    ]
+    return table(["class", "slices", "sensitivity", "specificity", "AUROC against the rest"], rows)
 
 
 def pair_table(measures: dict[str, Any]) -> str:
@@ -98,7 +101,7 @@ def evaluation_section(title: str, text: str, entry: Entry | None) -> str:
 
 {table(["measure", "value"], [[name.replace("_", " "), form(m[name])] for name, form in named.items()])}
 
-{class_table(m)}
+{class_table(entry)}
 
 {pair_table(m)}
 
@@ -124,7 +127,7 @@ def grouped_section(results: Results) -> str:
         f"nothing of its visual group (threshold {grouped['threshold']:.2f}); the last epoch, no early stopping."
     )
     return f"""\
-{evaluation_section("Grouped, out of fold: the number to quote", text, grouped)}By fold:
+{evaluation_section("Grouped, out of fold", text, grouped)}By fold:
 
 {table(head, rows)}
 
@@ -144,7 +147,7 @@ def controls_section(results: Results) -> str:
         return ""
     first = results.controls[0]
     folds = {row["fold"] for row in first["folds"]}
-    said = [entry["finding"] for entry in results.controls] + [withdrawal(results)]
+    said = [size_of_controls(results), *(entry["finding"] for entry in results.controls), withdrawal(results)]
     findings = "\n".join(f"- {sentence}" for sentence in said if sentence)
     return f"""\
 ## Controls: trainings that must fail
@@ -167,9 +170,8 @@ def gate_section(results: Results) -> str:
 ## The input gate
 
 `resnet18.gate.safetensors`, fitted to {gate["fitted"]["slices"]} slices that the network learned from and
-{gate["fitted"]["pictures"]} other pictures of {gate["fitted"]["sources"]} sources. {summary(gate)} The form of the gate
-was chosen on the same pictures, sources held out; the shipped gate has then learned from all of them. Intervals are
-exact (Clopper and Pearson) and take pictures as independent.
+{gate["fitted"]["pictures"]} other pictures of {gate["fitted"]["sources"]} sources. {summary(gate)} Sources were held
+out for all of this; the shipped gate has then learned from all pictures.
 
 {table(["threshold", "value", "meaning"], thresholds)}
 

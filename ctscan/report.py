@@ -16,7 +16,7 @@ from ctscan.confidence_words import limit
 from ctscan.data_card import PUBLISHED_TEST, data_card
 from ctscan.figures import decimal, interval, percent, points, share
 from ctscan.gate_words import HEAD, alarm, rows, summary
-from ctscan.goals import withdrawal
+from ctscan.goals import size_of_controls, withdrawal
 from ctscan.grouping_words import stricter
 from ctscan.ledger import read_ledger
 from ctscan.markdown import table
@@ -90,17 +90,18 @@ def headline(results: Results) -> str:
     differences = [points(gap["accuracy"]), points(gap["balanced_accuracy"])]
     differences += [decimal(gap["auroc_macro"]), decimal(gap["auroc.normal"])]
     lines.append(["published − grouped", "", "", "", *differences, ""])
-    head = ["split", "slices", "refused beside", "visual groups", "accuracy", "balanced accuracy", "AUROC, macro"]
+    head = ["split", "slices", "got no score", "visual groups", "accuracy", "balanced accuracy", "AUROC, macro"]
     folds = ", ".join(f"{100 * fold['balanced_accuracy']:.0f} %" for fold in grouped["folds"])
-    said = [stricter(results), *(entry["finding"] for entry in (grouped, *results.controls)), withdrawal(results)]
+    said = [stricter(results), grouped["finding"], size_of_controls(results)]
+    said += [*(entry["finding"] for entry in results.controls), withdrawal(results)]
     findings = "\n".join(f"- {sentence}" for sentence in said if sentence)
     return f"""\
-{table([*head, "AUROC, normal against tumour", "ECE"], lines)}
+{table([*head, "AUROC, normal against tumour", "calibration error (ECE)"], lines)}
 
-95 % intervals from a bootstrap over visual groups. *Grouped* trains the same recipe five times and scores each slice
-with the network that has seen nothing of its visual group (thumbnails that correlate at {grouped["threshold"]:.2f} or
-more, linked); balanced accuracy by fold: {folds}. One repeat. A visual group is not a patient, so a new patient can
-be harder still.
+95 % intervals come from a bootstrap over visual groups, where no other way is named. *Grouped* trains the same recipe
+five times and scores each slice with the network that has seen nothing of its visual group (thumbnails that correlate
+at {grouped["threshold"]:.2f} or more, linked); balanced accuracy by fold: {folds}. One repeat. A visual group is not a
+patient, so a new patient can be harder still.
 
 {findings}"""
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ctscan.figures import percent
 from ctscan.markdown import table
 
 IMPORTANCE_HEAD = ("setting", "share of the differences it explains")
@@ -18,12 +17,15 @@ def summary(search: Mapping[str, Any]) -> str:
     ended = ", ".join(f"{n} {'failed' if state == 'fail' else state}" for state, n in states.items())
     losses = [trial["loss"] for trial in search["trials"] if trial["loss"] is not None]
     best = f", lowest cross-entropy {min(losses):.3f}, mean over classes" if losses else ""
-    return f"Optuna tried {len(search['trials'])} recipes on {len(search['folds'])} grouped folds: {ended}{best}."
+    return (
+        f"Optuna tried {len(search['trials'])} recipes on {len(search['folds'])} grouped folds: {ended}{best}. These "
+        "folds are among the five that a recipe chosen so is judged by afterwards, which flatters it a little."
+    )
 
 
 def importance_rows(search: Mapping[str, Any]) -> list[list[object]]:
-    """How much each setting counts for, by fANOVA; none where there were too few trials."""
-    return [[name.replace("_", " "), percent(value)] for name, value in search["importance"].items()]
+    """How much each setting counts for, by fANOVA, a rough guess from few trials; none where there were too few."""
+    return [[name.replace("_", " "), f"{100 * value:.0f} %"] for name, value in search["importance"].items()]
 
 
 def trial_table(trials: Sequence[dict[str, Any]]) -> str:

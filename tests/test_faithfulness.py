@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import nrrd
 import numpy as np
 import pytest
 import torch
+from pytorch_grad_cam.metrics.road import ROADLeastRelevantFirst as ROADLeast
+from pytorch_grad_cam.metrics.road import ROADMostRelevantFirst as ROADMost
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import Tensor, nn
 
 from ctscan.checkpoint import read_checkpoint
 from ctscan.data import DataError
 from ctscan.faithfulness import (
+    PERCENTILES,
     STAGES,
     build,
     centre_map,
@@ -21,6 +26,7 @@ from ctscan.faithfulness import (
     judge_lesions,
     judge_sanity,
     likeness,
+    outside_shares,
     predicted_maps,
     randomise,
     road,
@@ -59,6 +65,39 @@ def test_road_prefers_the_map_that_marks_what_counts() -> None:
     centred = np.repeat(centre_map(SIDE)[None], 4, axis=0)
     assert (own > road(Spot(), dark, centred, labels)).all()
     assert np.array_equal(own, road(Spot(), dark, right, labels))  # seeded
+
+
+def test_road_is_what_the_marked_costs_beyond_the_unmarked() -> None:
+    dark = np.random.default_rng(0).random((2, 1, SIDE, SIDE), np.float32) * 0.2
+    dark[:, :, :16, :16] = 0.9
+    right = np.random.default_rng(1).random((2, SIDE, SIDE), np.float32) * 1e-3
+    right[:, :16, :16] += 1
+    gone = []
+    for square, map_ in zip(dark, right, strict=True):
+        given = torch.from_numpy(square[None]), map_[None], [ClassifierOutputSoftmaxTarget(0)], Spot()
+        changes = [[kind(p)(*given)[0] for kind in (ROADLeast, ROADMost)] for p in PERCENTILES]
+        gone.append(np.mean([least - most for least, most in changes]))
+    assert road(Spot(), dark, right, np.zeros(2, int)) == pytest.approx(gone, abs=0.02)
+    assert min(gone) > 0.1
+
+
+def test_an_even_map_beside_which_evidence_outside_counts_covers_what_is_shown() -> None:
+    pixels = [draw_phantom(256, 320), draw_phantom(200, 260)]
+    squares_of = Preprocess(224, "body", "rank", "hull")
+    cells = [
+        cv2.resize(place.apply(squares_of.visible(p).astype(np.float32)), (7, 7), interpolation=cv2.INTER_AREA)
+        for p in pixels
+        for place in (squares_of.place(p),)
+    ]
+    own, even = outside_shares(squares_of, pixels, np.stack(cells))
+    assert own == pytest.approx(even)
+    middle = np.zeros((2, 7, 7), np.float32)
+    middle[:, 3, 3] = 1
+    own, even = outside_shares(squares_of, pixels, middle)
+    assert (own < even).all()
+    assert np.isnan(outside_shares(squares_of, pixels, 0 * middle)[0]).all()
+    whole = outside_shares(Preprocess(224, "body", "rank", "keep"), pixels, middle)[1]
+    assert (whole > even).all()  # where table and air are shown, an even map has more of them
 
 
 def test_weights_are_drawn_anew_from_the_head_down(checkpoint_path: Path) -> None:
@@ -151,5 +190,5 @@ def test_all_of_it_on_a_few_slices(checkpoint_path: Path) -> None:
     assert found.n == 2
     assert set(found.road) == {"road", "over_random", "over_centre"}
     assert 0 <= found.outside.low <= found.outside.value <= found.outside.high <= 1
-    assert 0 < found.outside_area < 0.6
-    assert set(found.to_dict()) == {"n", "sanity", "road", "outside", "outside_area"}
+    assert -found.outside.value <= found.outside_lead.value < 0.6
+    assert set(found.to_dict()) == {"n", "sanity", "road", "outside", "outside_lead"}

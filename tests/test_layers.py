@@ -83,7 +83,7 @@ INSIDE: dict[str, set[str]] = {
     "findings": {"control", "evaluation", "figures", "preprocess"},
     "goals": {"figures", "findings", "preprocess", "results"},
     "tries": {"figures", "findings", "results"},
-    "grouping_words": {"figures", "findings", "results"},
+    "grouping_words": {"classes", "figures", "findings", "results"},
     "confidence_words": {"classes", "figures", "results"},
     "map_words": {"figures", "results"},
     "volume_words": {"map_words", "results"},

@@ -322,7 +322,7 @@ def test_the_tab_on_worth_shows_both_splits_with_n_and_intervals() -> None:
     assert points(results.grouped["published_minus_grouped"]["accuracy"]) in shown
     assert all(escape(entry["finding"]) in shown for entry in results.controls)
     (border,) = [entry for entry in results.controls if entry["control"] == "border_only"]
-    assert f"still reaches {share(border['measures']['balanced_accuracy'])}" in shown
+    assert f"names the class right in {share(border['measures']['balanced_accuracy'])}" in shown
 
 
 def test_a_model_that_was_not_evaluated_says_so() -> None:

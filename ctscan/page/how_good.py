@@ -10,7 +10,7 @@ from ctscan.chapters import Chapter, chapters
 from ctscan.classes import CLASSES
 from ctscan.figures import decimal, points, share
 from ctscan.findings import CHANCE, OUTSIDE
-from ctscan.goals import withdrawal
+from ctscan.goals import size_of_controls, withdrawal
 from ctscan.grouping_words import stricter
 from ctscan.page import words
 from ctscan.results import Entry, Results
@@ -37,7 +37,15 @@ def how_good(results: Results) -> str:
         "<h3>What the splits are</h3>",
         "".join(f"<p><b>{escape(title)}.</b> {escape(text)}</p>" for title, text in words.SPLITS),
         f"<h3>{words.CONTROLS}</h3><p>{escape(words.CONTROLS_TEXT)}</p>",
-        bullets([grouped["finding"], *(entry["finding"] for entry in results.controls)]),
+        bullets(
+            sentence
+            for sentence in (
+                grouped["finding"],
+                size_of_controls(results),
+                *(entry["finding"] for entry in results.controls),
+            )
+            if sentence
+        ),
         *(chapter(one) for one in chapters(results)),
         *gate_section(results),
         f"<h3>{words.CANNOT}</h3>",
@@ -73,7 +81,8 @@ def headline(grouped: Entry, published: Entry) -> str:
     return (
         f"When look-alike slices are kept apart between learning and testing, this recipe names the data set's class "
         f"in {unseen} of slices. On the published test split, which shares scans with the training data, the figure is "
-        f"{shared}. The difference, {gap}, is what the published split gives away."
+        f"{shared}. The difference is {gap}, most of it likely due to shared scans; the slices and the shares of the "
+        "classes differ too."
     )
 
 
@@ -91,8 +100,8 @@ def without_body(entry: Entry) -> str:
         else "That is not clearly above chance."
     )
     return (
-        f"With {hidden[0].lower()}{hidden[1:]}, a network trained the same way still reaches {share(found)}, the mean "
-        f"over the classes; chance is {100 * CHANCE:.0f} %. What remains is {left}. {weight}"
+        f"With {hidden[0].lower()}{hidden[1:]}, a small network still names the class right in {share(found)}, the "
+        f"mean over the classes; chance is {100 * CHANCE:.0f} %. What remains is {left}. {weight}"
     )
 
 
@@ -134,13 +143,17 @@ def folds(grouped: Entry) -> str:
 
 
 def per_class(grouped: Entry, published: Entry) -> str:
-    """Sensitivity and specificity on both splits."""
-    kinds = ("sensitivity", "specificity")
+    """Slices, sensitivity and specificity on both splits."""
+    kinds, entries = ("sensitivity", "specificity"), (grouped, published)
     rows = [
-        [c.title, *(share(entry["measures"][f"{kind}.{c.key}"]) for kind in kinds for entry in (grouped, published))]
-        for c in CLASSES
+        [
+            c.title,
+            *(sum(entry["confusion"][place]) for entry in entries),
+            *(share(entry["measures"][f"{kind}.{c.key}"]) for kind in kinds for entry in entries),
+        ]
+        for place, c in enumerate(CLASSES)
     ]
-    head = ["class", *(f"{kind}, {split}" for kind in kinds for split in ("kept apart", "published"))]
+    head = ["class", *(f"{kind}, {split}" for kind in ("slices", *kinds) for split in ("kept apart", "published"))]
     return table(head, rows)
 
 

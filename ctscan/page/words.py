@@ -30,13 +30,13 @@ REFUSED_WHY = (
     "none."
 )
 ALONE = "The picture, as it was read"
-UNUSUAL = "Unusual slice: read the scores with doubt."
+UNUSUAL = "Unusual slice: read the scores with doubt; their calibration does not cover it."
 
 SCORES = "Probability, calibrated"
 SCORES_RAW = "Model score, not calibrated"
 LIKELIEST = "Calibrated probability {share}."
 LIKELIEST_RAW = "Model score {share}, not calibrated."
-SINGLE = "No other class remains possible at the level described under “How to read it”."
+SINGLE = "ctscan lists no other class; such lists still miss the right one at times: see “How to read it”."
 UNCERTAIN = "Uncertain: it may be any of these"
 UNCERTAIN_WHY = "The model cannot rule these out, so it gives no single answer. The likeliest is {title}, {share}."
 UNCERTAIN_NONE = "Uncertain: none of the four classes"
@@ -51,7 +51,7 @@ CLASS_SHORT = {
     "adenocarcinoma": "A malignant lung cancer that begins in mucus-secreting glands.",
     "large_cell_carcinoma": "A malignant, fast-growing lung cancer of large, abnormal cells.",
     "squamous_cell_carcinoma": "A malignant lung cancer of the flat cells that line the bronchi.",
-    "normal": "No cancer, as in the normal chests of the training data.",
+    "normal": "Looks like the normal chests of the training data. That does not rule out cancer.",
 }
 
 CLASS_LONG = {
@@ -68,9 +68,9 @@ CLASS_LONG = {
         "to smoking."
     ),
     "normal": (
-        "Not cancer. The design that this model follows counts scars, infections and benign nodules here, some of "
-        "which need follow-up; the pictures it learned from are normal chests, so of scars, infections and nodules "
-        "it has seen nothing."
+        "No finding about cancer. The design that this model follows counts scars, infections and benign nodules "
+        "here, some of which need follow-up; the pictures it learned from are normal chests, so of scars, infections "
+        "and nodules it has seen nothing."
     ),
 }
 
@@ -133,19 +133,20 @@ SURROUNDS = {
 }
 TONES = {
     "equalise": ", and the greys inside it are spread evenly, so that the window a slice was saved in matters less",
-    "rank": ", and each grey is replaced by its rank, so that every slice has the same share of every grey and the "
-    "window it was saved in hardly matters",
-    "clipped_rank": ", and each grey is replaced by its rank, the brightest eighth all white, so that every slice has "
-    "the same share of every grey and the window it was saved in hardly matters",
-    "matched": ", and its greys are moved, in their order, to one histogram, the same in every slice, so that the "
-    "window it was saved in hardly matters",
+    "rank": ", and each grey is replaced by its rank, so that brightness and contrast alone change little; what the "
+    "window of a slice cut off to black or white stays cut off",
+    "clipped_rank": ", and each grey is replaced by its rank, the brightest eighth all white, so that brightness and "
+    "contrast alone change little; what the window of a slice cut off to black stays cut off",
+    "matched": ", and its greys are moved, in their order, to one histogram, the same for every slice, so that "
+    "brightness and contrast alone change little; what the window of a slice cut off to black or white stays cut off",
     "none": "; its greys stay as they are",
 }
 CALIBRATED = (
-    "They are calibrated on slices whose look-alikes the model had not seen: there 90 % was right about nine times in "
-    "ten. That holds less where nothing similar was learned, and not for another hospital's scans. Where more than one "
-    "class, or none, remains possible, ctscan says “uncertain” and lists what cannot be ruled out: such lists are made "
-    "so that, for each class, they miss the right one in at most {miss:.0f} of 100 scans of this kind."
+    "Their calibration was measured on sister networks of the model, on slices whose look-alikes these had not seen: "
+    "there 90 % was right about nine times in ten. That holds less where nothing similar was learned, and not for "
+    "another hospital's scans. Where more than one class, or none, remains possible, ctscan says “uncertain” and lists "
+    "what cannot be ruled out: such lists aim to miss the right class in at most {miss:.0f} of 100 scans of this kind; "
+    "how often they did stands under “How good is it?”."
 )
 NOT_CALIBRATED = "They are not calibrated: 90 % does not mean right nine times in ten."
 
@@ -205,8 +206,8 @@ SPLITS = (
 )
 CONTROLS = "Trainings that should fail"
 CONTROLS_TEXT = (
-    "Networks trained the same way on pictures from which the disease was removed, or under wrong labels. What they "
-    "still get right, a model can get right without seeing the disease."
+    "Networks trained on pictures from which the lungs, or all anatomy, were removed, or under wrong labels. What they "
+    "still get right, a model can get right by other things than the disease."
 )
 NORMAL_WITHDRAWN = (
     "“Normal” here means: looks like the normal pictures of the training data. It does not mean a healthy chest, for a "
@@ -220,5 +221,6 @@ CANNOT_LIST = (
     "It cannot say that a chest is healthy: its normal slices are stock pictures of a few chests, in other windows.",
     "It does not know disease other than these tumours: no pneumonia, no embolism, no benign nodule was in its data.",
     "It reads one slice, without the rest of the scan, without history and without Hounsfield units.",
-    "It has not been tested on patients of a known hospital, and no figure here is evidence for use in care.",
+    "Of whole scans from other hospitals it has met only those in the tables above, and no figure here is evidence for "
+    "use in care.",
 )
