@@ -56,6 +56,7 @@ from ctscan.ledger import LedgerError, append, read_ledger
 from ctscan.manifest import Manifest, ManifestError, Pool, load_pool
 from ctscan.metrics import measures, softmax
 from ctscan.plots import draw_all
+from ctscan.results import FOLDS, HEADLINE_THRESHOLD
 from ctscan.runtime import DeviceError, run_in_batches
 from ctscan.slices import Slice, UnreadableSlice
 from ctscan.training import TrainingError, imagenet_weights
@@ -112,6 +113,9 @@ class Report:
             "deduplicated": (test.unseen_by(train, valid), self.published.take(unseen)),
         }
         for split, (of, answers) in parts.items():
+            if not len(answers.labels):
+                print(f"{split} test split: no slice is left, so nothing is said of it.")
+                continue
             found = evaluate(answers, CLASS_KEYS, self.config.draws, split)
             draw_all(self.plots, split, found, answers, TITLES)
             said = self.entry(model_id=self.classifier.card.model_id, split=split, refused=count_refused(of))
@@ -137,12 +141,14 @@ class Report:
         """The recipe, or a control of it, on the grouped folds."""
         folder = self.folder(self.config, control, pool)
         folds = range(self.config.folds)
-        weights = {} if has_run(folder, folds) else imagenet_weights(self.config.init)
+        check_classes(pool, folds)
+        weights = {} if has_run(folder, folds) and not self.config.init else imagenet_weights(self.config.init)
         return cross_validate(self.config, pool, folds, folder, weights, self.config.device)
 
     def evaluate_grouped(self) -> None:
         """The recipe out of fold, by fold and over all, and what the published split adds to it."""
         (pool,) = self.pools("none")
+        other = self.other(pool, self.config.against) if self.config.against else None
         out = self.train_folds("none", pool)
         answers = gather(pool, out)
         found = evaluate(answers, CLASS_KEYS, self.config.draws, "grouped")
@@ -156,9 +162,9 @@ class Report:
             matched={"fall": vars(fall), "finding": judge_tone(fall)},
             **found.to_dict(),
         )
-        if self.config.against:
-            said |= {"against": self.compare(pool, answers, self.config.against)}
-        if self.classifier.card.training == self.config.settings() and self.config.folds == 5:
+        if other:
+            said |= {"against": self.compare(answers, *other)}
+        if self.classifier.card.training == self.config.settings() and self.config.folds == FOLDS:
             gap = difference(self.published, answers, CLASS_KEYS, COMPARED, self.config.draws)
             said |= {"model_id": self.classifier.card.model_id}
             said |= {"published_minus_grouped": {name: vars(value) for name, value in gap.items()}}
@@ -180,14 +186,18 @@ class Report:
         matched = gather(pool, answer_again(pool, folds, folder, self.config.device))
         return difference(answers, matched, CLASS_KEYS, ["balanced_accuracy"], self.config.draws)["balanced_accuracy"]
 
-    def compare(self, pool: Pool, answers: Answers, folder: Path) -> dict[str, Any]:
-        """These answers minus those of another recipe, kept in `folder`, on the same slices, groups drawn for both."""
+    def other(self, pool: Pool, folder: Path) -> tuple[Recipe, Answers]:
+        """Another recipe and its answers, kept in `folder`. Raises TrainingError before anything is trained."""
         checkpoint = folder / "fold-0.safetensors"
         other = EvaluateConfig(**read_checkpoint(checkpoint).card.training, data=self.data)
         if name_run(other, self.config.threshold, "none", pool) != folder.name:
             raise TrainingError(f"--against {folder.name}: not a cross-validation of these slices on these folds.")
-        gap = difference(answers, gather(pool, self.kept(other, pool, folder)), CLASS_KEYS, PAIRED, self.config.draws)
-        print_estimates(f"minus {folder.name}", gap)
+        return other, gather(pool, self.kept(other, pool, folder))
+
+    def compare(self, answers: Answers, other: Recipe, theirs: Answers) -> dict[str, Any]:
+        """These answers minus those of another recipe on the same slices, groups drawn for both."""
+        gap = difference(answers, theirs, CLASS_KEYS, PAIRED, self.config.draws)
+        print_estimates("minus the other recipe", gap)
         return {"settings": other.settings(), "measures": {name: vars(value) for name, value in gap.items()}}
 
     def kept(self, recipe: Recipe, pool: Pool, folder: Path) -> OutOfFold:
@@ -205,7 +215,8 @@ class Report:
         said = self.entry(settings=self.config.settings(), folds=self.config.folds, **found.to_dict())
         append(self.config.ledger_path, "calibrations", said)
         print_confidence(found)
-        if self.config.settings() == self.classifier.card.training:
+        headline = (self.config.threshold, self.config.folds) == (HEADLINE_THRESHOLD, FOLDS)
+        if headline and self.config.settings() == self.classifier.card.training:
             self.keep_calibration(found)
 
     def keep_calibration(self, found: Confidence) -> None:
@@ -246,10 +257,10 @@ class Report:
 
     def evaluate_control(self, control: Control) -> None:
         """A control beside the last cross-validation of the committed recipe on the same folds."""
+        reference = self.reference()  # first: it may be missing, and the trainings take long
         runs = [(pool, self.train_folds(control, pool)) for pool in self.pools(control)]
         found = [evaluate(gather(*run), CLASS_KEYS, self.config.draws, control) for run in runs]
         whole = average(found) if len(found) > 1 else found[0]
-        reference = self.reference()
         folds = [row for run in runs for row in by_fold(*run)]
         said = self.entry(control=control, settings=self.config.settings(), folds=folds)
         said |= {"finding": judge_control(control, whole, reference, self.config.surround), **whole.to_dict()}
@@ -278,6 +289,14 @@ def scored(split: Split) -> Split:
 def count_refused(split: Split) -> int:
     """How many slices are given no score."""
     return 0 if split.refused is None else int(split.refused.sum())
+
+
+def check_classes(pool: Pool, folds: Sequence[int]) -> None:
+    """Raises TrainingError where a class has no slice in these folds: half of the measures would not exist."""
+    found = {int(label) for label in pool.split.labels[np.isin(pool.folds, folds)]}
+    missing = [c.title for place, c in enumerate(CLASSES) if place not in found]
+    if missing:
+        raise TrainingError(f"Folds {', '.join(map(str, folds))} hold no slice of {', '.join(missing)}: take more.")
 
 
 def gather(pool: Pool, out: OutOfFold) -> Answers:

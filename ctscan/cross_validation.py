@@ -1,7 +1,7 @@
 """Recipe and grouped pool -> what the network of each fold says of the slices that it has not seen.
 
 Each fold's network and answers are written as soon as they are there, so an interrupted run goes on where it
-stopped. The last epoch counts: there is no early stopping, hence nothing is chosen on what is scored.
+stopped. The last epoch counts: there is no early stopping, hence no epoch is chosen on what is scored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ctscan.config import Recipe
 from ctscan.manifest import Pool
 from ctscan.model import SliceNet
 from ctscan.runtime import Output, TorchRuntime, choose_device, concatenate, run_in_batches, store_tensors
-from ctscan.training import Trainer, Weights, build_card, round_trip, show_progress, top_of_scale
+from ctscan.training import Trainer, TrainingError, Weights, build_card, round_trip, show_progress, top_of_scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,13 @@ def name_run(recipe: Recipe, threshold: float, control: str, pool: Pool) -> str:
 def cross_validate(
     recipe: Recipe, pool: Pool, folds: Sequence[int], folder: Path, weights: Weights, device: str
 ) -> OutOfFold:
-    """Train the folds that `folder` does not hold yet; gives the answers of all. Raises TrainingError."""
+    """Train the folds that `folder` does not hold yet; gives the answers of all.
+
+    `weights` may be empty where nothing is left to train. Raises TrainingError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if weights:
+        check_start(folder, weights)
     index, outputs = [], []
     for fold in folds:
         outside = np.flatnonzero(pool.folds == fold)
@@ -54,6 +59,18 @@ def cross_validate(
         index.append(outside)
         outputs.append(read_output(path))
     return OutOfFold(np.concatenate(index), concatenate(outputs))
+
+
+def check_start(folder: Path, weights: Weights) -> None:
+    """Keep a digest of the starting weights. Raises TrainingError where the folder's folds began with others."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].numpy().tobytes())
+    path = folder / "start.sha256"
+    if path.exists() and path.read_text(encoding="utf-8") != digest.hexdigest():
+        raise TrainingError(f"{folder.name} began with other starting weights: give those by --init, or other --runs.")
+    if not list(folder.glob("fold-*.npz")):
+        path.write_text(digest.hexdigest(), encoding="utf-8")
 
 
 def has_run(folder: Path, folds: Sequence[int]) -> bool:

@@ -224,7 +224,7 @@ def outside_shares(preprocess: Preprocess, slices: Sequence[Pixels], maps: Maps)
     for pixels, map_ in zip(slices, maps, strict=True):
         placement, outside = preprocess.place(pixels), ~body_mask(pixels)
         shown = placement.apply(preprocess.visible(pixels).astype(np.float32))
-        even = cv2.resize(shown, map_.shape[::-1], interpolation=cv2.INTER_AREA)
+        even = np.asarray(cv2.resize(shown, map_.shape[::-1], interpolation=cv2.INTER_AREA), np.float32)
         pairs.append([share_inside(placement.invert(cells), outside) for cells in (map_, even)])
     own, spread = np.array(pairs, np.float32).T
     return own, spread

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+UNDEFINED = "not defined"
+
 
 def percent(share: float) -> str:
     """`97.3 %`."""
@@ -21,8 +23,10 @@ def rounded(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
-def share(estimate: dict[str, float]) -> str:
-    """`81 % (74 to 87)`, of an Estimate."""
+def share(estimate: dict[str, float] | None) -> str:
+    """`81 % (74 to 87)`, of an Estimate; None is a measure that does not exist, as where a class has no slice."""
+    if estimate is None:
+        return UNDEFINED
     value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
     return f"{value:.0f} % ({low:.0f} to {high:.0f})"
 
@@ -34,7 +38,9 @@ def points(estimate: dict[str, float]) -> str:
     return f"{rounded(value, 0)} {unit} ({rounded(low, 0)} to {rounded(high, 0)})"
 
 
-def decimal(estimate: dict[str, float]) -> str:
-    """`0.81 (0.74 to 0.87)`, of an Estimate."""
+def decimal(estimate: dict[str, float] | None) -> str:
+    """`0.81 (0.74 to 0.87)`, of an Estimate or None."""
+    if estimate is None:
+        return UNDEFINED
     value, low, high = (rounded(estimate[key], 2) for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"

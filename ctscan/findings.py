@@ -52,9 +52,9 @@ def judge_tone(fall: Estimate) -> str:
 
 
 def judge_control(control: Control, evaluation: Evaluation, reference: Evaluation, surround: Surround = "keep") -> str:
-    """What a control says; `reference` is the recipe itself on the same folds, `surround` what both were shown."""
+    """What a control says; `reference` is the shipped recipe on the same folds, `surround` what both were shown."""
     balanced, normal = evaluation.measures["balanced_accuracy"], evaluation.measures["auroc.normal"]
-    beside = f"the recipe itself reaches {reference.measures['balanced_accuracy'].value:.2f} on the same folds"
+    beside = f"the shipped recipe reaches {reference.measures['balanced_accuracy'].value:.2f} on the same folds"
     if control == "shuffled_labels":
         within = abs(balanced.value - CHANCE) <= 2 * balanced.se
         verdict = "as it must be" if within else "which it must not be: something crosses the folds"

@@ -61,8 +61,7 @@ class Folds:
 def read_folds(data: Path, manifest: Manifest, card: Card, runs: Path) -> Folds:
     """Find each slice's file and its fold's answer. Raises GateError where the folds were not trained."""
     pool = load_pool(data, manifest, THRESHOLD, card.preprocess.square)
-    paths = [path for name in SPLITS for path, _ in find_files(data / name)]
-    by_hash = dict(zip(read_all(paths, pixel_hash, "hashing"), paths, strict=True))
+    by_hash = first_files(data)
     folder = runs / name_run(Recipe(**card.training), THRESHOLD, "none", pool)
     folds = np.unique(pool.folds)
     if not all((folder / f"fold-{fold}.npz").exists() for fold in folds):
@@ -73,6 +72,13 @@ def read_folds(data: Path, manifest: Manifest, card: Card, runs: Path) -> Folds:
     gathered = concatenate([read_output(folder / f"fold-{fold}.npz") for fold in folds])
     output = take(gathered, np.argsort(order).tolist())
     return Folds(pool, tuple(by_hash[h] for h in pool.split.hashes), output, folder)
+
+
+def first_files(data: Path) -> dict[str, Path]:
+    """Each image's file by the hash of its pixels; of copies the first, since what is in train is learned from."""
+    paths = [path for name in SPLITS for path, _ in find_files(data / name)]
+    found = zip(read_all(paths, pixel_hash, "hashing"), paths, strict=True)
+    return {digest: path for digest, path in reversed(list(found)) if isinstance(digest, str)}
 
 
 def see_all(folder: Path, fold: int, subjects: list[Subject]) -> Output:

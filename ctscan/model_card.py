@@ -74,7 +74,7 @@ def class_table(entry: Entry) -> str:
     """Slices, sensitivity, specificity and AUROC of each class."""
     kinds = {"sensitivity": share, "specificity": share, "auroc": decimal}
     rows = [
-        [c.title, sum(counts), *(form(entry["measures"][f"{kind}.{c.key}"]) for kind, form in kinds.items())]
+        [c.title, sum(counts), *(form(entry["measures"].get(f"{kind}.{c.key}")) for kind, form in kinds.items())]
         for c, counts in zip(CLASSES, entry["confusion"], strict=True)
     ]
     return table(["class", "slices", "sensitivity", "specificity", "AUROC against the rest"], rows)
@@ -83,7 +83,7 @@ def class_table(entry: Entry) -> str:
 def pair_table(measures: dict[str, Any]) -> str:
     """AUROC of each pair of classes."""
     pairs = [(a, b) for i, a in enumerate(CLASSES) for b in CLASSES[i + 1 :]]
-    rows = [[f"{a.title} against {b.title}", decimal(measures[f"auroc.{a.key}.{b.key}"])] for a, b in pairs]
+    rows = [[f"{a.title} against {b.title}", decimal(measures.get(f"auroc.{a.key}.{b.key}"))] for a, b in pairs]
     return table(["pair", "AUROC"], rows)
 
 

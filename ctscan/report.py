@@ -84,7 +84,8 @@ def headline(results: Results) -> str:
     forms = {"accuracy": share, "balanced_accuracy": share, "auroc_macro": decimal, "auroc.normal": decimal}
     forms |= {"ece": decimal}
     lines = [
-        [name, e["n"], e.get("refused", ""), e["groups"], *(form(e["measures"][key]) for key, form in forms.items())]
+        [name, e["n"], e.get("refused", ""), e["groups"]]
+        + [form(e["measures"].get(key)) for key, form in forms.items()]
         for name, e in named.items()
     ]
     differences = [points(gap["accuracy"]), points(gap["balanced_accuracy"])]
@@ -96,7 +97,7 @@ def headline(results: Results) -> str:
     said += [*(entry["finding"] for entry in results.controls), withdrawal(results)]
     findings = "\n".join(f"- {sentence}" for sentence in said if sentence)
     return f"""\
-{table([*head, "AUROC, normal against tumour", "calibration error (ECE)"], lines)}
+{table([*head, "AUROC, normal against tumour", "calibration error (ECE) before calibrating"], lines)}
 
 95 % intervals come from a bootstrap over visual groups, where no other way is named. *Grouped* trains the same recipe
 five times and scores each slice with the network that has seen nothing of its visual group (thumbnails that correlate

@@ -92,7 +92,7 @@ def results_of(ledger: Ledger, card: Card) -> Results:
         audit=newest("audits", lambda e: True),
         gate=newest("gates", of_model),
         stricter=newest("grouped", lambda e: of_recipe(e, STRICT_THRESHOLD) and len(e["folds"]) == FOLDS),
-        calibration=newest("calibrations", of_recipe),
+        calibration=newest("calibrations", lambda e: of_recipe(e) and e["folds"] == FOLDS),
         explanation=newest("explanations", of_model),
         volumes=newest("volumes", of_model),
         search=newest("searches", lambda e: True),

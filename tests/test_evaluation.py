@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 from scipy.stats import t
 
 from ctscan.anatomy import body_mask
@@ -19,10 +21,14 @@ from ctscan.checkpoint import read_checkpoint, write_checkpoint
 from ctscan.classes import CLASS_KEYS
 from ctscan.classifier import Classifier
 from ctscan.control import CONTROLS, shuffle_labels, view
+from ctscan.data import Split
 from ctscan.evaluation import Answers, Estimate, Evaluation, average, difference, evaluate, resample
 from ctscan.findings import judge_control, judge_subtype
+from ctscan.manifest import Pool
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
+from ctscan.training import TrainingError
+from evaluate import check_classes
 from tests.test_audit import draw_patient, save
 from tests.test_data import LONG
 
@@ -182,8 +188,30 @@ def test_a_checkpoint_is_scored_with_intervals_and_plots(run: Run, data: Path, t
     assert len(json.loads((tmp_path / "metrics.json").read_text())["evaluations"]) == 2  # no news is not kept
 
 
+def test_a_test_split_of_nothing_but_copies_is_no_crash(run: Run, data: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(data / "train", copied / "train")
+    shutil.copytree(data / "valid", copied / "valid")
+    shutil.copytree(data / "train", copied / "test")
+    done = run("--data", str(copied))
+    assert done.returncode == 0, done.stderr
+    assert "deduplicated test split: no slice is left" in done.stdout
+    (entry,) = json.loads((tmp_path / "metrics.json").read_text())["evaluations"]
+    assert entry["split"] == "published"
+
+
+def test_folds_without_a_class_are_refused_before_training() -> None:
+    labels = np.array([0, 1, 2, 3, 0, 1, 2])
+    split = Split(np.zeros((7, 1, 32, 32), np.float32), labels, tuple("abcdefg"), np.ones(7, bool))
+    pool = Pool(split, np.arange(7), np.array([0, 0, 0, 0, 1, 1, 1]))
+    check_classes(pool, [0])
+    check_classes(pool, [0, 1])
+    with pytest.raises(TrainingError, match="Folds 1 hold no slice of Normal"):
+        check_classes(pool, [1])
+
+
 @pytest.mark.slow
-def test_cross_validation_goes_on_where_it_stopped(run: Run, data: Path, tmp_path: Path) -> None:
+def test_cross_validation_goes_on_where_it_stopped(run: Run, data: Path, tmp_path: Path, init: Path) -> None:
     done = run("--data", str(data), "--cross-validate", "--folds", "2")
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads((tmp_path / "metrics.json").read_text())["grouped"]
@@ -198,6 +226,11 @@ def test_cross_validation_goes_on_where_it_stopped(run: Run, data: Path, tmp_pat
     assert "fold 0" not in again.stderr
     assert (folder / "fold-0.npz").stat().st_mtime_ns == kept
     assert "balanced accuracy falls by" in entry["matched"]["finding"]
+    weights = {name: values + 1 for name, values in safetensors.torch.load_file(init).items()}
+    safetensors.torch.save_file(weights, tmp_path / "other.safetensors")
+    other = run("--data", str(data), "--cross-validate", "--folds", "2", "--init", str(tmp_path / "other.safetensors"))
+    assert other.returncode == 2
+    assert "began with other starting weights" in other.stderr
     assert entry["matched"]["fall"]["low"] <= entry["matched"]["fall"]["value"] <= entry["matched"]["fall"]["high"]
 
 
@@ -233,8 +266,13 @@ def test_a_recipe_is_compared_with_another_and_calibrated(
 
     own, checkpoint = tmp_path / "own.safetensors", read_checkpoint(checkpoint_path)
     written = write_checkpoint(own, replace(checkpoint.card, training=first["settings"]), checkpoint.tensors)
-    done = run(*some, "--calibrate", "--checkpoint", str(own))
+    assert run(*some, "--calibrate", "--checkpoint", str(own)).returncode == 0
+    assert read_checkpoint(own).card.calibration is None  # two folds are not all
+    every = ("--data", str(data), "--checkpoint", str(own))
+    assert run(*every, "--cross-validate").returncode == 0
+    done = run(*every, "--calibrate")
     assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "metrics.json").read_text())["calibrations"][-1]
     card = Classifier.load(own).card
     assert card.calibration == Calibration(found["temperature"]["value"], 0.10, tuple(found["sets"]["thresholds"]))
     assert card.model_id == written.model_id

@@ -128,8 +128,9 @@ def side_by_side(results: Results, grouped: Entry, published: Entry) -> str:
     if results.deduplicated:
         columns[words.WITHOUT_COPIES] = results.deduplicated
     rows = [["slices (visual groups)", *(f"{e['n']} ({e['groups']})" for e in columns.values())]]
-    rows += [[title, *(share(e["measures"][name]) for e in columns.values())] for name, title in words.SHARES.items()]
-    rows += [[title, *(decimal(e["measures"][name]) for e in columns.values())] for name, title in words.AREAS.items()]
+    found = [e["measures"] for e in columns.values()]
+    rows += [[title, *(share(measures.get(name)) for measures in found)] for name, title in words.SHARES.items()]
+    rows += [[title, *(decimal(measures.get(name)) for measures in found)] for name, title in words.AREAS.items()]
     return table(["", *columns], rows)
 
 
@@ -149,7 +150,7 @@ def per_class(grouped: Entry, published: Entry) -> str:
         [
             c.title,
             *(sum(entry["confusion"][place]) for entry in entries),
-            *(share(entry["measures"][f"{kind}.{c.key}"]) for kind in kinds for entry in entries),
+            *(share(entry["measures"].get(f"{kind}.{c.key}")) for kind in kinds for entry in entries),
         ]
         for place, c in enumerate(CLASSES)
     ]

@@ -172,7 +172,7 @@ AREAS = {
     "auroc_macro": "AUROC, mean over the classes",
     "auroc.normal": "AUROC, normal against tumour",
     "auroc.adenocarcinoma.squamous_cell_carcinoma": "AUROC, adenocarcinoma against squamous",
-    "ece": "calibration error",
+    "ece": "calibration error, before calibrating",
 }
 PER_CLASS = "Class by class"
 PER_CLASS_TEXT = (
