@@ -71,5 +71,5 @@ def scores(metrics: dict[str, Any]) -> str:
         for name, title in SPLIT_NAMES.items()
         if name in metrics
     )
-    head = "<tr><th>slices</th><th>n</th><th>right</th><th>95 % interval</th></tr>"
+    head = "<tr><th>slices</th><th>n</th><th>right</th><th>95 % interval (Wilson, slices as independent)</th></tr>"
     return f'<div class="scroll"><table class="figures"><thead>{head}</thead><tbody>{lines}</tbody></table></div>'

@@ -30,7 +30,7 @@ REFUSED_WHY = (
     "none."
 )
 ALONE = "The picture, as it was read"
-UNUSUAL = "Unusual slice: read the scores with doubt; their calibration does not cover it."
+UNUSUAL = "Unusual slice: what is known of the scores does not hold for it. Read them with doubt."
 
 SCORES = "Probability, calibrated"
 SCORES_RAW = "Model score, not calibrated"
