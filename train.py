@@ -21,6 +21,7 @@ from ctscan.data import SPLITS, DataError, Split, load_split
 from ctscan.ledger import LedgerError, append, read_ledger
 from ctscan.manifest import ManifestError, load_pool
 from ctscan.metrics import Score
+from ctscan.model import SliceNet
 from ctscan.run_folder import RunFolder
 from ctscan.runtime import DeviceError, choose_device, store_tensors
 from ctscan.search import Search
@@ -59,20 +60,23 @@ def check_target(config: TrainConfig) -> None:
 
 
 def train(config: TrainConfig) -> None:
-    """Fit, score, write checkpoint, run folder and ledger."""
+    """Fit, score, write checkpoint, run folder and ledger.
+
+    Raises KeyboardInterrupt with what there is of a run that was interrupted before its checkpoint.
+    """
     check_target(config)
     choose_device(config.device)
     splits = load(config)
     folder = RunFolder(config)
-    fitted = fit(config, splits["train"], splits["valid"], folder.log)
-    net = round_trip(config, fitted.net)
-    scored = splits if config.read_test else {name: splits[name] for name in ("train", "valid")}
-    if config.read_test:
-        scored = scored | {"test_unseen": splits["test"].unseen_by(splits["train"], splits["valid"])}
-    device = torch.device("cpu")
-    scores = {name: evaluate(net, split, device) for name, split in scored.items()}
-    metrics = {name: value.to_dict() for name, value in scores.items()}
-    card = build_card(config, net, describe(splits), metrics, measure_map_scale(net, splits["train"], device))
+    try:
+        fitted = fit(config, splits["train"], splits["valid"], folder.log)
+        net = round_trip(config, fitted.net)
+        scores = score_all(config, net, splits)
+        metrics = {name: value.to_dict() for name, value in scores.items()}
+        scale = measure_map_scale(net, splits["train"], torch.device("cpu"))
+        card = build_card(config, net, describe(splits), metrics, scale)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"no checkpoint was written, the run folder is {folder.path}") from None
     card = write_checkpoint(config.out, card, store_tensors(net))
     entry = {"date": f"{date.today()}", "model_id": card.model_id, "best_epoch": fitted.best.epoch}
     entry |= {"settings": card.training, "data": card.data, "scores": card.metrics}
@@ -81,6 +85,14 @@ def train(config: TrainConfig) -> None:
         append(config.ledger_path, "readings", entry)
     print_scores(scores)
     print(f"{config.out}: {card.model_id}, best epoch {fitted.best.epoch}; run folder {folder.path}")
+
+
+def score_all(config: TrainConfig, net: SliceNet, splits: dict[str, Split]) -> dict[str, Score]:
+    """The scores by split; of test, where it is read, also those of the part that is in neither train nor valid."""
+    scored = splits if config.read_test else {name: splits[name] for name in ("train", "valid")}
+    if config.read_test:
+        scored = scored | {"test_unseen": splits["test"].unseen_by(splits["train"], splits["valid"])}
+    return {name: evaluate(net, split, torch.device("cpu")) for name, split in scored.items()}
 
 
 def search(config: TrainConfig) -> None:
@@ -96,7 +108,9 @@ def search(config: TrainConfig) -> None:
     except KeyboardInterrupt:
         print("Interrupted: the trials that are done are kept; the same command goes on.", file=sys.stderr)
     said = {"date": f"{date.today()}", "threshold": config.threshold, "manifest": manifest.digest[:16]}
-    append(config.ledger_path, "searches", said | found.report())
+    said |= found.report()
+    if said["trials"]:  # none where the first was interrupted: nothing to keep yet
+        append(config.ledger_path, "searches", said)
     print((found.folder / "trials.md").read_text(encoding="utf-8"), f"Table and plots: {found.folder}", sep="\n")
 
 
@@ -121,8 +135,8 @@ def main() -> int:
     except OSError as error:
         print(f"train.py: {error.filename or config.out}: {error.strerror}.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("train.py: interrupted before the first epoch was over; nothing was written.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"train.py: {': '.join(['interrupted', *stop.args])}.", file=sys.stderr)
         return 130
     return 0
 

@@ -124,7 +124,8 @@ def subjects_of_data(paths: Sequence[Path], groups: Sequence[int], folds: Sequen
 def subjects_of_pictures(folder: Path, size: int) -> list[Subject]:
     """Pictures from elsewhere, `KIND__SOURCE__NAME` in `ct_chest`, `ct_other` and `notct`, chests also in other ways.
 
-    Raises GateError where there are none. A picture that cannot be read would be refused anyway, and is left out.
+    Raises GateError where there are none, and for a name that is not of that form. A picture that cannot be read would
+    be refused anyway, and is left out.
     """
     generator = np.random.default_rng(SEED)
     found = []
@@ -134,7 +135,7 @@ def subjects_of_pictures(folder: Path, size: int) -> list[Subject]:
             slice_ = read_slice(path.read_bytes())
         except UnreadableSlice:
             continue
-        what, source, *_ = path.name.split("__")
+        what, source = kind_and_source(path)
         found.append(subject(slice_, size, kind, ELSEWHERE if kind == CHEST else what, source))
         if kind == CHEST:
             other = rewindow(mirror(slice_), generator)
@@ -144,6 +145,14 @@ def subjects_of_pictures(folder: Path, size: int) -> list[Subject]:
     if not {s.kind for s in found} >= {CHEST, "no_lungs", "no_ct"}:
         raise GateError(f"The folder of pictures needs {', '.join(FOLDERS)} with files KIND__SOURCE__NAME in each.")
     return deal(found)
+
+
+def kind_and_source(path: Path) -> tuple[str, str]:
+    """The first two parts of a picture's name. Raises GateError where it is not `KIND__SOURCE__NAME`."""
+    match path.name.split("__"):
+        case [what, source, _, *_]:
+            return what, source
+    raise GateError(f"{path}: the name of a picture must be KIND__SOURCE__NAME.")
 
 
 def deal(found: list[Subject]) -> list[Subject]:

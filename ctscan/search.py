@@ -26,17 +26,21 @@ from ctscan.cross_validation import fit_fold
 from ctscan.evaluation import Answers
 from ctscan.manifest import Pool
 from ctscan.metrics import measures
-from ctscan.training import Weights
+from ctscan.training import TrainingError, Weights, build_net
 from ctscan.trials import trial_table
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.importance import BaseImportanceEvaluator
+    from optuna.storages import RDBStorage
     from optuna.trial import BaseTrial, FrozenTrial
 
 FOLDS = (0, 1)  # the same for all trials, so that recipes meet the same slices
 RANDOM_TRIALS = 8  # before the sampler leans on what it has seen
 UNPRUNED_TRIALS = 4  # before a first fold worse than the median ends a trial
+HEARTBEAT = 10  # s between two signs of life of a running trial
+SILENCE = 60  # s without one, and the trial's process counts as dead
+PATIENCE = 30  # s of waiting while another process writes; a heartbeat that is late by as much is no silence
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class Range:
     low: float
     high: float
     log: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
 
 
 SPACE: dict[str, Range | tuple[Any, ...]] = {
@@ -61,6 +71,15 @@ SPACE: dict[str, Range | tuple[Any, ...]] = {
     "augmentation": ("full", "windows"),
     "strength": Range(0.5, 1.5),
 }
+
+
+def check_base(base: TrainConfig) -> None:
+    """Raises TrainingError where a search cannot begin with the base, because it lies outside `SPACE`."""
+    for name, space in SPACE.items():
+        if (value := getattr(base, name)) not in space:
+            flag = f"--{name.replace('_', '-')}"
+            allowed = space if isinstance(space, Range) else " or ".join(map(str, space))
+            raise TrainingError(f"A search begins with the recipe as given, so {flag} must be {allowed}, not {value}.")
 
 
 def suggest(trial: BaseTrial, base: TrainConfig) -> TrainConfig:
@@ -81,10 +100,23 @@ def balanced_loss(answers: Answers) -> float:
     return float(np.mean([own[answers.labels == label].mean() for label in np.unique(answers.labels)]))
 
 
+def queue_again(study: Study, trial: FrozenTrial) -> None:
+    """Queue the recipe of a trial that did not come to its end, to be tried once more under a new number."""
+    from optuna.storages import RetryHeartbeatStaleTrialCallback
+
+    RetryHeartbeatStaleTrialCallback()(study, trial)
+
+
 class Search:
-    """A study, kept in `folder` as SQLite, that goes on where it stopped. Several processes may share it."""
+    """A study, kept in `folder` as SQLite, that goes on where it stopped. Several processes may share it.
+
+    A trial that was interrupted, or whose process died, is queued again. One that failed of itself is not.
+    Raises TrainingError for a base or weights that no trial could begin with.
+    """
 
     def __init__(self, base: TrainConfig, pool: Pool, weights: Weights, device: str) -> None:
+        check_base(base)
+        build_net(base, weights)  # a trial that failed for them would not be tried again with better ones
         self.base, self.pool, self.weights, self.device = base, pool, weights, device
         self.folder = base.runs / self.name()
         self.study = self.open_study()
@@ -99,9 +131,10 @@ class Search:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # its version is pinned
         self.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
-            storage=f"sqlite:///{self.folder / 'trials.db'}",
+            storage=self.open_storage(),
             study_name="recipes",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS),
@@ -112,18 +145,41 @@ class Search:
         study.enqueue_trial({name: getattr(self.base, name) for name in SPACE}, skip_if_exists=True)
         return study
 
+    def open_storage(self) -> RDBStorage:
+        """The file of the study, in which running trials give signs of life; one without them is queued again."""
+        from optuna.storages import RDBStorage
+
+        return RDBStorage(
+            f"sqlite:///{self.folder / 'trials.db'}",
+            engine_kwargs={"connect_args": {"timeout": PATIENCE}},
+            heartbeat_interval=HEARTBEAT,
+            grace_period=SILENCE,
+            heartbeat_stale_trial_callback=queue_again,
+        )
+
     def run(self, trials: int) -> None:
-        """Until the study holds so many trials that ended. Ctrl-C ends it before, raising KeyboardInterrupt."""
+        """Until so many trials are complete or pruned, or as many as were missing have been tried and some failed.
+
+        Ctrl-C ends it before, raising KeyboardInterrupt.
+        """
         from optuna.study import MaxTrialsCallback
         from optuna.trial import TrialState
 
-        left = trials - sum(trial.state.is_finished() for trial in self.study.trials)
+        judged = (TrialState.COMPLETE, TrialState.PRUNED)
+        left = trials - len(self.study.get_trials(deepcopy=False, states=judged))
         if left > 0:
-            ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-            enough = MaxTrialsCallback(trials, ended)  # counts those of other processes too
+            enough = MaxTrialsCallback(trials, judged)  # counts those of other processes too
             self.study.optimize(
-                self.score, n_trials=left, catch=(RuntimeError,), callbacks=[enough], show_progress_bar=True
+                self.attempt, n_trials=left, catch=(RuntimeError,), callbacks=[enough], show_progress_bar=True
             )
+
+    def attempt(self, trial: Trial) -> float:
+        """The score of a trial; one that is interrupted is queued again before KeyboardInterrupt goes on."""
+        try:
+            return self.score(trial)
+        except KeyboardInterrupt:
+            queue_again(self.study, self.study.trials[trial.number])
+            raise
 
     def score(self, trial: Trial) -> float:
         """Train and score the folds of one trial; pruned after the first where it is worse than most."""
@@ -161,7 +217,9 @@ class Search:
 
     def report(self) -> dict[str, Any]:
         """Keep table and plots in the folder; gives what the ledger keeps."""
-        rows = [describe(trial) for trial in self.study.trials if trial.state.is_finished()]
+        trials = self.study.trials
+        again = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
+        rows = [describe(trial) for trial in trials if trial.state.is_finished() and trial.number not in again]
         said = {"settings": self.base.settings(), "folds": FOLDS, "trials": rows, "importance": self.importance()}
         (self.folder / "trials.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
         (self.folder / "trials.md").write_text(trial_table(rows) + "\n", encoding="utf-8")
@@ -170,17 +228,14 @@ class Search:
 
     def draw(self, importance: bool) -> None:
         """History and importance as PNG."""
-        from optuna.exceptions import ExperimentalWarning
         from optuna.visualization import matplotlib as plots
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            drawn = {"history": plots.plot_optimization_history(self.study)}
-            if importance:
-                drawn["importance"] = plots.plot_param_importances(self.study, evaluator=self.judge_importance())
-            for name, axes in drawn.items():
-                if figure := axes.get_figure(root=True):
-                    figure.savefig(self.folder / f"{name}.png", dpi=110, bbox_inches="tight")
+        drawn = {"history": plots.plot_optimization_history(self.study)}
+        if importance:
+            drawn["importance"] = plots.plot_param_importances(self.study, evaluator=self.judge_importance())
+        for name, axes in drawn.items():
+            if figure := axes.get_figure(root=True):
+                figure.savefig(self.folder / f"{name}.png", dpi=110, bbox_inches="tight")
 
 
 def describe(trial: FrozenTrial) -> dict[str, Any]:

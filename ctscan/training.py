@@ -206,7 +206,8 @@ def fit(
 ) -> Fitted:
     """Train, and keep the epoch with the lowest cross-entropy on `valid`. Ctrl-C ends with the best so far.
 
-    Raises KeyboardInterrupt when interrupted before the first epoch is over, TrainingError as above.
+    Raises KeyboardInterrupt when interrupted before there is such an epoch, TrainingError as above and where no epoch
+    has a finite cross-entropy.
     """
     device = torch.device(choose_device(config.device))
     trainer = Trainer(config, train, imagenet_weights(config.init), device)
@@ -220,7 +221,7 @@ def fit(
                 now = evaluate(trainer.result, valid, device)
                 seconds = time.monotonic() - start
                 history.append(Epoch(number, rate, train_loss, now.cross_entropy, now.accuracy, seconds))
-                if best is None or history[-1].valid_loss < best[0].valid_loss:
+                if history[-1].valid_loss < (best[0].valid_loss if best else math.inf):  # NaN is below nothing
                     best = history[-1], copy.deepcopy(trainer.result)
                 on_epoch(history[-1])
         except KeyboardInterrupt:
@@ -228,7 +229,7 @@ def fit(
                 raise
             progress.write(f"Interrupted: keeping epoch {best[0].epoch}, the best so far.")
     if best is None:
-        raise TrainingError("The validation loss was never a number; try a lower --rate.")
+        raise TrainingError("The validation loss was never a finite number; try a lower --rate.")
     return Fitted(best[1].eval(), tuple(history), best[0])
 
 

@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from ctscan.answer import answer
 from ctscan.card import Card
 from ctscan.checkpoint import CheckpointError
+from ctscan.classes import CLASS_KEYS
 from ctscan.classifier import Classifier
 from ctscan.gate import (
     CHEST,
@@ -40,13 +41,15 @@ from ctscan.gate import (
     unit,
 )
 from ctscan.gate_file import GateCard, gate_path, read_gate, write_gate
-from ctscan.gate_fit import WRONG, Subject, deal, fit, fit_linear, subject
+from ctscan.gate_fit import WRONG, GateError, Subject, deal, fit, fit_linear, subject, subjects_of_pictures
 from ctscan.gate_measure import choose, exact_interval, judge, tabulate
+from ctscan.gate_study import first_files
 from ctscan.phantom import draw_phantom
 from ctscan.rules import find_fault
 from ctscan.runtime import Output
 from ctscan.slices import Slice, read_slice
 from tests.conftest import COMMITTED, ROOT
+from tests.test_audit import draw_patient, save
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
 AT = Thresholds(refused=0.5, unusual=0.8, far=2.0, strange=20.0, tone=0.04, greys=64, outside=0.2)
@@ -218,6 +221,15 @@ def test_no_source_is_in_two_parts(subjects: list[Subject]) -> None:
     assert {s.part for s in dealt} == set(range(5))
 
 
+@pytest.mark.parametrize("name", ["chest.png", "kind__chest.png"])
+def test_a_picture_whose_name_does_not_tell_its_source_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / "ct_chest").mkdir()
+    (tmp_path / "ct_chest" / "README").write_text("no picture")
+    (tmp_path / "ct_chest" / name).write_bytes(png(draw_phantom(300, 400)))
+    with pytest.raises(GateError, match=f"{name}: the name of a picture must be KIND__SOURCE__NAME"):
+        subjects_of_pictures(tmp_path, 64)
+
+
 def test_exact_intervals_are_those_of_the_tables() -> None:
     assert exact_interval(0, 10) == pytest.approx((0, 0.3085), abs=1e-4)  # Clopper and Pearson's own rule of three
     assert exact_interval(5, 10) == pytest.approx((0.1871, 0.8129), abs=1e-4)
@@ -361,3 +373,12 @@ def test_the_ledger_holds_what_the_committed_gate_is_worth(committed: Classifier
     newest = [g for g in ledger["gates"] if g["model_id"] == card.model_id][-1]
     assert newest["gate_sha256"] == read_gate(gate_path(COMMITTED))[0].tensors_sha256
     assert newest["scored"]["n"] + newest["scored"]["refused"] == 790
+
+
+def test_a_copy_of_a_training_slice_counts_as_learned_from(tmp_path: Path) -> None:
+    for seed, key in enumerate(CLASS_KEYS):
+        for split in ("train", "valid", "test"):
+            save(tmp_path / split / key / "same.png", draw_patient(seed))
+        save(tmp_path / "test" / key / "other.png", draw_patient(100 + seed))
+    files = {path.relative_to(tmp_path).as_posix() for path in first_files(tmp_path).values()}
+    assert files == {f"{place}.png" for key in CLASS_KEYS for place in (f"train/{key}/same", f"test/{key}/other")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from ctscan.preprocess import Preprocess
 from ctscan.runtime import DeviceError, choose_device
 from ctscan.training import Trainer, TrainingError, build_net, fit, imagenet_weights
 from tests.test_data import LONG, SHORT, write_split
+from train import main
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--size", "64", "--batch", "4", "--rate", "1e-3"]
@@ -203,6 +205,49 @@ def test_sixteen_slices_are_learned_by_heart(init: Path, data: Path) -> None:
     assert fitted.best.valid_loss == min(e.valid_loss for e in fitted.history)
 
 
+def test_a_training_that_diverges_from_the_first_epoch_is_refused(init: Path, data: Path) -> None:
+    flags = [*SMALL, "--epochs", "2", "--rate", "1e20", "--precision", "fp32"]
+    config = parse_flags(TrainConfig, ["--data", str(data), "--init", str(init), *flags])
+    train = load_split(data / "train", config.preprocess.square)
+    losses: list[float] = []
+    with pytest.raises(TrainingError, match="--rate"):
+        fit(config, train, train, lambda epoch: losses.append(epoch.valid_loss))
+    assert losses == pytest.approx([math.nan] * 2, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("step", "folders", "message"),
+    [
+        ("load_split", 0, r"interrupted\."),
+        ("fit", 1, r"interrupted: no checkpoint was written, the run folder is runs/\S+\."),
+        ("score_all", 1, r"interrupted: no checkpoint was written, the run folder is runs/\S+\."),
+        ("append", 1, r"interrupted\."),
+    ],
+)
+def test_ctrl_c_says_what_is_there(
+    step: str,
+    folders: int,
+    message: str,
+    data: Path,
+    init: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", str(data), "--init", str(init), *SMALL, "--epochs", "1", "--out", "m.safetensors"]
+    monkeypatch.setattr("sys.argv", ["train.py", *flags])
+    monkeypatch.setattr(f"train.{step}", interrupt)
+    assert main() == 130
+    assert re.fullmatch(f"train.py: {message}", capsys.readouterr().err.splitlines()[-1])
+    assert len(list(tmp_path.glob("runs/*"))) == folders
+    assert Path("m.safetensors").exists() == (step == "append")
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_foreign_starting_weights_and_a_missing_gpu_are_refused(init: Path) -> None:
     config = parse_flags(TrainConfig, ["--data", "x", "--init", str(init)])
     weights = imagenet_weights(init)
@@ -296,10 +341,30 @@ def test_settings_that_came_later_are_named_only_where_they_are_used() -> None:
     assert TrainConfig(data=Path("x"), **changed.settings()) == changed
 
 
-@pytest.mark.parametrize("wrong", [["--mixup", "-1"], ["--layer-decay", "0"], ["--freeze", "6"], ["--lungless", "0"]])
-def test_contradictory_flags_end_in_the_usage_line(wrong: list[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse_flags(TrainConfig, ["--data", "x", *wrong])
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--mixup", "-1"),
+        ("--mixup", "nan"),
+        ("--layer-decay", "0"),
+        ("--freeze", "6"),
+        ("--lungless", "0"),
+        ("--rate", "nan"),
+        ("--weight-decay", "-1"),
+        ("--weight-decay", "nan"),
+        ("--label-smoothing", "2"),
+        ("--label-smoothing", "-0.1"),
+        ("--size", "16"),
+        ("--dropout", "1.5"),
+    ],
+)
+def test_contradictory_flags_end_in_the_usage_line(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_flags(TrainConfig, ["--data", "x", f"{flag}={value}"])
+    assert caught.value.code == 2
+    usage, reason = capsys.readouterr().err.split("error: ")
+    assert usage.startswith("usage: ")
+    assert flag.removeprefix("--") in reason
 
 
 @pytest.mark.parametrize("kind", ["full", "windows"])
