@@ -32,6 +32,12 @@ PHRASES = {
     "surround chest": "black outside the lungs' hull",
     "augmentation windows": "windows drawn at random",
 }
+NAMES = {
+    "ema": "moving average of the weights",
+    "freeze": "blocks left as ImageNet made them",
+    "lungless": "weight of slices without lung",
+    "strength": "strength of the augmentation",
+}
 HEAD = (
     "what differs from the plain recipe", "px", "epochs", "balanced accuracy", "by fold, %",
     "minus the plain recipe", f"lost with one histogram (at most {100 * TONE_FALL:.0f})",
@@ -51,7 +57,7 @@ def differences(settings: Mapping[str, Any], other: Mapping[str, Any] = PLAIN) -
     """What a recipe does otherwise than another, in few words; size and length aside."""
     changed = {name for name in (settings.keys() | other.keys()) - set(SCALE) if settings.get(name) != other.get(name)}
     view_first = [name for name in VIEW if name in changed] + sorted(changed - set(VIEW))
-    named = [f"{name.replace('_', ' ')} {settings.get(name, 'as by default')}" for name in view_first]
+    named = [f"{NAMES.get(name, name.replace('_', ' '))} {settings.get(name, 'as by default')}" for name in view_first]
     return ", ".join(PHRASES.get(phrase, phrase) for phrase in named)
 
 
