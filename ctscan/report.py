@@ -139,8 +139,9 @@ def numbers(results: Results, readings: list[Reading]) -> str:
 {chapter_blocks(results)}{gate_block(results)}
 
 **Against the seed design's own figures**, on the published split as everybody reads it ({test["n"]} of its
-{PUBLISHED_TEST} test slices; the others could not be had): accuracy with its 95 % Wilson interval, which takes slices
-as independent, and mean cross-entropy, both in evaluation mode, fp32, without augmentation.
+{PUBLISHED_TEST} test slices; the others, adenocarcinoma and squamous cell carcinoma alone, could not be had, so test
+figures here and there are not of the same slices): accuracy with its 95 % Wilson interval, which takes slices as
+independent, and mean cross-entropy, both in evaluation mode, fp32, without augmentation.
 
 | | train accuracy | train cross-entropy | test accuracy | test cross-entropy |
 |---|---|---|---|---|
