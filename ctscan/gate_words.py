@@ -65,8 +65,9 @@ def summary(entry: Entry) -> str:
         f"{share(foreign['refused'], foreign['n'])} from other hospitals, and marked "
         f"{share(ours['unusual'], ours['n'])} and {share(foreign['unusual'], foreign['n'])} unusual. "
         f"Of this data set's slices given another window {doubted} were refused or marked unusual. None of "
-        "these pictures, or others of their source, had been seen by the gate that judged it, but its form and "
-        "its thresholds were chosen on the same pictures. Intervals are exact (Clopper and Pearson) and take pictures as independent."
+        "these pictures, or others of their source, had been seen by the gate that judged it, but its form and its "
+        "thresholds were chosen on the same pictures. Intervals are exact (Clopper and Pearson) and take pictures as "
+        "independent."
     )
 
 
