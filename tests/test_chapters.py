@@ -381,18 +381,14 @@ def test_maps_pass_and_fail_in_words(results: Results) -> None:
     assert "on 50 slices of the published test split" in chapter_text(results, 2)
     assert "12 points (5 to 20)" in chapter_text(results, 2)
     assert "in 4 of 4 volumes and windows" in chapter_text(results, 2)
-    assert "Whether it does is open, for the strongest place lies in the outline in 24 of" in chapter_text(
-        results, 2
-    )
+    assert "Whether it does is open, for the strongest place lies in the outline in 24 of" in chapter_text(results, 2)
     assert "Two patients" in chapter_text(results, 2)
     failed = replace(results, explanation=faithfulness(False))
     assert verdicts(failed) == ["failed"] * 3
     assert results.explanation is not None
     elsewhere = [lesion | {"peaks": 0} for lesion in results.explanation["lesions"]]
     unseen = replace(results, explanation=results.explanation | {"lesions": elsewhere})
-    assert "That it does is not shown, for the strongest place lies in the outline in 0 of" in chapter_text(
-        unseen, 2
-    )
+    assert "That it does is not shown, for the strongest place lies in the outline in 0 of" in chapter_text(unseen, 2)
     unlesioned = replace(results, explanation=faithfulness(True) | {"lesions": []})
     assert chapters(unlesioned)[2].tables == ()
 
