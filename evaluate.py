@@ -16,6 +16,8 @@ Results are kept in metrics.json beside the checkpoint (of --folder: in the fold
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -78,6 +80,9 @@ class Report:
         self.classifier = Classifier.load(config.checkpoint)
         self.plots = config.runs / f"evaluation-{datetime.now():%Y%m%d-%H%M%S}"
         read_ledger(config.ledger_path)
+        folder = config.ledger_path.parent
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise DataError(f"{folder} cannot be written to; give a --ledger elsewhere.")
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -89,7 +94,11 @@ class Report:
     def splits(self) -> dict[str, Split]:
         """The published splits as the checkpoint sees them; of test, also what its gate refuses."""
         square, refuses = self.classifier.card.preprocess.square, self.classifier.refuses
-        return {name: load_split(self.data / name, square, refuses if name == "test" else None) for name in SPLITS}
+        found = {name: load_split(self.data / name, square, refuses if name == "test" else None) for name in SPLITS}
+        for name, split in found.items():
+            for line in split.skipped:
+                print(f"{name}: skipped {line}")
+        return found
 
     @cached_property
     def published(self) -> Answers:
@@ -218,6 +227,11 @@ class Report:
         headline = (self.config.threshold, self.config.folds) == (HEADLINE_THRESHOLD, FOLDS)
         if headline and self.config.settings() == self.classifier.card.training:
             self.keep_calibration(found)
+        else:
+            print(
+                f"{self.config.checkpoint} stays as it is: it takes a calibration of its own recipe alone, from all "
+                f"{FOLDS} folds at --threshold {HEADLINE_THRESHOLD:.2f}."
+            )
 
     def keep_calibration(self, found: Confidence) -> None:
         """Write temperature and thresholds into the checkpoint's card; its weights, and so its name, stay."""
@@ -234,8 +248,8 @@ class Report:
         found = judge_faithfulness(checkpoint, self.one_a_group(), self.config.draws)
         said = self.entry(model_id=checkpoint.card.model_id, **found.to_dict())
         said |= {"lesions": [vars(lesion) for lesion in judge_lesions(checkpoint, outlined)]}
-        append(self.config.ledger_path, "explanations", said)
         print(json.dumps(said, indent=1))
+        append(self.config.ledger_path, "explanations", said)
         if outlined:
             self.score_volumes(outlined, free)
 
@@ -402,6 +416,7 @@ def evaluate_data(config: EvaluateConfig, data: Path) -> None:
 def main() -> int:
     """Exit status: 0, or 2 with one sentence for what a user can mend."""
     config = parse_flags(EvaluateConfig)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         if config.folder:
             evaluate_outside(config, config.folder)

@@ -8,7 +8,9 @@ read once at the end, and the reading is kept in metrics.json beside the checkpo
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
 from datetime import date
 
@@ -52,9 +54,14 @@ def load(config: TrainConfig) -> dict[str, Split]:
 def check_target(config: TrainConfig) -> None:
     """Refuse before the work, not after it."""
     read_ledger(config.ledger_path)
+    if config.out.is_dir():
+        raise TrainingError(f"{config.out} is a folder; --out names the file of the checkpoint.")
     if config.out.exists() and not config.force:
         raise TrainingError(f"{config.out} exists; give --force to replace it, or another --out.")
-    config.out.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (config.out.parent, config.ledger_path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise TrainingError(f"{folder} cannot be written to.")
     if shutil.disk_usage(config.out.parent).free < MIN_FREE_BYTES:
         raise TrainingError(f"The disk of {config.out.parent} is full, less than {MIN_FREE_BYTES >> 20} MiB free.")
 
@@ -77,14 +84,16 @@ def train(config: TrainConfig) -> None:
         card = build_card(config, net, describe(splits), metrics, scale)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"no checkpoint was written, the run folder is {folder.path}") from None
-    card = write_checkpoint(config.out, card, store_tensors(net))
+    # Another training may have been quicker; neither replaces the other unasked.
+    out = config.out if config.force or not config.out.exists() else folder.path / config.out.name
+    card = write_checkpoint(out, card, store_tensors(net))
     entry = {"date": f"{date.today()}", "model_id": card.model_id, "best_epoch": fitted.best.epoch}
     entry |= {"settings": card.training, "data": card.data, "scores": card.metrics}
     folder.write_json("metrics.json", entry)
     if config.read_test:
         append(config.ledger_path, "readings", entry)
     print_scores(scores)
-    print(f"{config.out}: {card.model_id}, best epoch {fitted.best.epoch}; run folder {folder.path}")
+    print(f"{out}: {card.model_id}, best epoch {fitted.best.epoch}; run folder {folder.path}")
 
 
 def score_all(config: TrainConfig, net: SliceNet, splits: dict[str, Split]) -> dict[str, Score]:
@@ -127,6 +136,7 @@ def print_scores(scores: dict[str, Score]) -> None:
 def main() -> int:
     """Exit status: 0, or 2 with one sentence for what a user can mend."""
     config = parse_flags(TrainConfig)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the best epoch so far is kept
     try:
         search(config) if config.trials else train(config)
     except (TrainingError, DataError, CheckpointError, DeviceError, LedgerError, ManifestError) as error:

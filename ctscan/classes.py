@@ -51,12 +51,14 @@ def class_of_folder(name: str) -> str | None:
 
 
 def class_or_tumour(name: str) -> str | None:
-    """The same for a folder from elsewhere, which may also hold tumours of no stated kind.
+    """The same for a folder from elsewhere, which may also hold tumours of no stated kind; None for `tumor-free`.
 
     >>> class_or_tumour("Malignant cases")
     'tumour'
     """
-    unnamed = any(_words(name) == t or _words(name).startswith(f"{t}_") for t in TUMOUR_NAMES)
+    words = _words(name)
+    denied = set(words.split("_")) & {"free", "no", "non", "without"}
+    unnamed = not denied and any(words == t or words.startswith(f"{t}_") for t in TUMOUR_NAMES)
     return TUMOUR if unnamed else class_of_folder(name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -13,6 +14,8 @@ from ctscan.augmentation import Augmentation
 from ctscan.card import Architecture
 from ctscan.control import Control
 from ctscan.preprocess import Crop, Preprocess, Surround, Tone
+
+SEEDS = 2**31  # numpy takes 32 bits, and a search adds the numbers of its trials
 
 
 def _flag(help_: str, default: Any = MISSING) -> Any:
@@ -74,6 +77,10 @@ class Recipe:
             raise ValueError("--lungless must be in (0, 1], --strength in [0, 2]")
         if not self.weight_decay >= 0 or not 0 <= self.label_smoothing < 1:
             raise ValueError("--weight-decay must not be below 0, --label-smoothing must be in [0, 1)")
+        if not 0 <= self.seed < SEEDS:
+            raise ValueError(f"--seed must be in [0, {SEEDS})")
+        if not all(map(math.isfinite, (self.rate, self.weight_decay, self.mixup))):
+            raise ValueError("--rate, --weight-decay and --mixup must be finite")
         _ = self.preprocess, self.architecture  # each refuses what it does not know
 
     @property
@@ -106,6 +113,11 @@ class TrainConfig(Recipe):
     trials: int = _flag("search for a recipe with so many trials on two grouped folds, and train nothing else", 0)
     threshold: float = _flag("of --trials: correlation from which two slices belong to one visual group", 0.90)
     device: Literal["auto", "cpu", "cuda"] = _flag("where to train", "auto")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trials < 0:
+            raise ValueError("--trials must not be below 0")
 
     @property
     def ledger_path(self) -> Path:
@@ -144,6 +156,8 @@ class EvaluateConfig(Recipe):
             raise ValueError("--folds must be 1 to 5, --draws at least 100")
         if (self.data is None) == (self.folder is None):
             raise ValueError("give either --data or --folder")
+        if self.folder and (self.cross_validate or self.calibrate or self.explain or self.control != "none"):
+            raise ValueError("--folder goes alone; --cross-validate, --calibrate, --explain and --control need --data")
         if self.against and not self.cross_validate:
             raise ValueError("--against goes with --cross-validate")
         if self.volumes and not self.explain:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def cross_validate(
     for fold in folds:
         outside = np.flatnonzero(pool.folds == fold)
         path = folder / f"fold-{fold}.npz"
-        if not path.exists():
+        if not has_run(folder, [fold]):
             write_output(path, train_fold(recipe, pool, fold, folder, weights, device))
         index.append(outside)
         outputs.append(read_output(path))
@@ -118,6 +119,9 @@ def write_output(path: Path, output: Output) -> None:
 
 
 def read_output(path: Path) -> Output:
-    """What `write_output` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return Output(**{f.name: arrays[f.name] for f in fields(Output)})
+    """What `write_output` wrote. Raises TrainingError where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Output(**{f.name: arrays[f.name] for f in fields(Output)})
+    except (EOFError, KeyError, ValueError, BadZipFile):
+        raise TrainingError(f"{path} is damaged; delete it, and its fold is trained again.") from None

@@ -159,7 +159,7 @@ class Manifest:
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, ManifestError):
                 raise
-            raise ManifestError("The manifest is not readable.") from None
+            raise ManifestError("The manifest.json is broken; move it away, and the data is audited anew.") from None
 
 
 def load_pool(data: Path, manifest: Manifest, threshold: float, see: Callable[[Pixels], Pixels]) -> Pool:

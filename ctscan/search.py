@@ -22,7 +22,7 @@ import numpy as np
 from ctscan.calibration import calibrate, fit_temperature
 from ctscan.classes import CLASS_KEYS
 from ctscan.config import TrainConfig
-from ctscan.cross_validation import fit_fold
+from ctscan.cross_validation import check_start, fit_fold
 from ctscan.evaluation import Answers
 from ctscan.manifest import Pool
 from ctscan.metrics import measures
@@ -119,6 +119,8 @@ class Search:
         build_net(base, weights)  # a trial that failed for them would not be tried again with better ones
         self.base, self.pool, self.weights, self.device = base, pool, weights, device
         self.folder = base.runs / self.name()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        check_start(self.folder, weights)
         self.study = self.open_study()
 
     def name(self) -> str:
@@ -132,7 +134,6 @@ class Search:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # its version is pinned
-        self.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
             storage=self.open_storage(),
             study_name="recipes",

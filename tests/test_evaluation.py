@@ -188,6 +188,23 @@ def test_a_checkpoint_is_scored_with_intervals_and_plots(run: Run, data: Path, t
     assert len(json.loads((tmp_path / "metrics.json").read_text())["evaluations"]) == 2  # no news is not kept
 
 
+def test_a_file_that_is_skipped_is_said(run: Run, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "some")
+    for number in range(100):
+        save(tmp_path / "some" / "test" / LONG["normal"] / f"more-{number}.png", draw_patient(1000 + number))
+    (tmp_path / "some" / "test" / LONG["normal"] / "broken.png").write_bytes(b"no picture")
+    done = run("--data", str(tmp_path / "some"))
+    assert done.returncode == 0, done.stderr
+    assert "test: skipped" in done.stdout
+    assert "broken.png" in done.stdout
+
+
+def test_a_folder_from_elsewhere_goes_alone(run: Run) -> None:
+    done = run("--folder", "x", "--explain")
+    assert done.returncode == 2
+    assert "--folder goes alone" in done.stderr
+
+
 def test_a_test_split_of_nothing_but_copies_is_no_crash(run: Run, data: Path, tmp_path: Path) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(data / "train", copied / "train")
@@ -226,6 +243,11 @@ def test_cross_validation_goes_on_where_it_stopped(run: Run, data: Path, tmp_pat
     assert "fold 0" not in again.stderr
     assert (folder / "fold-0.npz").stat().st_mtime_ns == kept
     assert "balanced accuracy falls by" in entry["matched"]["finding"]
+    (folder / "fold-1.npz").write_bytes((folder / "fold-1.npz").read_bytes()[:200])
+    damaged = run("--data", str(data), "--cross-validate", "--folds", "2")
+    assert damaged.returncode == 2
+    assert "fold-1.npz is damaged; delete it" in damaged.stderr
+    assert "Traceback" not in damaged.stderr
     weights = {name: values + 1 for name, values in safetensors.torch.load_file(init).items()}
     safetensors.torch.save_file(weights, tmp_path / "other.safetensors")
     other = run("--data", str(data), "--cross-validate", "--folds", "2", "--init", str(tmp_path / "other.safetensors"))
@@ -266,7 +288,7 @@ def test_a_recipe_is_compared_with_another_and_calibrated(
 
     own, checkpoint = tmp_path / "own.safetensors", read_checkpoint(checkpoint_path)
     written = write_checkpoint(own, replace(checkpoint.card, training=first["settings"]), checkpoint.tensors)
-    assert run(*some, "--calibrate", "--checkpoint", str(own)).returncode == 0
+    assert "stays as it is" in run(*some, "--calibrate", "--checkpoint", str(own)).stdout
     assert read_checkpoint(own).card.calibration is None  # two folds are not all
     every = ("--data", str(data), "--checkpoint", str(own))
     assert run(*every, "--cross-validate").returncode == 0
@@ -310,7 +332,13 @@ def test_an_outside_folder_of_some_classes_is_scored(run: Run, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("names", "word"), [(("cats",), "named like none"), (("tumour", "adenocarcinoma"), "mixes"), ((), "holds no class")]
+    ("names", "word"),
+    [
+        (("cats",), "named like none"),
+        (("tumor-free",), "named like none"),
+        (("tumour", "adenocarcinoma"), "mixes"),
+        ((), "holds no class"),
+    ],
 )
 def test_what_is_wrong_with_an_outside_folder_is_said(
     run: Run, tmp_path: Path, names: tuple[str, ...], word: str

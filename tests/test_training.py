@@ -167,7 +167,10 @@ def test_a_full_disk_is_named(train: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_the_best_so_far(data: Path, init: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_what_stops_a_training_leaves_the_best_so_far(
+    data: Path, init: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "--data", str(data), "--init", str(init), *SMALL]
     command += ["--epochs", "500", "--out", "m.safetensors"]
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore Ctrl-C
@@ -178,13 +181,26 @@ def test_ctrl_c_leaves_the_best_so_far(data: Path, init: Path, tmp_path: Path) -
             assert time.monotonic() < deadline
             assert running.poll() is None
             time.sleep(0.2)
-        running.send_signal(signal.SIGINT)
+        if stop == signal.SIGTERM:  # and meanwhile another training has taken the name
+            (tmp_path / "m.safetensors").write_text("another's")
+        running.send_signal(stop)
         messages, _ = running.communicate(timeout=90)
     finally:
         running.kill()
     assert running.returncode == 0, messages
     assert "Interrupted" in messages
-    assert Classifier.load(tmp_path / "m.safetensors").card.metrics["valid"]["n"] == 8
+    (made,) = [tmp_path / "m.safetensors"] if stop == signal.SIGINT else tmp_path.glob("runs/*/m.safetensors")
+    assert Classifier.load(made).card.metrics["valid"]["n"] == 8
+    assert stop == signal.SIGINT or (tmp_path / "m.safetensors").read_text() == "another's"
+    assert str(made.relative_to(tmp_path)) in messages
+
+
+def test_a_folder_is_no_checkpoint(train: Run, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    done = train("--out", "folder", "--force")
+    assert done.returncode == 2
+    assert "is a folder" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_same_seed_gives_the_same_first_epoch(data: Path, init: Path) -> None:
@@ -356,6 +372,11 @@ def test_settings_that_came_later_are_named_only_where_they_are_used() -> None:
         ("--label-smoothing", "-0.1"),
         ("--size", "16"),
         ("--dropout", "1.5"),
+        ("--rate", "inf"),
+        ("--mixup", "inf"),
+        ("--seed", "-1"),
+        ("--seed", "99999999999999999999999"),
+        ("--trials", "-1"),
     ],
 )
 def test_contradictory_flags_end_in_the_usage_line(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
