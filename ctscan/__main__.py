@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from datetime import date
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from ctscan.answer import answer
+from ctscan.answer import Answer, answer
 from ctscan.checkpoint import CheckpointError, read_checkpoint
 from ctscan.classifier import RUNTIMES, Classifier
-from ctscan.ledger import LedgerError, append
+from ctscan.ledger import LedgerError, append, read_ledger, using
 from ctscan.report import write
 from ctscan.runtime import DeviceError
 
@@ -27,10 +28,14 @@ ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
 EXAMPLES = ROOT / "examples"
 CHECKPOINT = CHECKPOINTS / RUNTIMES["torch"]
+INTERRUPTED, READER_GONE = 130, 141  # exit statuses: what a shell says of SIGINT and SIGPIPE
 
 
 def predict(files: list[Path], checkpoint: Path, device: str, runtime: str) -> int:
-    """Print an answer for each file. Exit status 2 where the checkpoint is refused or a file cannot be opened."""
+    """Print an answer for each file. Exit status 2 where the checkpoint is refused or a file cannot be opened.
+
+    File names may tell of a patient: they are said on stderr, never in an answer.
+    """
     try:
         classifier = Classifier.load(checkpoint, device, runtime)
     except (CheckpointError, DeviceError) as error:
@@ -38,11 +43,11 @@ def predict(files: list[Path], checkpoint: Path, device: str, runtime: str) -> i
     status = 0
     for file in files:
         try:
-            data = file.read_bytes()
+            given = answer(classifier, file.read_bytes())
         except OSError as error:
             status = refuse(f"{file}: {error.strerror}.")
-            continue
-        print(json.dumps(answer(classifier, data).to_json()), flush=True)
+            given = Answer("unreadable", (f"The file cannot be opened ({error.strerror}).",), classifier.card.model_id)
+        print(json.dumps(given.to_json()), flush=True)
     return status
 
 
@@ -56,6 +61,8 @@ def audit(data: Path, manifest: Path | None, report: Path | None, ledger: Path |
 
     try:
         found = auditing.audit(data)
+        for line in found.unreadable:
+            print(f"ctscan: {line}", file=sys.stderr)
         print(json.dumps(found.manifest.facts(), indent=1))
         if manifest:
             manifest.write_text(found.manifest.to_json(), encoding="utf-8")
@@ -67,8 +74,6 @@ def audit(data: Path, manifest: Path | None, report: Path | None, ledger: Path |
             print(f"{report} holds pictures of the data: for its owner, not for publication.", file=sys.stderr)
     except (DataError, LedgerError) as error:
         return refuse(error)
-    except OSError as error:
-        return refuse(f"{error.filename}: {error.strerror}.")
     return 0
 
 
@@ -120,6 +125,20 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(root: Path) -> int:
+    """Write the texts of a checkout anew. Exit status 2 where the ledger does not know the checkpoint's model."""
+    ledger = root / "checkpoints" / "metrics.json"
+    try:
+        model_id = read_checkpoint(root / "checkpoints" / RUNTIMES["torch"]).card.model_id
+        if not any(reading.get("model_id") == model_id for reading in read_ledger(ledger)["readings"]):
+            return refuse(f"{ledger} holds no reading of {model_id}; the texts are left as they are.")
+        with using(ledger):
+            write(root)
+    except (CheckpointError, LedgerError) as error:
+        return refuse(error)
+    return 0
+
+
 def refuse(reason: object) -> int:
     """Say in one line what a user can mend; the exit status for it."""
     print(f"ctscan: {reason}", file=sys.stderr)
@@ -136,8 +155,8 @@ def add_export_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--force", action="store_true", help="write the int8 file however much accuracy it loses")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Dispatch the subcommand."""
+def build_parser() -> argparse.ArgumentParser:
+    """The subcommands and their flags."""
     parser = argparse.ArgumentParser(prog="python -m ctscan", description="An explained classifier of chest CT slices.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("predict", help="classify slices; for education and research only")
@@ -157,10 +176,13 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     command.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the folds were trained")
     commands.add_parser("report", help="write the numbers of README.md and the cards anew")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def dispatch(options: argparse.Namespace) -> int:
+    """Run the subcommand. Raises OSError for a file that cannot be written."""
     if options.command == "report":
-        write(ROOT)
-        return 0
+        return report(ROOT)
     if options.command == "audit":
         return audit(options.data, options.manifest, options.report, options.ledger)
     if options.command == "gate":
@@ -169,6 +191,23 @@ def main(arguments: list[str] | None = None) -> int:
         return export(options) if options.data or not options.int8 else refuse("--int8 needs --data DIR.")
     checkpoint = options.checkpoint or CHECKPOINTS / RUNTIMES[options.runtime]
     return predict(options.files, checkpoint, options.device, options.runtime)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, 2 with one sentence for what a user can mend, or that of an end from outside."""
+    options = build_parser().parse_args(arguments)
+    try:
+        status = dispatch(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("ctscan: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever reads has seen enough, as in `predict ... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes as it ends
+        return READER_GONE
+    except OSError as error:
+        return refuse(f"{error.filename or options.command}: {error.strerror or error}.")
+    return status
 
 
 if __name__ == "__main__":

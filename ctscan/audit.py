@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ctscan.anatomy import Pixels, find_body
 from ctscan.classes import CLASS_KEYS
-from ctscan.data import SPLITS, find_files, pixel_hash, read_all
+from ctscan.data import SPLITS, DataError, find_files, pixel_hash, read_all
 from ctscan.manifest import FOLDS, Image, Manifest, read_manifest
 from ctscan.slices import Slice, UnreadableSlice
 
@@ -104,25 +104,43 @@ def read_records(data: Path) -> tuple[list[Record], list[str]]:
     return records, unreadable
 
 
+def find_places(records: Iterable[Record]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Of each distinct image, by hash, the (split, class) of each of its files."""
+    places: dict[str, tuple[tuple[str, str], ...]] = {}
+    for record in records:
+        places[record.sha256] = (*places.get(record.sha256, ()), (record.split, CLASS_KEYS[record.label]))
+    return places
+
+
 def known_or_new(path: Path, data: Path, hashes: Iterable[str]) -> Manifest:
-    """The manifest at `path` where it knows all these pixels, else that of a new audit of `data`."""
+    """The manifest at `path` where it knows all these pixels, each at its place; else that of a new audit of `data`.
+
+    An image that has moved to another class, or been copied there, has another label or none that is clear. Raises
+    DataError as `audit` does, and ManifestError.
+    """
     if path.exists() and (known := read_manifest(path)).by_hash.keys() >= set(hashes):
-        return known
+        of_known = {image.sha256: sorted(image.places) for image in known.images}
+        now = find_places(read_records(data)[0])
+        if all(of_known.get(digest) == sorted(places) for digest, places in now.items()):
+            return known
     return audit(data).manifest
 
 
 def audit(data: Path) -> Audit:
     """Read a folder of train, valid and test. Raises DataError where it lacks what it needs."""
     records, unreadable = read_records(data)
-    files: dict[str, list[Record]] = {}
+    if not records:
+        raise DataError(f"No file in {data} can be read, first {unreadable[0]}")
+    files: dict[str, Record] = {}
     for record in records:
-        files.setdefault(record.sha256, []).append(record)
+        files.setdefault(record.sha256, record)
     hashes = sorted(files)
-    distinct = tuple(files[h][0] for h in hashes)
+    distinct = tuple(files[h] for h in hashes)
     thumbnails = np.stack([record.thumbnail for record in distinct])
     correlation = np.clip(thumbnails @ thumbnails.T, -1, 1)
     np.fill_diagonal(correlation, 1)
-    places = [tuple((r.split, CLASS_KEYS[r.label]) for r in files[h]) for h in hashes]
+    found = find_places(records)
+    places = [found[h] for h in hashes]
     clear = np.array([len({label for _, label in p}) == 1 for p in places])
     labels = [record.label for record, ok in zip(distinct, clear, strict=True) if ok]
     enough = np.bincount(labels, minlength=len(CLASS_KEYS)).min() >= FOLDS

@@ -18,6 +18,8 @@ All numbers in README, cards and page come from here or from a checkpoint's card
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -35,25 +37,64 @@ class LedgerError(ValueError):
 
 def read_ledger(path: Path) -> Ledger:
     """The ledger at `path`, or an empty one. Raises LedgerError."""
-    if not path.exists():
-        return {section: [] for section in SECTIONS}
     try:
         ledger = json.loads(path.read_text(encoding="utf-8"))
-        if not set(ledger) <= set(SECTIONS):
-            raise KeyError
-        return {section: list(ledger.get(section, [])) for section in SECTIONS}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise LedgerError(f"{path} is no ledger of readings; move it away or give another --ledger.") from None
+    except FileNotFoundError:
+        ledger = {}
+    except OSError as error:
+        raise LedgerError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError):
+        raise not_ours(path) from None
+    if not isinstance(ledger, dict) or not set(ledger) <= set(SECTIONS) or not all(map(is_section, ledger.values())):
+        raise not_ours(path)
+    return {section: ledger.get(section, []) for section in SECTIONS}
+
+
+def is_section(entries: object) -> bool:
+    """Whether this is a list of entries, whatever they say."""
+    return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+
+
+def not_ours(path: Path) -> LedgerError:
+    """What to raise for a file that ctscan has not written."""
+    return LedgerError(f"{path} is no ledger of readings; move it away.")
+
+
+@contextmanager
+def using(path: Path) -> Iterator[None]:
+    """A block that looks entries of `path` up. Raises LedgerError where they lack what ctscan's own have."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise not_ours(path) from None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """A block that no other process runs for this file at the same time; others wait."""
+    from filelock import FileLock  # comes with torch; whoever only reads needs neither
+
+    lock = path.with_name(f".{path.name}.lock")
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # FileLock notes that the file which it waited for is gone, and makes another
+                lock.unlink()
 
 
 def append(path: Path, section: Section, entry: dict[str, Any]) -> None:
-    """Add an entry to a section; what stands there is never changed. The same result on another day is no news."""
-    ledger = read_ledger(path)
-    entry = json.loads(json.dumps(entry))  # tuples become the lists that they are read as
-    if any(old | {"date": None} == entry | {"date": None} for old in ledger[section]):
-        return
-    ledger[section].append(entry)
+    """Add an entry to a section; what stands there is never changed. The same result on another day is no news.
+
+    Raises LedgerError, and OSError where the folder cannot be written to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(ledger, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    entry = json.loads(json.dumps(entry))  # tuples become the lists that they are read as
+    with locked(path):
+        ledger = read_ledger(path)
+        if any(old | {"date": None} == entry | {"date": None} for old in ledger[section]):
+            return
+        ledger[section].append(entry)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(ledger, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)

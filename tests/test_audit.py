@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from ctscan.anatomy import body_mask
-from ctscan.audit import Audit, audit, link
+from ctscan.audit import Audit, audit, known_or_new, link
 from ctscan.audit_report import write_report
-from ctscan.data import SPLITS, join, load_split
+from ctscan.data import SPLITS, DataError, join, load_split
 from ctscan.manifest import FOLDS, Manifest, ManifestError, read_manifest
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
@@ -157,6 +157,46 @@ def test_the_report_names_what_cannot_be_read(data: Path, tmp_path: Path) -> Non
     assert len(found.unreadable) == 1
     write_report(tmp_path / "r.html", found)
     assert "broken.png" in (tmp_path / "r.html").read_text()
+
+
+def test_the_command_says_what_cannot_be_read(
+    data: Path, tmp_path: Path, run_ctscan: Callable[..., tuple[int, str]]
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    (folder / "train" / LONG["normal"] / "broken.png").write_bytes(b"no picture")
+    status, said = run_ctscan("audit", str(folder))
+    assert status == 0
+    assert f"ctscan: train/{LONG['normal']}/broken.png: " in said
+
+
+def test_a_folder_in_which_nothing_can_be_read_is_one_sentence(tmp_path: Path) -> None:
+    for split in SPLITS:
+        for name in LONG.values():
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"No file in .* can be read, first train/"):
+        audit(tmp_path)
+
+
+def test_a_manifest_is_used_again_until_an_image_has_another_place(audited: Audit, data: Path, tmp_path: Path) -> None:
+    folder, path = tmp_path / "data", tmp_path / "manifest.json"
+    shutil.copytree(data, folder)
+    path.write_text(audited.manifest.to_json())
+    hashes = audited.manifest.by_hash.keys()
+    (folder / "test" / LONG["normal"] / "2.png").unlink()  # what remains is known
+    known = known_or_new(path, folder, hashes)
+    assert known == audited.manifest
+    first, second = (folder / "train" / LONG[key] / "2.png" for key in ("normal", "adenocarcinoma"))
+    swapped = first.read_bytes()
+    shutil.copy(second, first)
+    second.write_bytes(swapped)
+    found = known_or_new(path, folder, hashes)
+    moved = [i.sha256 for i in found.images if i.places != known.by_hash[i.sha256].places]
+    assert len(moved) == 2
+    shutil.copy(second, folder / "train" / LONG["squamous_cell_carcinoma"] / "copy.png")
+    conflicts = [i.sha256 for i in known_or_new(path, folder, hashes).images if len(i.labels) > 1]
+    assert len(conflicts) == 2  # the one that was planted, and this
 
 
 def test_a_folder_that_is_no_data_set_is_one_sentence(

@@ -194,7 +194,7 @@ def test_the_command_line_names_only_the_file_that_is_not_there(folder: Path, ch
     assert done.returncode == 2
     named = [line for line in done.stderr.splitlines() if CANARY in line]
     assert named == [f"ctscan: {missing}: No such file or directory."]
-    assert len(done.stdout.splitlines()) == 1
+    assert len(done.stdout.splitlines()) == 2
     assert not betrays(done.stdout.encode())
 
 

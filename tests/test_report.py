@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from ctscan.__main__ import main, report
 from ctscan.checkpoint import read_checkpoint
 from ctscan.control import CONTROLS
 from ctscan.figures import share
@@ -118,3 +120,46 @@ def test_every_try_stands_in_the_card_with_what_it_changed() -> None:
     assert "| black outside the body's hull, mixup 0.2 |" in text
     assert text.count("| 2 points (-1 to 5)") == 2
     assert "| 0 | pruned |" in text
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of all that the texts are made from."""
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("resnet18.safetensors", "metrics.json", "README.md", "DATA.md"):
+        shutil.copy(ROOT / "checkpoints" / name, tmp_path / "checkpoints")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("ledger", "reason"),
+    [("", "no ledger"), ("{}", "no reading of resnet18-"), ('{"readings": [{"model_id": "%s"}]}', "no ledger")],
+)
+def test_a_ledger_that_does_not_know_the_model_leaves_the_texts(
+    ledger: str, reason: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_id = read_checkpoint(CHECKPOINT).card.model_id
+    (checkout / "checkpoints" / "metrics.json").write_text(ledger.replace("%s", model_id))
+    texts = [checkout / "README.md", *(checkout / "checkpoints").glob("*.md")]
+    before = [text.read_bytes() for text in texts]
+    assert report(checkout) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert reason in said
+    assert [text.read_bytes() for text in texts] == before
+
+
+def test_report_says_what_it_cannot_read_or_write(
+    checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctscan.__main__.ROOT", checkout)
+    assert main(["report"]) == 0
+    card = checkout / "checkpoints" / "DATA.md"
+    card.unlink()
+    card.mkdir()
+    assert main(["report"]) == 2
+    (checkout / "checkpoints" / "resnet18.safetensors").unlink()
+    assert main(["report"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"ctscan: {card}: Is a directory."
+    assert "resnet18.safetensors" in second
