@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -256,3 +257,27 @@ def browser() -> Iterator[Browser]:
         started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """A command's `main` with flags, in a folder of its own; in this process, for torch takes seconds to import."""
+
+    def call(main: Callable[[], int], *arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", list(arguments))
+        capsys.readouterr()
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            status = main()
+        except SystemExit as stop:  # argparse
+            status = int(stop.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, said.out, said.err)
+
+    return call

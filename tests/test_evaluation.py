@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +26,8 @@ from ctscan.manifest import Pool
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
 from ctscan.training import TrainingError
-from evaluate import check_classes
+from evaluate import check_classes, main
+from tests.conftest import Command
 from tests.test_audit import draw_patient, save
 from tests.test_data import LONG
 
@@ -149,7 +148,7 @@ def test_a_finding_says_which_way_it_went() -> None:
 
 # --- the command
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Command
 
 
 @pytest.fixture(scope="module")
@@ -164,13 +163,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(checkpoint_path: Path, init: Path, tmp_path: Path) -> Run:
-    def call(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "evaluate.py"), "--checkpoint", str(checkpoint_path), "--draws", "100"]
-        command += ["--ledger", "metrics.json", "--init", str(init), "--size", "64", "--batch", "8", "--epochs", "1"]
-        return subprocess.run([*command, *flags], cwd=tmp_path, text=True, capture_output=True, check=False)
-
-    return call
+def run(checkpoint_path: Path, init: Path, command: Command) -> Run:
+    small = ["--checkpoint", str(checkpoint_path), "--draws", "100", "--ledger", "metrics.json", "--init", str(init)]
+    small += ["--size", "64", "--batch", "8", "--epochs", "1"]
+    return partial(command, main, "evaluate.py", *small)
 
 
 def test_a_checkpoint_is_scored_with_intervals_and_plots(run: Run, data: Path, tmp_path: Path) -> None:

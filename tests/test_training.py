@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
 from ctscan.runtime import DeviceError, choose_device
 from ctscan.training import Trainer, TrainingError, build_net, fit, imagenet_weights
+from tests.conftest import Command
 from tests.test_data import LONG, SHORT, write_split
 from train import main
 
@@ -45,14 +45,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Command
 
 
 @pytest.fixture
-def train(data: Path, init: Path, tmp_path: Path) -> Run:
+def train(data: Path, init: Path, command: Command) -> Run:
     def run(*flags: str, folder: Path = data) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "train.py"), "--data", str(folder), "--init", str(init), *SMALL]
-        return subprocess.run([*command, *flags], cwd=tmp_path, text=True, capture_output=True, check=False)
+        return command(main, "train.py", "--data", str(folder), "--init", str(init), *SMALL, *flags)
 
     return run
 
