@@ -136,6 +136,7 @@ def test_a_ledger_that_is_a_folder_is_one_sentence_and_none_at_all_is_empty(tmp_
     assert not any(read_ledger(tmp_path / "none" / "metrics.json").values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ['{"grouped": [{}]}', '{"readings": [{"model_id": "x", "settings": 1}]}'])
 def test_the_page_does_not_start_with_entries_that_are_not_ctscans(
     text: str, checkpoint_path: Path, tmp_path: Path
