@@ -38,6 +38,7 @@ WARM_UP, REQUESTS, STEP = 200, 2000, 50
 SLOPE = 0.02  # MiB a request
 # A worker joins a pool only when all others are busy, which may first happen after the warm-up; a thread that stays
 # behind once in a hundred requests would be twenty.
+CLOSING = 4  # files: each client's last connection may not be closed yet; a leak of one in a hundred would be twenty
 POOL_GROWTH = 6
 READY = 60  # s
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
@@ -270,7 +271,7 @@ def test_thousands_of_requests_leave_nothing(best_checkpoint: Path, tmp_path: Pa
     slope = float(np.polyfit(STEP * np.arange(len(measured)), [h.memory for h in measured], 1)[0])
     print(f"{slope:.4f} MiB a request:", *(f"{h.memory:.0f}" for h in held))
     assert slope < SLOPE
-    assert measured[-1].files <= max(h.files for h in warm)
+    assert measured[-1].files <= max(h.files for h in warm) + CLOSING
     assert measured[-1].threads <= max(h.threads for h in warm) + POOL_GROWTH
     assert measured[-1].processes == warm[-1].processes
 
