@@ -10,16 +10,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
-from ctscan.card import Card
 from ctscan.checkpoint import CheckpointError
 from ctscan.classifier import RUNTIMES, Classifier
 from ctscan.decoder import Decoder, DecoderError
 from ctscan.ledger import LedgerError, read_ledger, using
 from ctscan.page.examples import ExamplesError, read_examples
-from ctscan.page.how_good import how_good
 from ctscan.page.page import Page
 from ctscan.page.server import ServerError, check_address, prepare, serve
-from ctscan.results import Results, results_of
+from ctscan.results import results_of
 from ctscan.runtime import DeviceError
 
 HERE = Path(__file__).parent
@@ -44,14 +42,6 @@ def parse_flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_results(ledger: Path, card: Card) -> Results:
-    """What is known of the model. Raises LedgerError where the page could not say it."""
-    with using(ledger):
-        results = results_of(read_ledger(ledger), card)
-        how_good(results)
-    return results
-
-
 def main() -> int:
     """Exit status: 0, or 2 with one sentence for what a user can mend."""
     flags = parse_flags()
@@ -63,9 +53,10 @@ def main() -> int:
         checkpoint = flags.checkpoint or HERE / "checkpoints" / RUNTIMES[flags.runtime]
         with closing(Decoder()) as decoder:  # its processes come up while the model is loaded
             classifier = Classifier.load(checkpoint, flags.device, flags.runtime)
-            results = read_results(checkpoint.parent / "metrics.json", classifier.card)
+            ledger = checkpoint.parent / "metrics.json"
+            with using(ledger):
+                page = Page(classifier, examples, results_of(read_ledger(ledger), classifier.card), decoder.read)
             decoder.wait_until_ready()
-            page = Page(classifier, examples, results, decoder.read)
             serve(page.build(), flags.host, flags.port, folder, classifier.card.model_id)
     except (CheckpointError, DecoderError, DeviceError, ExamplesError, LedgerError, ServerError) as error:
         print(f"app.py: {error}", file=sys.stderr)

@@ -87,8 +87,7 @@ class Report:
     @cached_property
     def manifest(self) -> Manifest:
         """The one beside the checkpoint where it knows all of the data, else a new audit."""
-        hashes = {h for split in self.splits.values() for h in split.hashes}
-        return known_or_new(self.config.checkpoint.parent / "manifest.json", self.data, hashes)
+        return known_or_new(self.config.checkpoint.parent / "manifest.json", self.data, self.splits)
 
     @cached_property
     def splits(self) -> dict[str, Split]:

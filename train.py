@@ -108,8 +108,7 @@ def search(config: TrainConfig) -> None:
     """Try recipes on two grouped folds; what is done is reported, also after Ctrl-C."""
     read_ledger(config.ledger_path)
     device = choose_device(config.device)
-    hashes = {h for split in load(config).values() for h in split.hashes}
-    manifest = known_or_new(config.out.parent / "manifest.json", config.data, hashes)
+    manifest = known_or_new(config.out.parent / "manifest.json", config.data, load(config))
     pool = load_pool(config.data, manifest, config.threshold, config.preprocess.square)
     found = Search(config, pool, imagenet_weights(config.init), device)
     try:

@@ -8,7 +8,7 @@ may share one; the second only makes a split stricter, so the sweep of threshold
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ctscan.anatomy import Pixels, find_body
 from ctscan.classes import CLASS_KEYS
-from ctscan.data import SPLITS, DataError, find_files, pixel_hash, read_all
+from ctscan.data import SPLITS, DataError, Split, find_files, pixel_hash, read_all
 from ctscan.manifest import FOLDS, Image, Manifest, read_manifest
 from ctscan.slices import Slice, UnreadableSlice
 
@@ -104,23 +104,24 @@ def read_records(data: Path) -> tuple[list[Record], list[str]]:
     return records, unreadable
 
 
-def find_places(records: Iterable[Record]) -> dict[str, tuple[tuple[str, str], ...]]:
-    """Of each distinct image, by hash, the (split, class) of each of its files."""
+def places_of(files: Iterable[tuple[str, str, int]]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Hash, split and label of files -> of each distinct image, by hash, the (split, class) of all its files."""
     places: dict[str, tuple[tuple[str, str], ...]] = {}
-    for record in records:
-        places[record.sha256] = (*places.get(record.sha256, ()), (record.split, CLASS_KEYS[record.label]))
+    for digest, split, label in files:
+        places[digest] = (*places.get(digest, ()), (split, CLASS_KEYS[label]))
     return places
 
 
-def known_or_new(path: Path, data: Path, hashes: Iterable[str]) -> Manifest:
-    """The manifest at `path` where it knows all these pixels, each at its place; else that of a new audit of `data`.
+def known_or_new(path: Path, data: Path, splits: Mapping[str, Split]) -> Manifest:
+    """The manifest at `path` where it knows all slices of `data`, each at its place; else that of a new audit.
 
     An image that has moved to another class, or been copied there, has another label or none that is clear. Raises
     DataError as `audit` does, and ManifestError.
     """
-    if path.exists() and (known := read_manifest(path)).by_hash.keys() >= set(hashes):
+    if path.exists():
+        known = read_manifest(path)
         of_known = {image.sha256: sorted(image.places) for image in known.images}
-        now = find_places(read_records(data)[0])
+        now = places_of((h, name, k) for name, s in splits.items() for h, k in zip(s.hashes, s.labels, strict=True))
         if all(of_known.get(digest) == sorted(places) for digest, places in now.items()):
             return known
     return audit(data).manifest
@@ -139,7 +140,7 @@ def audit(data: Path) -> Audit:
     thumbnails = np.stack([record.thumbnail for record in distinct])
     correlation = np.clip(thumbnails @ thumbnails.T, -1, 1)
     np.fill_diagonal(correlation, 1)
-    found = find_places(records)
+    found = places_of((record.sha256, record.split, record.label) for record in records)
     places = [found[h] for h in hashes]
     clear = np.array([len({label for _, label in p}) == 1 for p in places])
     labels = [record.label for record, ok in zip(distinct, clear, strict=True) if ok]

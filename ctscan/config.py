@@ -68,19 +68,18 @@ class Recipe:
     normalise: bool = _flag("normalise by ImageNet's mean and deviation", True)
 
     def __post_init__(self) -> None:
-        # Written so that NaN, which argparse takes for a number, is refused too.
-        if self.epochs < 1 or self.batch < 2 or not self.rate > 0 or not 0 <= self.ema < 1:
+        if not all(map(math.isfinite, (self.rate, self.weight_decay, self.mixup))):
+            raise ValueError("--rate, --weight-decay and --mixup must be finite")
+        if self.epochs < 1 or self.batch < 2 or self.rate <= 0 or not 0 <= self.ema < 1:
             raise ValueError("--epochs must be at least 1, --batch 2, --rate above 0, --ema in [0, 1)")
-        if not self.mixup >= 0 or not 0 < self.layer_decay <= 1 or not 0 <= self.freeze <= 5:
+        if self.mixup < 0 or not 0 < self.layer_decay <= 1 or not 0 <= self.freeze <= 5:
             raise ValueError("--mixup must not be below 0, --layer-decay must be in (0, 1], --freeze 0 to 5")
         if not 0 < self.lungless <= 1 or not 0 <= self.strength <= 2:
             raise ValueError("--lungless must be in (0, 1], --strength in [0, 2]")
-        if not self.weight_decay >= 0 or not 0 <= self.label_smoothing < 1:
+        if self.weight_decay < 0 or not 0 <= self.label_smoothing < 1:
             raise ValueError("--weight-decay must not be below 0, --label-smoothing must be in [0, 1)")
         if not 0 <= self.seed < SEEDS:
             raise ValueError(f"--seed must be in [0, {SEEDS})")
-        if not all(map(math.isfinite, (self.rate, self.weight_decay, self.mixup))):
-            raise ValueError("--rate, --weight-decay and --mixup must be finite")
         _ = self.preprocess, self.architecture  # each refuses what it does not know
 
     @property

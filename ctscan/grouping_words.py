@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctscan.classes import CLASSES
-from ctscan.figures import decimal, share
+from ctscan.figures import by_fold, decimal, share
 from ctscan.findings import SUBTYPE
 from ctscan.results import Results
 
@@ -16,7 +16,7 @@ def stricter(results: Results) -> str:
     n, largest = strict["n"], max(fold["n"] for fold in strict["folds"])
     before, after = (share(entry["measures"]["balanced_accuracy"]) for entry in (grouped, strict))
     error = decimal(strict["measures"]["ece"])
-    each = ", ".join(f"{100 * fold['balanced_accuracy']:.0f}" for fold in strict["folds"])
+    each = by_fold(strict["folds"])
     worst = min(CLASSES, key=lambda c: strict["measures"][f"sensitivity.{c.key}"]["value"])
     return (
         "Where less alike slices are kept together too (two are linked from a correlation of "

@@ -18,7 +18,7 @@ from ctscan.figures import decimal, interval, percent, points, share
 from ctscan.gate_words import HEAD, alarm, rows, summary
 from ctscan.goals import size_of_controls, withdrawal
 from ctscan.grouping_words import stricter
-from ctscan.ledger import read_ledger
+from ctscan.ledger import LedgerError, read_ledger
 from ctscan.markdown import table
 from ctscan.model_card import model_card
 from ctscan.results import STRICT_THRESHOLD, Results, results_of
@@ -157,12 +157,14 @@ def replace_block(text: str, block: str, begin: str, end: str) -> str:
 
 
 def generate(root: Path) -> dict[Path, str]:
-    """The texts that belong in a checkout, by path."""
+    """The texts that belong in a checkout, by path. Raises LedgerError where nothing is known of the checkpoint."""
     folder = root / "checkpoints"
     card = read_checkpoint(folder / "resnet18.safetensors").card
     ledger = read_ledger(folder / "metrics.json")
     readme = (root / "README.md").read_text(encoding="utf-8")
     results = results_of(ledger, card)
+    if results.reading is None:
+        raise LedgerError(f"{folder / 'metrics.json'} holds no reading of {card.model_id}; the texts stay as they are.")
     readme = replace_block(readme, f"\n{numbers(results, ledger['readings'])}\n", BEGIN, END)
     return {
         folder / "README.md": model_card(card, ledger, results),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ctscan.figures import by_fold
 from ctscan.markdown import table
 
 IMPORTANCE_HEAD = ("setting", "share of the differences it explains")
@@ -34,7 +35,7 @@ def trial_table(trials: Sequence[dict[str, Any]]) -> str:
     ordered = sorted(trials, key=lambda trial: (trial["loss"] is None, trial["loss"] or 0, trial["number"]))
     rows = [
         [trial["number"], trial["state"], "" if trial["loss"] is None else f"{trial['loss']:.3f}"]
-        + [", ".join(f"{100 * fold['balanced_accuracy']:.0f}" for fold in trial["folds"])]
+        + [by_fold(trial["folds"])]
         + [_short(trial["settings"].get(name, "")) for name in names]
         for trial in ordered
     ]

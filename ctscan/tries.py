@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ctscan.figures import decimal, points, share
+from ctscan.figures import by_fold, decimal, points, share
 from ctscan.findings import SHORTCUT, TONE_FALL
 from ctscan.results import PLAIN, SCALE, VIEW, Entry, Results, Try, is_plain
 
@@ -104,7 +104,7 @@ def beside_cells(entry: Entry, base: Mapping[str, Any]) -> list[object]:
     return [
         all_differences(entry["settings"], base) or "that recipe itself",
         share(found["balanced_accuracy"]),
-        by_fold(entry),
+        by_fold(entry["folds"]),
         points(gaps["balanced_accuracy"]) if gaps else "",
         points(entry["matched"]["fall"]) if "matched" in entry else "",
         *(decimal(found[name]) for name in ("auroc.normal", "nll")),
@@ -114,11 +114,6 @@ def beside_cells(entry: Entry, base: Mapping[str, Any]) -> list[object]:
     ]
 
 
-def by_fold(entry: Entry) -> str:
-    """`67, 80, 89`: balanced accuracy of each fold, %."""
-    return ", ".join(f"{100 * fold['balanced_accuracy']:.0f}" for fold in entry["folds"])
-
-
 def cells(entry: Entry, controls: Mapping[str, Entry]) -> list[object]:
     """A row below `HEAD`."""
     settings, found = entry["settings"], entry["measures"]
@@ -126,7 +121,7 @@ def cells(entry: Entry, controls: Mapping[str, Entry]) -> list[object]:
         differences(settings) or "plain recipe",
         *(settings[key] for key in SCALE),
         share(found["balanced_accuracy"]),
-        by_fold(entry),
+        by_fold(entry["folds"]),
         points(entry["against"]["measures"]["balanced_accuracy"]) if "against" in entry else "",
         points(entry["matched"]["fall"]) if "matched" in entry else "",
         *(decimal(found[name]) for name in ("auroc.normal", "nll")),

@@ -30,7 +30,7 @@ def outlined(found: list[Entry]) -> str:
         return ""
     met = sum(one["auroc"] >= WANTED for one in found)
     missed = {one["volume"] for one in found if one["auroc"] < WANTED}
-    whole = sorted({one["volume"] for one in found} - missed)
+    whole = {one["volume"] for one in found} - missed
     return (
         "In CT volumes from other hospitals slices in which a radiologist outlined a tumour are to "
         f"be told from the others of the same scan: AUROC, wanted at least {WANTED}; met in {met} of {len(found)} "

@@ -18,7 +18,7 @@ import pytest
 from ctscan.anatomy import body_mask
 from ctscan.audit import Audit, audit, known_or_new, link
 from ctscan.audit_report import write_report
-from ctscan.data import SPLITS, DataError, join, load_split
+from ctscan.data import SPLITS, DataError, Split, join, load_split
 from ctscan.manifest import FOLDS, Manifest, ManifestError, read_manifest
 from ctscan.phantom import draw_phantom
 from ctscan.preprocess import Preprocess
@@ -179,23 +179,26 @@ def test_a_folder_in_which_nothing_can_be_read_is_one_sentence(tmp_path: Path) -
         audit(tmp_path)
 
 
+def splits_of(folder: Path) -> dict[str, Split]:
+    return {name: load_split(folder / name, Preprocess(32).square) for name in SPLITS}
+
+
 def test_a_manifest_is_used_again_until_an_image_has_another_place(audited: Audit, data: Path, tmp_path: Path) -> None:
     folder, path = tmp_path / "data", tmp_path / "manifest.json"
     shutil.copytree(data, folder)
     path.write_text(audited.manifest.to_json())
-    hashes = audited.manifest.by_hash.keys()
     (folder / "test" / LONG["normal"] / "2.png").unlink()  # what remains is known
-    known = known_or_new(path, folder, hashes)
+    known = known_or_new(path, folder, splits_of(folder))
     assert known == audited.manifest
     first, second = (folder / "train" / LONG[key] / "2.png" for key in ("normal", "adenocarcinoma"))
     swapped = first.read_bytes()
     shutil.copy(second, first)
     second.write_bytes(swapped)
-    found = known_or_new(path, folder, hashes)
+    found = known_or_new(path, folder, splits_of(folder))
     moved = [i.sha256 for i in found.images if i.places != known.by_hash[i.sha256].places]
     assert len(moved) == 2
     shutil.copy(second, folder / "train" / LONG["squamous_cell_carcinoma"] / "copy.png")
-    conflicts = [i.sha256 for i in known_or_new(path, folder, hashes).images if len(i.labels) > 1]
+    conflicts = [i.sha256 for i in known_or_new(path, folder, splits_of(folder)).images if len(i.labels) > 1]
     assert len(conflicts) == 2  # the one that was planted, and this
 
 

@@ -8,7 +8,7 @@ from html import escape
 from ctscan import gate_words
 from ctscan.chapters import Chapter, chapters
 from ctscan.classes import CLASSES
-from ctscan.figures import decimal, points, share
+from ctscan.figures import by_fold, decimal, points, share
 from ctscan.findings import CHANCE, OUTSIDE
 from ctscan.goals import size_of_controls, withdrawal
 from ctscan.grouping_words import stricter
@@ -37,15 +37,7 @@ def how_good(results: Results) -> str:
         "<h3>What the splits are</h3>",
         "".join(f"<p><b>{escape(title)}.</b> {escape(text)}</p>" for title, text in words.SPLITS),
         f"<h3>{words.CONTROLS}</h3><p>{escape(words.CONTROLS_TEXT)}</p>",
-        bullets(
-            sentence
-            for sentence in (
-                grouped["finding"],
-                size_of_controls(results),
-                *(entry["finding"] for entry in results.controls),
-            )
-            if sentence
-        ),
+        bullets([grouped["finding"], size_of_controls(results), *(entry["finding"] for entry in results.controls)]),
         *(chapter(one) for one in chapters(results)),
         *gate_section(results),
         f"<h3>{words.CANNOT}</h3>",
@@ -136,7 +128,7 @@ def side_by_side(results: Results, grouped: Entry, published: Entry) -> str:
 
 def folds(grouped: Entry) -> str:
     """How much the five parts differ."""
-    each = ", ".join(f"{100 * fold['balanced_accuracy']:.0f}" for fold in grouped["folds"])
+    each = by_fold(grouped["folds"])
     return (
         f"Brackets hold 95 % intervals, computed over visual groups. Balanced accuracy in the five parts: {each} %. "
         "Each part was scored by a network trained on the other four, once."
@@ -178,5 +170,5 @@ def shade(share: float) -> str:
 
 
 def bullets(sentences: Iterable[str]) -> str:
-    """A list."""
-    return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
+    """A list; an empty sentence says nothing."""
+    return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences if sentence)}</ul>"

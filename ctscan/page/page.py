@@ -45,7 +45,8 @@ class Page:
     ) -> None:
         self.classifier = classifier
         self.examples = examples
-        self.results = results
+        self.withdrawn = normal_is_doubtful(results)
+        self.worth = how_good.how_good(results)
         self.read = read
 
     # --- handlers
@@ -55,7 +56,7 @@ class Page:
         if data is None:
             return None, result.EMPTY_SENTENCE, EMPTY, ""
         given = answer(self.classifier, data, self.read)
-        said = result.sentence(given, origin, withdrawn=normal_is_doubtful(self.results))
+        said = result.sentence(given, origin, withdrawn=self.withdrawn)
         return None, said, explanation(given), result.rows(given)
 
     def show_upload(self, data: bytes | None) -> tuple[None, str, str, str]:
@@ -96,7 +97,7 @@ class Page:
                 with gr.Tab("How to read it"):
                     gr.HTML(about.how_to_read(self.classifier.card))
                 with gr.Tab(words.HOW_GOOD):
-                    gr.HTML(how_good.how_good(self.results))
+                    gr.HTML(self.worth)
                 with gr.Tab("About"):
                     gr.HTML(about.about(self.classifier.card))
             self._build_api()
