@@ -10,15 +10,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
-from ctscan.checkpoint import CheckpointError
-from ctscan.classifier import RUNTIMES, Classifier
-from ctscan.decoder import Decoder, DecoderError
-from ctscan.ledger import LedgerError, read_ledger, using
-from ctscan.page.examples import ExamplesError, read_examples
+from ctscan.errors import CtscanError
+from ctscan.inference.classifier import RUNTIMES, Classifier
+from ctscan.io.sandbox import Decoder
+from ctscan.page.examples import read_examples
 from ctscan.page.page import Page
-from ctscan.page.server import ServerError, check_address, prepare, serve
-from ctscan.results import results_of
-from ctscan.runtime import DeviceError
+from ctscan.page.server import check_address, prepare, serve
+from ctscan.results.ledger import read_ledger, using
+from ctscan.results.summary import results_of
 
 HERE = Path(__file__).parent
 
@@ -58,7 +57,7 @@ def main() -> int:
                 page = Page(classifier, examples, results_of(read_ledger(ledger), classifier.card), decoder.read)
             decoder.wait_until_ready()
             serve(page.build(), flags.host, flags.port, folder, classifier.card.model_id)
-    except (CheckpointError, DecoderError, DeviceError, ExamplesError, LedgerError, ServerError) as error:
+    except CtscanError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -28,19 +28,30 @@ from typing import Any
 
 import numpy as np
 
-from ctscan.anatomy import Pixels, body_mask
-from ctscan.audit import known_or_new
-from ctscan.card import Calibration
-from ctscan.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from ctscan.classes import CLASS_KEYS, CLASSES, NORMAL
-from ctscan.classifier import Classifier
-from ctscan.confidence import Confidence, Coverage, judge_confidence
-from ctscan.config import EvaluateConfig, Recipe, parse_flags
-from ctscan.control import CONTROLS, SHUFFLES, Control, shuffle_labels, view
-from ctscan.cross_validation import OutOfFold, answer_again, cross_validate, has_run, name_run
-from ctscan.data import (
+from ctscan.errors import CtscanError, DataError, UnreadableSlice
+from ctscan.evaluation.confidence import Confidence, Coverage, judge_confidence
+from ctscan.evaluation.cross_validation import OutOfFold, answer_again, cross_validate, has_run, name_run
+from ctscan.evaluation.intervals import Answers, Estimate, Evaluation, average, difference, evaluate
+from ctscan.evaluation.maps import judge_faithfulness, judge_lesions
+from ctscan.evaluation.plots import draw_all
+from ctscan.evaluation.volumes import VolumeReading, judge_volumes
+from ctscan.imaging.anatomy import Pixels, body_mask
+from ctscan.imaging.histogram import body_quantiles, match, mean_quantiles
+from ctscan.inference.classifier import Classifier
+from ctscan.io.images import Slice
+from ctscan.io.volumes import Volume, read_free_volumes, read_volumes
+from ctscan.metrics import measures, softmax
+from ctscan.model.card import Calibration
+from ctscan.model.checkpoint import read_checkpoint, write_checkpoint
+from ctscan.model.runtime import run_in_batches
+from ctscan.results.findings import judge_control, judge_subtype, judge_tone
+from ctscan.results.ledger import append, read_ledger
+from ctscan.results.summary import FOLDS, HEADLINE_THRESHOLD
+from ctscan.training.audit import known_or_new
+from ctscan.training.control import CONTROLS, SHUFFLES, Control, shuffle_labels, view
+from ctscan.training.data import (
     SPLITS,
-    DataError,
     Split,
     find_files,
     find_outside_files,
@@ -50,20 +61,9 @@ from ctscan.data import (
     pixel_hash,
     read_all,
 )
-from ctscan.evaluation import Answers, Estimate, Evaluation, average, difference, evaluate
-from ctscan.faithfulness import judge_faithfulness, judge_lesions
-from ctscan.findings import judge_control, judge_subtype, judge_tone
-from ctscan.histogram import body_quantiles, match, mean_quantiles
-from ctscan.ledger import LedgerError, append, read_ledger
-from ctscan.manifest import Manifest, ManifestError, Pool, load_pool
-from ctscan.metrics import measures, softmax
-from ctscan.plots import draw_all
-from ctscan.results import FOLDS, HEADLINE_THRESHOLD
-from ctscan.runtime import DeviceError, run_in_batches
-from ctscan.slices import Slice, UnreadableSlice
-from ctscan.training import TrainingError, imagenet_weights
-from ctscan.volume_reading import VolumeReading, judge_volumes
-from ctscan.volumes import Volume, read_free_volumes, read_volumes
+from ctscan.training.manifest import Manifest, Pool, load_pool
+from ctscan.training.recipe import EvaluateConfig, Recipe, parse_flags
+from ctscan.training.trainer import imagenet_weights
 
 TITLES = tuple(c.title for c in CLASSES)
 EXPLAINED = 50  # slices; ROAD fills each of them in eighteen times
@@ -195,11 +195,11 @@ class Report:
         return difference(answers, matched, CLASS_KEYS, ["balanced_accuracy"], self.config.draws)["balanced_accuracy"]
 
     def other(self, pool: Pool, folder: Path) -> tuple[Recipe, Answers]:
-        """Another recipe and its answers, kept in `folder`. Raises TrainingError before anything is trained."""
+        """Another recipe and its answers, kept in `folder`. Raises DataError before anything is trained."""
         checkpoint = folder / "fold-0.safetensors"
         other = EvaluateConfig(**read_checkpoint(checkpoint).card.training, data=self.data)
         if name_run(other, self.config.threshold, "none", pool) != folder.name:
-            raise TrainingError(f"--against {folder.name}: not a cross-validation of these slices on these folds.")
+            raise DataError(f"--against {folder.name}: not a cross-validation of these slices on these folds.")
         return other, gather(pool, self.kept(other, pool, folder))
 
     def compare(self, answers: Answers, other: Recipe, theirs: Answers) -> dict[str, Any]:
@@ -209,10 +209,10 @@ class Report:
         return {"settings": other.settings(), "measures": {name: vars(value) for name, value in gap.items()}}
 
     def kept(self, recipe: Recipe, pool: Pool, folder: Path) -> OutOfFold:
-        """What a cross-validation that is there says. Raises TrainingError where it is not."""
+        """What a cross-validation that is there says. Raises DataError where it is not."""
         folds = range(self.config.folds)
         if not has_run(folder, folds):
-            raise TrainingError(f"{folder.name} does not hold {len(folds)} folds: run --cross-validate first.")
+            raise DataError(f"{folder.name} does not hold {len(folds)} folds: run --cross-validate first.")
         return cross_validate(recipe, pool, folds, folder, {}, "cpu")
 
     def calibrate(self) -> None:
@@ -281,7 +281,7 @@ class Report:
         print(said["finding"])
 
     def reference(self) -> Evaluation:
-        """The checkpoint's own recipe on the folds of a control. Raises TrainingError where it was not trained."""
+        """The checkpoint's own recipe on the folds of a control. Raises DataError where it was not trained."""
         recipe = self.classifier.card.training
         own = EvaluateConfig(**recipe, data=self.data, runs=self.config.runs)
         train, valid, test = (self.splits[name] for name in SPLITS)
@@ -305,11 +305,11 @@ def count_refused(split: Split) -> int:
 
 
 def check_classes(pool: Pool, folds: Sequence[int]) -> None:
-    """Raises TrainingError where a class has no slice in these folds: half of the measures would not exist."""
+    """Raises DataError where a class has no slice in these folds: half of the measures would not exist."""
     found = {int(label) for label in pool.split.labels[np.isin(pool.folds, folds)]}
     missing = [c.title for place, c in enumerate(CLASSES) if place not in found]
     if missing:
-        raise TrainingError(f"Folds {', '.join(map(str, folds))} hold no slice of {', '.join(missing)}: take more.")
+        raise DataError(f"Folds {', '.join(map(str, folds))} hold no slice of {', '.join(missing)}: take more.")
 
 
 def gather(pool: Pool, out: OutOfFold) -> Answers:
@@ -421,7 +421,7 @@ def main() -> int:
             evaluate_outside(config, config.folder)
         elif config.data:
             evaluate_data(config, config.data)
-    except (TrainingError, DataError, CheckpointError, DeviceError, LedgerError, ManifestError) as error:
+    except CtscanError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -16,27 +16,19 @@ from datetime import date
 
 import torch
 
-from ctscan.audit import known_or_new
-from ctscan.checkpoint import CheckpointError, write_checkpoint
-from ctscan.config import TrainConfig, parse_flags
-from ctscan.data import SPLITS, DataError, Split, load_split
-from ctscan.ledger import LedgerError, append, read_ledger
-from ctscan.manifest import ManifestError, load_pool
+from ctscan.errors import CtscanError, DataError
+from ctscan.evaluation.search import Search
 from ctscan.metrics import Score
-from ctscan.model import SliceNet
-from ctscan.run_folder import RunFolder
-from ctscan.runtime import DeviceError, choose_device, store_tensors
-from ctscan.search import Search
-from ctscan.training import (
-    TrainingError,
-    build_card,
-    describe,
-    evaluate,
-    fit,
-    imagenet_weights,
-    measure_map_scale,
-    round_trip,
-)
+from ctscan.model.checkpoint import write_checkpoint
+from ctscan.model.network import SliceNet
+from ctscan.model.runtime import choose_device, store_tensors
+from ctscan.results.ledger import append, read_ledger
+from ctscan.training.audit import known_or_new
+from ctscan.training.data import SPLITS, Split, load_split
+from ctscan.training.manifest import load_pool
+from ctscan.training.recipe import TrainConfig, parse_flags
+from ctscan.training.run_folder import RunFolder
+from ctscan.training.trainer import build_card, describe, evaluate, fit, imagenet_weights, measure_map_scale, round_trip
 
 MIN_FREE_BYTES = 64 << 20  # a checkpoint is 22 MB and is written beside the old one
 
@@ -55,15 +47,15 @@ def check_target(config: TrainConfig) -> None:
     """Refuse before the work, not after it."""
     read_ledger(config.ledger_path)
     if config.out.is_dir():
-        raise TrainingError(f"{config.out} is a folder; --out names the file of the checkpoint.")
+        raise DataError(f"{config.out} is a folder; --out names the file of the checkpoint.")
     if config.out.exists() and not config.force:
-        raise TrainingError(f"{config.out} exists; give --force to replace it, or another --out.")
+        raise DataError(f"{config.out} exists; give --force to replace it, or another --out.")
     for folder in (config.out.parent, config.ledger_path.parent):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
-            raise TrainingError(f"{folder} cannot be written to.")
+            raise DataError(f"{folder} cannot be written to.")
     if shutil.disk_usage(config.out.parent).free < MIN_FREE_BYTES:
-        raise TrainingError(f"The disk of {config.out.parent} is full, less than {MIN_FREE_BYTES >> 20} MiB free.")
+        raise DataError(f"The disk of {config.out.parent} is full, less than {MIN_FREE_BYTES >> 20} MiB free.")
 
 
 def train(config: TrainConfig) -> None:
@@ -138,7 +130,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the best epoch so far is kept
     try:
         search(config) if config.trials else train(config)
-    except (TrainingError, DataError, CheckpointError, DeviceError, LedgerError, ManifestError) as error:
+    except CtscanError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -22,10 +22,10 @@ import torch
 
 from benchmarks.timing import print_ratio
 from ctscan.__main__ import CHECKPOINT, ROOT
-from ctscan.checkpoint import read_checkpoint
-from ctscan.model import SliceNet
-from ctscan.phantom import draw_phantom
-from ctscan.runtime import load_tensors
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.model.checkpoint import read_checkpoint
+from ctscan.model.network import SliceNet
+from ctscan.model.runtime import load_tensors
 
 IMPORTS = "import torch, torchvision, gradio"
 START_LIMIT = 120  # s

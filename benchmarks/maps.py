@@ -13,11 +13,11 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from benchmarks.timing import print_ratio
 from ctscan.__main__ import CHECKPOINT
-from ctscan.checkpoint import read_checkpoint
+from ctscan.imaging.phantom import draw_phantom
 from ctscan.metrics import softmax
-from ctscan.model import SliceNet
-from ctscan.phantom import draw_phantom
-from ctscan.runtime import TorchRuntime, load_tensors
+from ctscan.model.checkpoint import read_checkpoint
+from ctscan.model.network import SliceNet
+from ctscan.model.runtime import TorchRuntime, load_tensors
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from benchmarks.timing import print_ratio
-from ctscan.decoder import Decoder
-from ctscan.phantom import draw_phantom
-from ctscan.slices import read_slice
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.io.images import read_slice
+from ctscan.io.sandbox import Decoder
 
 
 def main() -> None:

@@ -25,11 +25,11 @@ import torch
 from benchmarks.app import classify, peak_memory, running_app, start_and_stop
 from benchmarks.timing import print_ratio
 from ctscan.__main__ import CHECKPOINT, CHECKPOINTS, ROOT
-from ctscan.checkpoint import read_checkpoint
-from ctscan.onnx_file import read_onnx_file
-from ctscan.onnx_runtime import OnnxRuntime
-from ctscan.phantom import draw_phantom
-from ctscan.runtime import TorchRuntime
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.model.checkpoint import read_checkpoint
+from ctscan.model.onnx_file import read_onnx_file
+from ctscan.model.onnx_runtime import OnnxRuntime
+from ctscan.model.runtime import TorchRuntime
 
 CORES = 2
 ANSWERS = 10  # before memory is read

@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 
 from benchmarks.timing import print_ratio
 from ctscan.classes import CLASS_KEYS
-from ctscan.config import TrainConfig
-from ctscan.data import Split
-from ctscan.mixup import mean_loss
-from ctscan.phantom import draw_phantom
-from ctscan.training import Trainer
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.training.data import Split
+from ctscan.training.mixup import mean_loss
+from ctscan.training.recipe import TrainConfig
+from ctscan.training.trainer import Trainer
 
 STEPS = 4  # a round, on one batch each
 

@@ -12,8 +12,9 @@ A stranger's bytes are read in a process of their own (decoder).
 Torch is imported only where a tensor is meant: model, gradcam, graph, training, export, and inside the torch runtime.
 """
 
-from ctscan.classifier import Classifier, Prediction
-from ctscan.slices import Slice, UnreadableSlice, read_slice
+from ctscan.errors import UnreadableSlice
+from ctscan.inference.classifier import Classifier, Prediction
+from ctscan.io.images import Slice, read_slice
 
 __all__ = ["Classifier", "Prediction", "Slice", "UnreadableSlice", "read_slice"]
 __version__ = "0.1.0"

@@ -17,12 +17,12 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from ctscan.answer import Answer, answer
-from ctscan.checkpoint import CheckpointError, read_checkpoint
-from ctscan.classifier import RUNTIMES, Classifier
-from ctscan.ledger import LedgerError, append, using
-from ctscan.report import write
-from ctscan.runtime import DeviceError
+from ctscan.errors import CtscanError, DataError, ModelError
+from ctscan.inference.answer import Answer, answer
+from ctscan.inference.classifier import RUNTIMES, Classifier
+from ctscan.model.checkpoint import read_checkpoint
+from ctscan.results.ledger import append, using
+from ctscan.results.report import write
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
@@ -38,7 +38,7 @@ def predict(files: list[Path], checkpoint: Path, device: str, runtime: str) -> i
     """
     try:
         classifier = Classifier.load(checkpoint, device, runtime)
-    except (CheckpointError, DeviceError) as error:
+    except ModelError as error:
         return refuse(error)
     status = 0
     for file in files:
@@ -55,9 +55,8 @@ def audit(data: Path, manifest: Path | None, report: Path | None, ledger: Path |
     """Print what was found, and write what was asked for. Exit status 2 where the folder is not as it should be."""
     if find_spec("sklearn") is None:
         return refuse("scikit-learn is not installed: `pip install -r requirements-dev.txt` brings it.")
-    from ctscan import audit as auditing
-    from ctscan.audit_report import write_report
-    from ctscan.data import DataError
+    from ctscan.training import audit as auditing
+    from ctscan.training.audit_report import write_report
 
     try:
         found = auditing.audit(data)
@@ -72,7 +71,7 @@ def audit(data: Path, manifest: Path | None, report: Path | None, ledger: Path |
         if report:
             write_report(report, found)
             print(f"{report} holds pictures of the data: for its owner, not for publication.", file=sys.stderr)
-    except (DataError, LedgerError) as error:
+    except DataError as error:
         return refuse(error)
     return 0
 
@@ -81,16 +80,14 @@ def gate(data: Path, pictures: Path, checkpoint: Path, runs: Path) -> int:
     """Fit and measure the gate of a checkpoint. Exit status 2 where something that it needs is not there."""
     if find_spec("sklearn") is None:
         return refuse("scikit-learn is not installed: `pip install -r requirements-dev.txt` brings it.")
-    from ctscan.data import DataError
-    from ctscan.gate_fit import GateError
-    from ctscan.gate_study import study
-    from ctscan.gate_words import alarm, summary
-    from ctscan.manifest import ManifestError
+
+    from ctscan.evaluation.gate_study import study
+    from ctscan.results.gate_words import alarm, summary
 
     try:
         found = study(data, pictures, checkpoint, runs)
         append(checkpoint.parent / "metrics.json", "gates", found)
-    except (CheckpointError, DataError, GateError, LedgerError, ManifestError) as error:
+    except CtscanError as error:
         return refuse(error)
     print(f"{summary(found)} {alarm(found)}")
     return 0
@@ -100,9 +97,9 @@ def export(options: argparse.Namespace) -> int:
     """Write the files that the flags name. Exit status 2 where one cannot or must not be written."""
     if find_spec("torch") is None:
         return refuse("torch is not installed: `pip install -r requirements-dev.txt` brings it.")
-    from ctscan.data import DataError, load_split
-    from ctscan.export import ExportError, build_onnx, export_onnx, export_torchscript
-    from ctscan.quantisation import QuantisationError, export_int8
+    from ctscan.export import build_onnx, export_onnx, export_torchscript
+    from ctscan.quantisation import export_int8
+    from ctscan.training.data import load_split
 
     onnx = options.onnx
     if onnx is None and (options.int8 or not options.torchscript):
@@ -120,7 +117,7 @@ def export(options: argparse.Namespace) -> int:
             export_onnx(checkpoint, onnx, EXAMPLES, say)
         if options.torchscript:
             export_torchscript(checkpoint, options.torchscript, EXAMPLES, say)
-    except (CheckpointError, DataError, ExportError, QuantisationError) as error:
+    except CtscanError as error:
         return refuse(error)
     return 0
 
@@ -130,7 +127,7 @@ def report(root: Path) -> int:
     try:
         with using(root / "checkpoints" / "metrics.json"):
             write(root)
-    except (CheckpointError, LedgerError) as error:
+    except CtscanError as error:
         return refuse(error)
     return 0
 

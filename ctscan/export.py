@@ -16,18 +16,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ctscan.calibration import calibrate
-from ctscan.card import Card
-from ctscan.checkpoint import Checkpoint
-from ctscan.graph import Graph
-from ctscan.model import SliceNet
-from ctscan.onnx_file import OPSET, OnnxFile, write_onnx_file
-from ctscan.onnx_runtime import INPUT, open_session
-from ctscan.phantom import draw_phantom
-from ctscan.preprocess import Preprocess
-from ctscan.runtime import TorchRuntime, load_tensors
-from ctscan.sealed import replace_file
-from ctscan.slices import read_slice
+from ctscan.errors import ModelError
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import Preprocess
+from ctscan.inference.calibration import calibrate
+from ctscan.io.images import read_slice
+from ctscan.model.card import Card
+from ctscan.model.checkpoint import Checkpoint
+from ctscan.model.graph import Graph
+from ctscan.model.network import SliceNet
+from ctscan.model.onnx_file import OPSET, OnnxFile, write_onnx_file
+from ctscan.model.onnx_runtime import INPUT, open_session
+from ctscan.model.runtime import TorchRuntime, load_tensors
+from ctscan.model.sealed import replace_file
 
 NAMES = ("logits", "probabilities", "maps", "pooled", "shallow")
 TOLERANCE = 1e-4  # absolute; of maps: of the largest value
@@ -39,12 +40,8 @@ Tensors: TypeAlias = dict[str, NDArray[np.floating]]
 Say: TypeAlias = Callable[[str], None]
 
 
-class ExportError(ValueError):
-    """Nothing was written; the text is one sentence that says why."""
-
-
 def build_onnx(checkpoint: Checkpoint, examples: Path, say: Say) -> bytes:
-    """A checkpoint as a serialised ONNX model without metadata. Raises ExportError where it differs from PyTorch."""
+    """A checkpoint as a serialised ONNX model without metadata. Raises ModelError where it differs from PyTorch."""
     model = trace_onnx(checkpoint)
     say(f"ONNX: traced with opset {OPSET}, {len(model) / 1e6:.1f} MB.")
     session = open_session(model)
@@ -57,7 +54,7 @@ def build_onnx(checkpoint: Checkpoint, examples: Path, say: Say) -> bytes:
 
 
 def export_onnx(checkpoint: Checkpoint, path: Path, examples: Path, say: Say) -> None:
-    """Write the ONNX file. Raises ExportError and CheckpointError; what stood there stays."""
+    """Write the ONNX file. Raises ModelError and ModelError; what stood there stays."""
     write_onnx_file(path, build_onnx(checkpoint, examples, say), OnnxFile(checkpoint.card, "fp32"))
     say(f"ONNX: {path} is written.")
 
@@ -81,15 +78,15 @@ def export_torchscript(checkpoint: Checkpoint, path: Path, examples: Path, say: 
     try:
         replace_file(path, stored)
     except OSError as error:
-        raise ExportError(f"The TorchScript file {path} cannot be written ({error.strerror}).") from None
+        raise ModelError(f"The TorchScript file {path} cannot be written ({error.strerror}).") from None
     say(f"TorchScript: {path} is written.")
 
 
 def trace_onnx(checkpoint: Checkpoint) -> bytes:
-    """The graph as a serialised ONNX model without metadata. Raises ExportError where a package is missing."""
+    """The graph as a serialised ONNX model without metadata. Raises ModelError where a package is missing."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise ExportError(f"{missing[0]} is not installed: `pip install -r requirements-dev.txt` brings it.")
+        raise ModelError(f"{missing[0]} is not installed: `pip install -r requirements-dev.txt` brings it.")
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     with deprecations_ignored():
         program = torch.onnx.export(
@@ -125,7 +122,7 @@ def example_squares(card: Card) -> torch.Tensor:
 def compare(run: Callable[[Squares], Tensors], checkpoint: Checkpoint, examples: Path) -> str:
     """Hold a graph against PyTorch, which takes the maps from autograd; one sentence says how they differ.
 
-    On the bundled slices, the phantom and noise, one by one and in batches. Raises ExportError where a tensor
+    On the bundled slices, the phantom and noise, one by one and in batches. Raises ModelError where a tensor
     differs by more than `TOLERANCE`.
     """
     reference = TorchRuntime.from_checkpoint(checkpoint)
@@ -140,7 +137,7 @@ def compare(run: Callable[[Squares], Tensors], checkpoint: Checkpoint, examples:
     # `not <=` so that NaN fails
     wrong = [f"{name} by {worst[name]:.1e}" for name in NAMES if not worst[name] <= TOLERANCE]
     if wrong:
-        raise ExportError(
+        raise ModelError(
             f"The exported graph differs from PyTorch: {', '.join(wrong)} (maps: of the largest value), where "
             f"{TOLERANCE:.0e} is allowed; nothing was written."
         )

@@ -18,23 +18,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.card import Card
-from ctscan.classifier import Classifier
-from ctscan.data import Split
+from ctscan.errors import ModelError
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.inference.classifier import Classifier
+from ctscan.io.images import Slice
 from ctscan.metrics import Score, paired_interval, score
-from ctscan.onnx_file import OnnxFile, write_onnx_file
-from ctscan.onnx_runtime import INPUT, OnnxRuntime
-from ctscan.phantom import draw_phantom
-from ctscan.slices import Slice
+from ctscan.model.card import Card
+from ctscan.model.onnx_file import OnnxFile, write_onnx_file
+from ctscan.model.onnx_runtime import INPUT, OnnxRuntime
+from ctscan.training.data import Split
 
 QUANTISED = ("Conv", "Add", "Relu", "MaxPool")
 CALIBRATION_SLICES = 64  # evenly over the training slices, which are sorted by class; their values take 2 GB
 CALIBRATION_PERCENTILE = 99.999  # of a layer's values on its scale: ONNX Runtime's default
 MAX_LOSS = 0.5  # points of accuracy
-
-
-class QuantisationError(ValueError):
-    """An int8 file that is not written; the text is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,14 @@ class Loss:
 def export_int8(
     card: Card, model: bytes, train: Split, valid: Split, path: Path, force: bool, say: Callable[[str], None]
 ) -> None:
-    """Quantise a serialised fp32 graph and write it. Raises QuantisationError where it loses more than `MAX_LOSS`."""
+    """Quantise a serialised fp32 graph and write it. Raises ModelError where it loses more than `MAX_LOSS`."""
     chosen = train.squares[np.linspace(0, len(train) - 1, min(CALIBRATION_SLICES, len(train))).astype(int)]
     say(f"int8: calibrating on {len(chosen)} training slices.")
     quantised = quantise(model, chosen)
     loss = measure_loss(card, model, quantised, valid)
     say(f"{loss}.")
     if loss.points > MAX_LOSS and not force:
-        raise QuantisationError(f"{loss}; {MAX_LOSS} points are allowed, so nothing was written (--force writes it).")
+        raise ModelError(f"{loss}; {MAX_LOSS} points are allowed, so nothing was written (--force writes it).")
     calibration = {"slices": len(chosen), "method": "percentile", "percentile": CALIBRATION_PERCENTILE}
     facts = {"of": card.model_id, "calibration": calibration, "loss": asdict(loss)}
     write_onnx_file(path, quantised, OnnxFile(build_card(card, quantised, loss), "int8", facts))

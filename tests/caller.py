@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ctscan.phantom import draw_phantom
+from ctscan.imaging.phantom import draw_phantom
 
 LIMIT = 120  # s
 MARK = "ctscan-test"

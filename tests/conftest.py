@@ -24,15 +24,15 @@ import safetensors.torch
 import torch
 from torchvision.models import resnet18
 
-from ctscan.card import Architecture, Card
-from ctscan.checkpoint import write_checkpoint
 from ctscan.classes import CLASS_KEYS
-from ctscan.classifier import Classifier
-from ctscan.model import SliceNet
-from ctscan.phantom import draw_phantom
-from ctscan.preprocess import Preprocess
-from ctscan.runtime import TorchRuntime, load_tensors, store_tensors
-from ctscan.slices import Slice
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import Preprocess
+from ctscan.inference.classifier import Classifier
+from ctscan.io.images import Slice
+from ctscan.model.card import Architecture, Card
+from ctscan.model.checkpoint import write_checkpoint
+from ctscan.model.network import SliceNet
+from ctscan.model.runtime import TorchRuntime, load_tensors, store_tensors
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

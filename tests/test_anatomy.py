@@ -7,9 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctscan.anatomy import Box, body_mask, chest_mask, find_body, find_lungs, lung_hull_mask, lung_mask, shows_lung
-from ctscan.phantom import draw_phantom
-from ctscan.slices import read_slice
+from ctscan.imaging.anatomy import (
+    Box,
+    body_mask,
+    chest_mask,
+    find_body,
+    find_lungs,
+    lung_hull_mask,
+    lung_mask,
+    shows_lung,
+)
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.io.images import read_slice
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.png"))
 

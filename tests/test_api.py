@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 
-from ctscan.answer import answer
 from ctscan.classes import CLASS_KEYS
-from ctscan.classifier import Classifier
+from ctscan.inference.answer import answer
+from ctscan.inference.classifier import Classifier
 from ctscan.page import words
 from ctscan.page.page import draw_overlay
 from tests.conftest import ROOT, App

@@ -15,13 +15,14 @@ import cv2
 import numpy as np
 import pytest
 
-from ctscan.anatomy import body_mask
-from ctscan.audit import Audit, audit, known_or_new, link
-from ctscan.audit_report import write_report
-from ctscan.data import SPLITS, DataError, Split, join, load_split
-from ctscan.manifest import FOLDS, Manifest, ManifestError, read_manifest
-from ctscan.phantom import draw_phantom
-from ctscan.preprocess import Preprocess
+from ctscan.errors import DataError
+from ctscan.imaging.anatomy import body_mask
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import Preprocess
+from ctscan.training.audit import Audit, audit, known_or_new, link
+from ctscan.training.audit_report import write_report
+from ctscan.training.data import SPLITS, Split, join, load_split
+from ctscan.training.manifest import FOLDS, Manifest, read_manifest
 from tests.test_data import LONG
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +101,7 @@ def test_the_pool_holds_each_distinct_image_once_and_no_conflict(audited: Audit,
     assert len(set(pool.split.hashes)) == len(pool.split) == audited.manifest.facts()["images"] - 1
     for group in np.unique(pool.groups):
         assert len(np.unique(pool.folds[pool.groups == group])) == 1
-    with pytest.raises(ManifestError, match="no threshold"):
+    with pytest.raises(DataError, match="no threshold"):
         audited.manifest.pool(train, 0.123)
 
 
@@ -121,7 +122,7 @@ def test_a_manifest_comes_back_as_it_was_written(audited: Audit) -> None:
 def test_a_broken_manifest_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_text(text)
-    with pytest.raises(ManifestError):
+    with pytest.raises(DataError):
         read_manifest(path)
 
 

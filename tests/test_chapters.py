@@ -13,26 +13,26 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from ctscan import tries
-from ctscan.chapters import chapters
-from ctscan.checkpoint import read_checkpoint
 from ctscan.classes import CLASS_KEYS
-from ctscan.confidence import judge_confidence
-from ctscan.config import EvaluateConfig
-from ctscan.evaluation import Answers, Estimate, difference, evaluate
-from ctscan.faithfulness import STAGES, Faithfulness, Lesion, Likeness, Sanity
-from ctscan.figures import points
-from ctscan.findings import OUTSIDE, SHORTCUT, TONE_FALL, judge_control
-from ctscan.goals import GOALS, normal_is_doubtful, withdrawal
-from ctscan.grouping_words import stricter
-from ctscan.ledger import Ledger, Section, append, read_ledger
-from ctscan.model_card import model_card
+from ctscan.evaluation.confidence import judge_confidence
+from ctscan.evaluation.intervals import Answers, Estimate, difference, evaluate
+from ctscan.evaluation.maps import STAGES, Faithfulness, Lesion, Likeness, Sanity
+from ctscan.evaluation.search import describe
+from ctscan.model.checkpoint import read_checkpoint
 from ctscan.page import words
 from ctscan.page.how_good import how_good
-from ctscan.report import generate, numbers
-from ctscan.results import PLAIN, SCALE, Results, Try, is_plain, results_of
-from ctscan.search import describe
-from ctscan.tries import beside_others, comparison, differences, strictest
+from ctscan.results import tries
+from ctscan.results.chapters import chapters
+from ctscan.results.figures import points
+from ctscan.results.findings import OUTSIDE, SHORTCUT, TONE_FALL, judge_control
+from ctscan.results.goals import GOALS, normal_is_doubtful, withdrawal
+from ctscan.results.grouping_words import stricter
+from ctscan.results.ledger import Ledger, Section, append, read_ledger
+from ctscan.results.model_card import model_card
+from ctscan.results.report import generate, numbers
+from ctscan.results.summary import PLAIN, SCALE, Results, Try, is_plain, results_of
+from ctscan.results.tries import beside_others, comparison, differences, strictest
+from ctscan.training.recipe import EvaluateConfig
 from tests.conftest import COMMITTED, ROOT
 from tests.test_confidence import draw_model
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ctscan.card import Card
-from ctscan.checkpoint import Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
-from ctscan.classifier import Classifier
-from ctscan.runtime import TorchRuntime
+from ctscan.errors import ModelError
+from ctscan.inference.classifier import Classifier
+from ctscan.model.card import Card
+from ctscan.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ctscan.model.runtime import TorchRuntime
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def checkpoint(checkpoint_path: Path) -> Checkpoint:
 
 
 def refuse(path: Path, sentence: str) -> None:
-    with pytest.raises(CheckpointError, match=sentence) as caught:
+    with pytest.raises(ModelError, match=sentence) as caught:
         Classifier.load(path)
     assert "\n" not in str(caught.value)
 
@@ -63,7 +64,7 @@ def test_a_flipped_bit_anywhere_is_refused(checkpoint_path: Path, tmp_path: Path
         broken[place] ^= 1 << int(rng.integers(8))
         path = tmp_path / "broken.safetensors"
         path.write_bytes(broken)
-        with pytest.raises(CheckpointError):
+        with pytest.raises(ModelError):
             Classifier.load(path)
 
 
@@ -123,7 +124,7 @@ def test_weights_that_do_not_fit_the_card_are_refused(checkpoint: Checkpoint, tm
 
 def test_what_stood_there_stays_when_writing_fails(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(ModelError, match="cannot be written"):
         write_checkpoint(tmp_path / "file" / "x.safetensors", checkpoint.card, checkpoint.tensors)
 
 

@@ -17,9 +17,10 @@ from typing import IO
 
 import pytest
 
-from ctscan.answer import answer
-from ctscan.classifier import Classifier
-from ctscan.ledger import LedgerError, append, read_ledger
+from ctscan.errors import DataError
+from ctscan.inference.answer import answer
+from ctscan.inference.classifier import Classifier
+from ctscan.results.ledger import append, read_ledger
 from tests.conftest import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -125,13 +126,13 @@ def test_processes_that_append_at_once_lose_no_entry(tmp_path: Path) -> None:
 def test_what_is_no_ledger_is_refused_and_left_as_it_is(text: str, tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_text(text)
-    with pytest.raises(LedgerError, match=r"no ledger of readings; move it away\.$"):
+    with pytest.raises(DataError, match=r"no ledger of readings; move it away\.$"):
         append(path, "readings", {})
     assert path.read_text() == text
 
 
 def test_a_ledger_that_is_a_folder_is_one_sentence_and_none_at_all_is_empty(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="Is a directory"):
+    with pytest.raises(DataError, match="Is a directory"):
         read_ledger(tmp_path)
     assert not any(read_ledger(tmp_path / "none" / "metrics.json").values())
 

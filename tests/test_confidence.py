@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctscan.calibration import calibrate, fit_temperature, perfect_errors
 from ctscan.classes import CLASS_KEYS
-from ctscan.confidence import choose_one, cover, fold_temperatures, judge_confidence
-from ctscan.conformal import class_thresholds, prediction_sets
-from ctscan.evaluation import Answers
+from ctscan.evaluation.confidence import choose_one, cover, fold_temperatures, judge_confidence
+from ctscan.evaluation.intervals import Answers
+from ctscan.inference.calibration import calibrate, fit_temperature, perfect_errors
+from ctscan.inference.conformal import class_thresholds, prediction_sets
 from ctscan.metrics import calibration_error, softmax
 
 

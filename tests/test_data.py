@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from ctscan.classes import CLASS_KEYS, class_of_folder
-from ctscan.data import DataError, find_files, fingerprint, join, load_split
-from ctscan.phantom import draw_phantom
-from ctscan.preprocess import Preprocess
+from ctscan.errors import DataError
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import Preprocess
+from ctscan.training.data import find_files, fingerprint, join, load_split
 
 LONG = {
     "adenocarcinoma": "adenocarcinoma_left.lower.lobe_T2_N0_M0_Ib",

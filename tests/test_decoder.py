@@ -18,11 +18,12 @@ import cv2
 import numpy as np
 import pytest
 
-from ctscan import decoder as decoding
-from ctscan.answer import Reader
-from ctscan.decoder import LATE, LOST, READ_TIME, Decoder, DecoderError
-from ctscan.headers import MAX_PIXELS, TOO_MUCH_MEMORY
-from ctscan.slices import Slice, UnreadableSlice, read_slice
+from ctscan.errors import CtscanError, UnreadableSlice
+from ctscan.inference.answer import Reader
+from ctscan.io import sandbox as decoding
+from ctscan.io.headers import MAX_PIXELS, TOO_MUCH_MEMORY
+from ctscan.io.images import Slice, read_slice
+from ctscan.io.sandbox import LATE, LOST, READ_TIME, Decoder
 from tests.conftest import ROOT, children_of, is_running, wait_until
 from tests.test_slices import ALL, NOT_PICTURES, OTHERWISE
 
@@ -175,7 +176,7 @@ def test_after_closing_nothing_is_read_and_nothing_started() -> None:
 
 PARENT = """
 import os, signal, sys, time
-from ctscan.decoder import Decoder
+from ctscan.io.sandbox import Decoder
 decoder = Decoder()
 decoder.wait_until_ready()
 print("ready", flush=True)
@@ -197,7 +198,7 @@ def test_no_child_outlives_its_parent(end: signal.Signals) -> None:
 
 
 def test_a_child_holds_no_torch_no_gradio_and_no_pillow() -> None:
-    program = "import sys, ctscan.decoder; print(*sys.modules)"
+    program = "import sys, ctscan.io.sandbox; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, check=True)
     assert not {"torch", "torchvision", "gradio", "PIL", "onnxruntime", "multiprocessing"} & set(done.stdout.split())
 
@@ -237,7 +238,7 @@ def test_what_a_child_that_was_taken_over_may_say_is_not_believed(said: list[byt
 def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with closing(Decoder()) as none:
-        with pytest.raises(DecoderError, match=r"^No process can be started .*\.$"):
+        with pytest.raises(CtscanError, match=r"^No process can be started .*\.$"):
             none.wait_until_ready()
         assert outcome(none.read, DATA) == LOST
 
@@ -245,7 +246,7 @@ def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 def test_the_app_says_so_too_in_one_line_and_exits_2(checkpoint_path: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif '-m' in sys.orig_argv and 'ctscan.decoder' in sys.orig_argv: sys.exit(1)\n"
+        "import sys\nif '-m' in sys.orig_argv and 'ctscan.io.sandbox' in sys.orig_argv: sys.exit(1)\n"
     )
     command = [sys.executable, str(ROOT / "app.py"), "--checkpoint", str(checkpoint_path), "--port", "7899"]
     settings = os.environ | {"PYTHONPATH": str(tmp_path)}

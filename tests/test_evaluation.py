@@ -13,19 +13,19 @@ import pytest
 import safetensors.torch
 from scipy.stats import t
 
-from ctscan.anatomy import body_mask
-from ctscan.card import Calibration
-from ctscan.checkpoint import read_checkpoint, write_checkpoint
 from ctscan.classes import CLASS_KEYS
-from ctscan.classifier import Classifier
-from ctscan.control import CONTROLS, shuffle_labels, view
-from ctscan.data import Split
-from ctscan.evaluation import Answers, Estimate, Evaluation, average, difference, evaluate, resample
-from ctscan.findings import judge_control, judge_subtype
-from ctscan.manifest import Pool
-from ctscan.phantom import draw_phantom
-from ctscan.preprocess import Preprocess
-from ctscan.training import TrainingError
+from ctscan.errors import DataError
+from ctscan.evaluation.intervals import Answers, Estimate, Evaluation, average, difference, evaluate, resample
+from ctscan.imaging.anatomy import body_mask
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import Preprocess
+from ctscan.inference.classifier import Classifier
+from ctscan.model.card import Calibration
+from ctscan.model.checkpoint import read_checkpoint, write_checkpoint
+from ctscan.results.findings import judge_control, judge_subtype
+from ctscan.training.control import CONTROLS, shuffle_labels, view
+from ctscan.training.data import Split
+from ctscan.training.manifest import Pool
 from evaluate import check_classes, main
 from tests.conftest import Command
 from tests.test_audit import draw_patient, save
@@ -219,7 +219,7 @@ def test_folds_without_a_class_are_refused_before_training() -> None:
     pool = Pool(split, np.arange(7), np.array([0, 0, 0, 0, 1, 1, 1]))
     check_classes(pool, [0])
     check_classes(pool, [0, 1])
-    with pytest.raises(TrainingError, match="Folds 1 hold no slice of Normal"):
+    with pytest.raises(DataError, match="Folds 1 hold no slice of Normal"):
         check_classes(pool, [1])
 
 

@@ -19,22 +19,24 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ctscan import export, graph, quantisation
+from ctscan import export, quantisation
 from ctscan.__main__ import main
-from ctscan.answer import answer
-from ctscan.card import Architecture, Calibration, Card
-from ctscan.checkpoint import Checkpoint, CheckpointError, read_checkpoint
-from ctscan.classifier import Classifier
-from ctscan.data import load_split
-from ctscan.export import ExportError, export_onnx, export_torchscript
-from ctscan.gate_file import gate_path
-from ctscan.gradcam import head_gradients
+from ctscan.errors import ModelError
+from ctscan.export import export_onnx, export_torchscript
+from ctscan.inference.answer import answer
+from ctscan.inference.classifier import Classifier
+from ctscan.inference.gate_file import gate_path
 from ctscan.metrics import softmax
-from ctscan.model import build_head
-from ctscan.onnx_file import OPSET, OnnxFile, read_onnx_file, write_onnx_file
-from ctscan.onnx_runtime import OnnxRuntime
-from ctscan.quantisation import QuantisationError, export_int8
-from ctscan.runtime import DeviceError, TorchRuntime
+from ctscan.model import graph
+from ctscan.model.card import Architecture, Calibration, Card
+from ctscan.model.checkpoint import Checkpoint, read_checkpoint
+from ctscan.model.gradcam import head_gradients
+from ctscan.model.network import build_head
+from ctscan.model.onnx_file import OPSET, OnnxFile, read_onnx_file, write_onnx_file
+from ctscan.model.onnx_runtime import OnnxRuntime
+from ctscan.model.runtime import TorchRuntime
+from ctscan.quantisation import export_int8
+from ctscan.training.data import load_split
 from tests.conftest import ROOT, running_app, write_random_checkpoint
 from tests.test_data import LONG, write_split
 
@@ -171,7 +173,7 @@ def test_a_graph_that_differs_is_not_written(
     monkeypatch.setattr(graph, "differentiate", lambda *a: (right(*a)[0], right(*a)[1] * 1.01))
     path = tmp_path / "file"
     path.write_text("what stood there")
-    with pytest.raises(ExportError, match=r"PyTorch: maps by 1\.0e-02 .* nothing was written"):
+    with pytest.raises(ModelError, match=r"PyTorch: maps by 1\.0e-02 .* nothing was written"):
         export_onnx(read_checkpoint(checkpoint_path), path, EXAMPLES, silent)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "what stood there"
@@ -225,7 +227,7 @@ from pathlib import Path
 from ctscan.__main__ import main
 import app
 from ctscan.page.page import Page
-from ctscan.results import Results
+from ctscan.results.summary import Results
 assert main(["predict", "--runtime", "onnx", "--checkpoint", {str(exported)!r}, {str(example())!r}]) == 0
 classifier = app.Classifier.load({str(exported)!r}, "auto", "onnx")
 page = Page(classifier, app.read_examples(Path("examples")), Results()).build()
@@ -243,7 +245,7 @@ def example() -> Path:
 
 
 def refuse(path: Path, sentence: str) -> None:
-    with pytest.raises(CheckpointError, match=sentence):
+    with pytest.raises(ModelError, match=sentence):
         Classifier.load(path, runtime="onnx")
 
 
@@ -304,7 +306,7 @@ def test_a_foreign_model_another_opset_and_a_card_that_does_not_fit(
     refuse(path, "classes are not")
     write_onnx_file(path, model, OnnxFile(replace(card, golden_logits=(9.0, *card.golden_logits[1:])), "fp32"))
     refuse(path, "self-test")
-    with pytest.raises(DeviceError, match="--device cuda"):
+    with pytest.raises(ModelError, match="--device cuda"):
         Classifier.load(exported, "cuda", "onnx")
 
 
@@ -356,7 +358,7 @@ def test_int8_is_measured_and_written_where_it_loses_little(
     capfd.readouterr()
     path, said = tmp_path / "int8.onnx", list[str]()
     monkeypatch.setattr(quantisation, "MAX_LOSS", -101.0)
-    with pytest.raises(QuantisationError, match=r"points of accuracy on valid \(n = 12, .* nothing was written"):
+    with pytest.raises(ModelError, match=r"points of accuracy on valid \(n = 12, .* nothing was written"):
         export_int8(source.card, model, train, valid, path, False, silent)
     assert not path.exists()
     export_int8(source.card, model, train, valid, path, True, said.append)

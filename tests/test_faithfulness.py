@@ -14,9 +14,8 @@ from pytorch_grad_cam.metrics.road import ROADMostRelevantFirst as ROADMost
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import Tensor, nn
 
-from ctscan.checkpoint import read_checkpoint
-from ctscan.data import DataError
-from ctscan.faithfulness import (
+from ctscan.errors import DataError
+from ctscan.evaluation.maps import (
     PERCENTILES,
     STAGES,
     build,
@@ -32,9 +31,10 @@ from ctscan.faithfulness import (
     road,
     share_inside,
 )  # fmt: skip
-from ctscan.phantom import draw_phantom
-from ctscan.preprocess import Preprocess
-from ctscan.volumes import WINDOWS, read_volumes
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import Preprocess
+from ctscan.io.volumes import WINDOWS, read_volumes
+from ctscan.model.checkpoint import read_checkpoint
 from tests.test_audit import draw_patient
 
 SIDE = 64

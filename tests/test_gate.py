@@ -16,12 +16,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from ctscan.answer import answer
-from ctscan.card import Card
-from ctscan.checkpoint import CheckpointError
 from ctscan.classes import CLASS_KEYS
-from ctscan.classifier import Classifier
-from ctscan.gate import (
+from ctscan.errors import DataError, ModelError
+from ctscan.evaluation.gate_fit import WRONG, Subject, deal, fit, fit_linear, subject, subjects_of_pictures
+from ctscan.evaluation.gate_measure import choose, exact_interval, judge, tabulate
+from ctscan.evaluation.gate_study import first_files
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.inference.answer import answer
+from ctscan.inference.classifier import Classifier
+from ctscan.inference.gate import (
     CHEST,
     FAR,
     FEW_GREYS,
@@ -40,14 +43,11 @@ from ctscan.gate import (
     tone_of,
     unit,
 )
-from ctscan.gate_file import GateCard, gate_path, read_gate, write_gate
-from ctscan.gate_fit import WRONG, GateError, Subject, deal, fit, fit_linear, subject, subjects_of_pictures
-from ctscan.gate_measure import choose, exact_interval, judge, tabulate
-from ctscan.gate_study import first_files
-from ctscan.phantom import draw_phantom
-from ctscan.rules import find_fault
-from ctscan.runtime import Output
-from ctscan.slices import Slice, read_slice
+from ctscan.inference.gate_file import GateCard, gate_path, read_gate, write_gate
+from ctscan.inference.rules import find_fault
+from ctscan.io.images import Slice, read_slice
+from ctscan.model.card import Card
+from ctscan.model.runtime import Output
 from tests.conftest import COMMITTED, ROOT
 from tests.test_audit import draw_patient, save
 
@@ -226,7 +226,7 @@ def test_a_picture_whose_name_does_not_tell_its_source_is_named(name: str, tmp_p
     (tmp_path / "ct_chest").mkdir()
     (tmp_path / "ct_chest" / "README").write_text("no picture")
     (tmp_path / "ct_chest" / name).write_bytes(png(draw_phantom(300, 400)))
-    with pytest.raises(GateError, match=f"{name}: the name of a picture must be KIND__SOURCE__NAME"):
+    with pytest.raises(DataError, match=f"{name}: the name of a picture must be KIND__SOURCE__NAME"):
         subjects_of_pictures(tmp_path, 64)
 
 
@@ -264,7 +264,7 @@ def test_a_damaged_gate_is_refused_in_words(damage: str, reference: Reference, t
     elif damage == "card":
         raw = raw.replace(b"model_id", b"model_ix")
     path.write_bytes(raw)
-    with pytest.raises(CheckpointError, match="is refused"):
+    with pytest.raises(ModelError, match="is refused"):
         read_gate(path)
 
 

@@ -11,9 +11,9 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
-from ctscan.card import Architecture
-from ctscan.gradcam import class_maps, head_gradients
-from ctscan.model import SliceNet, pool
+from ctscan.model.card import Architecture
+from ctscan.model.gradcam import class_maps, head_gradients
+from ctscan.model.network import SliceNet, pool
 
 HEADS = ("linear", "mlp")
 

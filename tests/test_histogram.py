@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ctscan.anatomy import body_mask
-from ctscan.histogram import body_quantiles, match, mean_quantiles
-from ctscan.phantom import draw_phantom
-from ctscan.preprocess import Preprocess
+from ctscan.imaging.anatomy import body_mask
+from ctscan.imaging.histogram import body_quantiles, match, mean_quantiles
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import Preprocess
 
 NOISE = np.random.default_rng(0).normal(0, 0.03, (256, 320))
 SLICE = np.where(body_mask(draw_phantom()), np.clip(draw_phantom() + NOISE, 0.1, 1), draw_phantom()).astype(np.float32)

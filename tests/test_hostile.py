@@ -28,9 +28,10 @@ import numpy as np
 import pytest
 
 from benchmarks.app import classify
-from ctscan.decoder import Decoder
+from ctscan.errors import UnreadableSlice
+from ctscan.io.images import read_slice
+from ctscan.io.sandbox import Decoder
 from ctscan.page import words
-from ctscan.slices import UnreadableSlice, read_slice
 from tests.conftest import ROOT, App, children_of
 from tests.test_properties import SEEDS
 from tests.test_slices import ALL, GREY, HUGE, LOSSLESS, NOT_PICTURES, many_parts, png, tiff

@@ -25,10 +25,11 @@ from gradio_client import Client, handle_file
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from ctscan.answer import answer
-from ctscan.classifier import Classifier
-from ctscan.phantom import draw_phantom
-from ctscan.slices import Slice, UnreadableSlice, read_slice
+from ctscan.errors import UnreadableSlice
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.inference.answer import answer
+from ctscan.inference.classifier import Classifier
+from ctscan.io.images import Slice, read_slice
 from tests.conftest import ANSWERED, ROOT, App, running_app
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.utils import QueueError
 
-from ctscan.answer import answer
-from ctscan.classifier import Classifier
+from ctscan.inference.answer import answer
+from ctscan.inference.classifier import Classifier
 from ctscan.page import words
 from ctscan.page.housekeeping import ABANDONED, PERIOD, UNREAD
 from ctscan.page.page import CONCURRENCY, QUEUE
@@ -149,7 +149,7 @@ def test_a_killed_decoder_changes_nothing_for_anybody(app: App, caller: Caller, 
 
 def decoders(app: App) -> list[int]:
     """The app's decoding processes."""
-    return [p for p in children_of(app.process.pid) if b"ctscan.decoder" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    return [p for p in children_of(app.process.pid) if b"ctscan.io.sandbox" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
 # --- clients that vanish

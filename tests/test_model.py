@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from ctscan.card import Architecture
-from ctscan.model import IMAGENET_MEAN, IMAGENET_STD, SliceNet
+from ctscan.model.card import Architecture
+from ctscan.model.network import IMAGENET_MEAN, IMAGENET_STD, SliceNet
 
 
 def test_grey_slices_are_normalised_inside_as_imagenet_was() -> None:

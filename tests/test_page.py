@@ -16,22 +16,23 @@ import numpy as np
 import pytest
 import torch
 
-from ctscan.answer import answer
-from ctscan.card import Calibration
-from ctscan.checkpoint import read_checkpoint
 from ctscan.classes import CLASSES
-from ctscan.classifier import Classifier, Prediction
-from ctscan.figures import points, share
-from ctscan.ledger import read_ledger
+from ctscan.errors import DataError
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import Preprocess
+from ctscan.inference.answer import answer
+from ctscan.inference.classifier import Classifier, Prediction
 from ctscan.metrics import softmax
+from ctscan.model.card import Calibration
+from ctscan.model.checkpoint import read_checkpoint
 from ctscan.page import how_good, result, words
 from ctscan.page.about import about, how_to_read
-from ctscan.page.examples import MOST, ExamplesError, read_examples
+from ctscan.page.examples import MOST, read_examples
 from ctscan.page.explanation import EMPTY, describe, explanation, find_peak
 from ctscan.page.page import Page
-from ctscan.phantom import draw_phantom
-from ctscan.preprocess import Preprocess
-from ctscan.results import Results, results_of
+from ctscan.results.figures import points, share
+from ctscan.results.ledger import read_ledger
+from ctscan.results.summary import Results, results_of
 from tests.conftest import COMMITTED, free_port
 
 ROOT = Path(__file__).parent.parent
@@ -256,10 +257,10 @@ def test_any_folder_can_be_shown_and_what_is_unreadable_is_left_out(tmp_path: Pa
     (tmp_path / "README.md").write_text("words")
     examples = read_examples(tmp_path)
     assert [e.title for e in examples] == ["Example 1", "Example 2"]
-    with pytest.raises(ExamplesError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         read_examples(tmp_path / "none")
     (tmp_path / "examples.json").write_text('[{"file": "b.png"}]')
-    with pytest.raises(ExamplesError, match="not a list"):
+    with pytest.raises(DataError, match="not a list"):
         read_examples(tmp_path)
 
 
@@ -270,7 +271,7 @@ def test_a_large_folder_is_read_no_further_than_it_is_shown(tmp_path: Path) -> N
     (tmp_path / "examples.json").write_text(json.dumps(listing))
     assert len(read_examples(tmp_path)) == MOST
     (tmp_path / "examples.json").write_text(json.dumps([listing[0] | {"title": 3}]))
-    with pytest.raises(ExamplesError, match="not a list"):
+    with pytest.raises(DataError, match="not a list"):
         read_examples(tmp_path)
 
 

@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctscan.anatomy import OVAL, Box, body_hull_mask, body_mask, body_oval_mask, chest_mask, find_body, lung_hull_mask
-from ctscan.histogram import match, shares
-from ctscan.phantom import draw_phantom
-from ctscan.preprocess import RANK_WHITE, REFERENCE, TONE_LOW, Placement, Preprocess, equalise, rank_greys
-from ctscan.slices import read_slice
+from ctscan.imaging.anatomy import (
+    OVAL,
+    Box,
+    body_hull_mask,
+    body_mask,
+    body_oval_mask,
+    chest_mask,
+    find_body,
+    lung_hull_mask,
+)
+from ctscan.imaging.histogram import match, shares
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import RANK_WHITE, REFERENCE, TONE_LOW, Placement, Preprocess, equalise, rank_greys
+from ctscan.io.images import read_slice
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.png"))
 SHAPES = [(256, 320), (333, 217), (97, 400), (64, 64), (1024, 700)]

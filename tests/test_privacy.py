@@ -18,13 +18,14 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from ctscan.errors import CtscanError
 from ctscan.page.housekeeping import Housekeeping
 from ctscan.page.page import DELETE_CACHE, QUEUE, Page
 from ctscan.page.server import MAX_BYTES, settings
-from ctscan.page.temporary_folder import STARTING, FolderError, TemporaryFolder, delete_left_behind
+from ctscan.page.temporary_folder import STARTING, TemporaryFolder, delete_left_behind
 from ctscan.page.traffic import Traffic
 from ctscan.page.upload import Renamer
-from ctscan.results import Results
+from ctscan.results.summary import Results
 from tests.conftest import ROOT, App, running_app
 
 
@@ -231,7 +232,7 @@ def test_a_folder_of_somebody_else_is_not_used(kind: str, tmp_path: Path, monkey
     else:
         base.write_text("")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(FolderError, match="somebody else"):
+    with pytest.raises(CtscanError, match="somebody else"):
         TemporaryFolder()
 
 
@@ -254,5 +255,5 @@ def test_folders_of_the_living_stay_and_of_the_dead_go(tmp_path: Path, monkeypat
 
 def test_no_room_for_the_folder_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    with pytest.raises(FolderError, match=r"No temporary folder can be made \(No such file"):
+    with pytest.raises(CtscanError, match=r"No temporary folder can be made \(No such file"):
         TemporaryFolder()

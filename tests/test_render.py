@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ctscan.phantom import draw_phantom
-from ctscan.render import colour_table, encode_png, fit, layer, overlay, to_bytes
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.render import colour_table, encode_png, fit, layer, overlay, to_bytes
 
 GREY = to_bytes(draw_phantom(80, 100))
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from ctscan.__main__ import main, report
-from ctscan.checkpoint import read_checkpoint
-from ctscan.control import CONTROLS
-from ctscan.figures import share
-from ctscan.goals import GOALS
-from ctscan.ledger import read_ledger
 from ctscan.metrics import wilson_interval
-from ctscan.model_card import model_card
-from ctscan.report import BEGIN, END, SEED_DESIGN, generate
-from ctscan.results import results_of
+from ctscan.model.checkpoint import read_checkpoint
+from ctscan.results.figures import share
+from ctscan.results.goals import GOALS
+from ctscan.results.ledger import read_ledger
+from ctscan.results.model_card import model_card
+from ctscan.results.report import BEGIN, END, SEED_DESIGN, generate
+from ctscan.results.summary import results_of
+from ctscan.training.control import CONTROLS
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "checkpoints" / "resnet18.safetensors"

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctscan.config import TrainConfig, parse_flags
-from ctscan.data import Split
-from ctscan.evaluation import Answers
-from ctscan.manifest import Pool
-from ctscan.runtime import Output
-from ctscan.search import SPACE, Search, balanced_loss, suggest
-from ctscan.training import TrainingError, Weights, imagenet_weights
-from ctscan.trials import trial_table
+from ctscan.errors import DataError
+from ctscan.evaluation.intervals import Answers
+from ctscan.evaluation.search import SPACE, Search, balanced_loss, suggest
+from ctscan.model.runtime import Output
+from ctscan.results.trials import trial_table
+from ctscan.training.data import Split
+from ctscan.training.manifest import Pool
+from ctscan.training.recipe import TrainConfig, parse_flags
+from ctscan.training.trainer import Weights, imagenet_weights
 from tests.test_audit import draw_patient, save
 from tests.test_data import LONG
 from train import main
@@ -96,7 +97,7 @@ def start(tmp_path: Path, init: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     pool = Pool(Split(np.zeros((8, 1, 32, 32), np.float32), labels, tuple("abcdefgh"), labels > 0), labels, labels // 2)
 
     def start(*flags: str, happens: dict[int, Callable[[], object]] | None = None) -> Search:
-        monkeypatch.setattr("ctscan.search.fit_fold", Folds(happens or {}).fit)
+        monkeypatch.setattr("ctscan.evaluation.search.fit_fold", Folds(happens or {}).fit)
         config = parse_flags(TrainConfig, ["--data", "x", "--runs", str(tmp_path / "runs"), *flags])
         return Search(config, pool, imagenet_weights(init), "cpu")
 
@@ -125,7 +126,7 @@ def test_a_search_interrupted_in_its_first_trial_has_no_entry_in_the_ledger(
     monkeypatch.chdir(tmp_path)
     command = ["train.py", "--data", str(data), "--init", str(init), "--size", "64", "--ledger", "metrics.json"]
     monkeypatch.setattr("sys.argv", [*command, "--trials", "1"])
-    monkeypatch.setattr("ctscan.search.fit_fold", Folds({0: fail_with(KeyboardInterrupt())}).fit)
+    monkeypatch.setattr("ctscan.evaluation.search.fit_fold", Folds({0: fail_with(KeyboardInterrupt())}).fit)
     assert main() == 0
     assert "the same command goes on" in capsys.readouterr().err
     assert not Path("metrics.json").exists()
@@ -146,8 +147,8 @@ def test_a_trial_that_fails_of_itself_is_kept_and_not_tried_again(start: Callabl
 def test_a_dead_process_has_its_trial_tried_again_and_a_live_one_keeps_its_own(
     start: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ctscan.search.HEARTBEAT", 1)
-    monkeypatch.setattr("ctscan.search.SILENCE", 3)
+    monkeypatch.setattr("ctscan.evaluation.search.HEARTBEAT", 1)
+    monkeypatch.setattr("ctscan.evaluation.search.SILENCE", 3)
     dead = start()
     with pytest.warns(UserWarning, match="Heartbeat"):
         begun = dead.study.ask()
@@ -182,14 +183,14 @@ def test_a_dead_process_has_its_trial_tried_again_and_a_live_one_keeps_its_own(
 def test_a_base_that_the_space_does_not_hold_is_refused_before_there_is_a_study(
     start: Callable[..., Search], flags: list[str], named: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainingError, match=named):
+    with pytest.raises(DataError, match=named):
         start(*flags)
     assert not (tmp_path / "runs").exists()
 
 
 def test_weights_that_fit_no_trial_are_refused_before_one_is_lost(start: Callable[..., Search]) -> None:
     search = start()
-    with pytest.raises(TrainingError, match="not a state dict"):
+    with pytest.raises(DataError, match="not a state dict"):
         Search(search.base, search.pool, {}, "cpu")
 
 

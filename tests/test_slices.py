@@ -15,9 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ctscan.headers import read_header
-from ctscan.phantom import draw_phantom
-from ctscan.slices import SEVERAL_FRAMES, TWELVE_BIT_NOTICE, UnreadableSlice, read_slice
+from ctscan.errors import UnreadableSlice
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.io.headers import read_header
+from ctscan.io.images import SEVERAL_FRAMES, TWELVE_BIT_NOTICE, read_slice
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "chest-ctscan"
 

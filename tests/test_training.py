@@ -19,16 +19,17 @@ import pytest
 import torch
 from tqdm.auto import tqdm
 
-from ctscan.augmentation import Augmentation, augment, build_augmentation, random_window
-from ctscan.checkpoint import read_checkpoint
-from ctscan.classifier import Classifier
-from ctscan.config import RECIPES, TrainConfig, parse_flags
-from ctscan.data import Split, load_split
-from ctscan.mixup import Batch, blend, mean_loss, mix
-from ctscan.phantom import draw_phantom
-from ctscan.preprocess import Preprocess
-from ctscan.runtime import DeviceError, choose_device
-from ctscan.training import Trainer, TrainingError, build_net, fit, imagenet_weights
+from ctscan.errors import DataError, ModelError
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import Preprocess
+from ctscan.inference.classifier import Classifier
+from ctscan.model.checkpoint import read_checkpoint
+from ctscan.model.runtime import choose_device
+from ctscan.training.augmentation import Augmentation, augment, build_augmentation, random_window
+from ctscan.training.data import Split, load_split
+from ctscan.training.mixup import Batch, blend, mean_loss, mix
+from ctscan.training.recipe import RECIPES, TrainConfig, parse_flags
+from ctscan.training.trainer import Trainer, build_net, fit, imagenet_weights
 from tests.conftest import Command
 from tests.test_data import LONG, SHORT, write_split
 from train import main
@@ -225,7 +226,7 @@ def test_a_training_that_diverges_from_the_first_epoch_is_refused(init: Path, da
     config = parse_flags(TrainConfig, ["--data", str(data), "--init", str(init), *flags])
     train = load_split(data / "train", config.preprocess.square)
     losses: list[float] = []
-    with pytest.raises(TrainingError, match="--rate"):
+    with pytest.raises(DataError, match="--rate"):
         fit(config, train, train, lambda epoch: losses.append(epoch.valid_loss))
     assert losses == pytest.approx([math.nan] * 2, nan_ok=True)
 
@@ -267,10 +268,10 @@ def test_foreign_starting_weights_and_a_missing_gpu_are_refused(init: Path) -> N
     config = parse_flags(TrainConfig, ["--data", "x", "--init", str(init)])
     weights = imagenet_weights(init)
     weights.pop("conv1.weight")
-    with pytest.raises(TrainingError, match="not a state dict"):
+    with pytest.raises(DataError, match="not a state dict"):
         build_net(config, weights)
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="cuda"):
+        with pytest.raises(ModelError, match="cuda"):
             choose_device("cuda")
 
 

@@ -14,10 +14,10 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from ctscan.classes import CLASS_KEYS, NORMAL
-from ctscan.classifier import Classifier
-from ctscan.slices import Slice
-from ctscan.volume_reading import judge_volumes, slices_away, slices_with_lung, tumour_odds
-from ctscan.volumes import WINDOWS, Volume, read_free_volumes, read_volumes
+from ctscan.evaluation.volumes import judge_volumes, slices_away, slices_with_lung, tumour_odds
+from ctscan.inference.classifier import Classifier
+from ctscan.io.images import Slice
+from ctscan.io.volumes import WINDOWS, Volume, read_free_volumes, read_volumes
 from tests.conftest import ROOT
 from tests.test_audit import draw_patient, save
 from tests.test_data import LONG

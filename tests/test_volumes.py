@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from ctscan.data import DataError
-from ctscan.phantom import draw_phantom
-from ctscan.volumes import WINDOWS, Volume, read_free_volumes, read_volumes
+from ctscan.errors import DataError
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.io.volumes import WINDOWS, Volume, read_free_volumes, read_volumes
 
 LUNGLESS = 2  # slices at the feet of `draw_units`
 

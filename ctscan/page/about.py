@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from ctscan.card import Card
 from ctscan.classes import CLASSES
+from ctscan.model.card import Card
 from ctscan.page import words
 
 CELL = 32  # px of the model's square, side of a cell of its last layer

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ctscan.slices import UnreadableSlice, read_slice
+from ctscan.errors import DataError, UnreadableSlice
+from ctscan.io.images import read_slice
 
 LISTING = "examples.json"
 NOT_PICTURES = {".json", ".md", ".txt"}
 MOST = 24  # thumbnails; a folder may hold more, the page would not
 
 logger = logging.getLogger(__name__)
-
-
-class ExamplesError(ValueError):
-    """A folder of examples that cannot be used; the text is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +31,16 @@ class Example:
 def read_examples(folder: Path) -> tuple[Example, ...]:
     """The readable pictures of a folder, in the order of its examples.json or of their names, `MOST` at most.
 
-    Files that are no readable slices are skipped with a log line. Raises ExamplesError where the folder or its
+    Files that are no readable slices are skipped with a log line. Raises DataError where the folder or its
     listing cannot be read.
     """
     try:
         found = (read_example(folder, entry) for entry in read_listing(folder))  # one by one: a folder may be large
         return tuple(islice(filter(is_readable, found), MOST))
     except OSError as error:
-        raise ExamplesError(f"The examples in {folder} cannot be read ({error.strerror}).") from None
+        raise DataError(f"The examples in {folder} cannot be read ({error.strerror}).") from None
     except (ValueError, KeyError, TypeError):
-        raise ExamplesError(f"{folder / LISTING} is not a list of file, title, description and source.") from None
+        raise DataError(f"{folder / LISTING} is not a list of file, title, description and source.") from None
 
 
 def read_example(folder: Path, entry: dict[str, str]) -> Example:

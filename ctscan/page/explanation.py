@@ -11,11 +11,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.answer import Answer
 from ctscan.classes import CLASSES
-from ctscan.classifier import Prediction
-from ctscan.page import words
-from ctscan.render import (
+from ctscan.imaging.render import (
     DEFAULT_OPACITY,
     LONGEST_LAYER,
     LONGEST_SIDE,
@@ -26,7 +23,10 @@ from ctscan.render import (
     layer,
     to_bytes,
 )
-from ctscan.slices import Slice
+from ctscan.inference.answer import Answer
+from ctscan.inference.classifier import Prediction
+from ctscan.io.images import Slice
+from ctscan.page import words
 
 EMPTY = f'<div class="explanation empty"><p>{words.EMPTY_PICTURE}</p></div>'
 BAR_STOPS = 8

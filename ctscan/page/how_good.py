@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ctscan import gate_words
-from ctscan.chapters import Chapter, chapters
 from ctscan.classes import CLASSES
-from ctscan.figures import by_fold, decimal, points, share
-from ctscan.findings import CHANCE, OUTSIDE
-from ctscan.goals import size_of_controls, withdrawal
-from ctscan.grouping_words import stricter
 from ctscan.page import words
-from ctscan.results import Entry, Results
+from ctscan.results import gate_words
+from ctscan.results.chapters import Chapter, chapters
+from ctscan.results.figures import by_fold, decimal, points, share
+from ctscan.results.findings import CHANCE, OUTSIDE
+from ctscan.results.goals import size_of_controls, withdrawal
+from ctscan.results.grouping_words import stricter
+from ctscan.results.summary import Entry, Results
 
 TITLES = [c.title for c in CLASSES]
 

@@ -10,15 +10,15 @@ import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.answer import Answer, AnswerJSON, Reader, answer
-from ctscan.classifier import Classifier
-from ctscan.goals import normal_is_doubtful
+from ctscan.imaging.render import LONGEST_OVERLAY, data_uri, fit, overlay, to_bytes
+from ctscan.inference.answer import Answer, AnswerJSON, Reader, answer
+from ctscan.inference.classifier import Classifier
+from ctscan.io.images import read_slice
 from ctscan.page import about, how_good, result, words
 from ctscan.page.examples import Example
 from ctscan.page.explanation import EMPTY, explanation
-from ctscan.render import LONGEST_OVERLAY, data_uri, fit, overlay, to_bytes
-from ctscan.results import Results
-from ctscan.slices import read_slice
+from ctscan.results.goals import normal_is_doubtful
+from ctscan.results.summary import Results
 
 THUMBNAIL = 160  # px, longer side
 DELETE_CACHE = (60, 600)  # s: look every minute, delete what is older than ten

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from ctscan.answer import Answer
 from ctscan.classes import CLASSES, NORMAL
-from ctscan.classifier import Prediction
+from ctscan.inference.answer import Answer
+from ctscan.inference.classifier import Prediction
 from ctscan.page import words
 
 

@@ -16,10 +16,11 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ctscan.errors import CtscanError
 from ctscan.page import words
 from ctscan.page.allocator import limit_arenas
 from ctscan.page.housekeeping import Housekeeping
-from ctscan.page.temporary_folder import FolderError, TemporaryFolder
+from ctscan.page.temporary_folder import TemporaryFolder
 from ctscan.page.traffic import Reception, Traffic
 from ctscan.page.upload import UploadGate
 
@@ -27,10 +28,6 @@ MAX_BYTES = 16 << 20  # of an upload, and of any request's body
 CLOSED_ROUTES = ("/gradio_api/deep_link",)  # it would write a visitor's page to disk
 SESSIONS = 32  # whose last values Gradio remembers; more than can wait and compute, and none is needed later
 HERE = Path(__file__).parent
-
-
-class ServerError(ValueError):
-    """The page cannot be served; the text is one sentence."""
 
 
 class TooLarge(Exception):  # noqa: N818 - it is a verdict on a request, not a fault
@@ -93,13 +90,13 @@ def stated_length(scope: Scope) -> int:
 def prepare() -> TemporaryFolder:
     """Set what Gradio reads from the environment; to be called before the page is built.
 
-    The folder is deleted when the process ends. Raises ServerError where there can be none.
+    The folder is deleted when the process ends. Raises CtscanError where there can be none.
     """
     limit_arenas()
     try:
         folder = TemporaryFolder()
-    except FolderError as error:
-        raise ServerError(str(error)) from None
+    except CtscanError as error:
+        raise CtscanError(str(error)) from None
     atexit.register(folder.delete)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -159,25 +156,25 @@ def settings(host: str, port: int, traffic: Traffic, housekeeping: Housekeeping)
 
 
 def check_address(host: str, port: int) -> None:
-    """Raises ServerError where nothing can listen there, before a model is loaded for it."""
+    """Raises CtscanError where nothing can listen there, before a model is loaded for it."""
     if not 0 < port < 1 << 16:
-        raise ServerError(f"There is no port {port}; try --port.")
+        raise CtscanError(f"There is no port {port}; try --port.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
     except OSError as error:
-        raise ServerError(f"{host}:{port} cannot be had ({error.strerror}); try --port or --host.") from None
+        raise CtscanError(f"{host}:{port} cannot be had ({error.strerror}); try --port or --host.") from None
 
 
 def serve(blocks: gr.Blocks, host: str, port: int, folder: TemporaryFolder, model_id: str) -> None:
-    """Serve until interrupted or terminated. Raises ServerError where the address cannot be had."""
+    """Serve until interrupted or terminated. Raises CtscanError where the address cannot be had."""
     traffic = Traffic(model_id)
     try:
         blocks.launch(**settings(host, port, traffic, Housekeeping(folder, blocks._queue)))
     except OSError:
-        raise ServerError(f"{host}:{port} cannot be had: another program uses the port; try --port.") from None
+        raise CtscanError(f"{host}:{port} cannot be had: another program uses the port; try --port.") from None
     print(f"{words.NAME}: http://{host}:{port}", flush=True)
     try:
         wait_for_the_end(traffic)

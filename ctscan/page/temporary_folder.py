@@ -13,11 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+from ctscan.errors import CtscanError
+
 STARTING = "starting"  # lock file that a process holds while it sets up its folder
-
-
-class FolderError(ValueError):
-    """There can be no such folder; the text is one sentence."""
 
 
 class TemporaryFolder:
@@ -37,7 +35,7 @@ class TemporaryFolder:
                 self.path.mkdir(mode=0o700)
                 self._lock = open_locked(self.path.with_suffix(".lock"))
         except OSError as error:
-            raise FolderError(f"No temporary folder can be made ({error.strerror}); set TMPDIR.") from None
+            raise CtscanError(f"No temporary folder can be made ({error.strerror}); set TMPDIR.") from None
 
     def delete_abandoned(self, age: float) -> None:
         """Delete uploads that broke off and have not grown for `age` seconds, and folders empty for as long.
@@ -61,14 +59,14 @@ class TemporaryFolder:
 
 
 def open_base(parent: Path) -> Path:
-    """The folder that holds one folder for each process of this user. Raises FolderError where it is not theirs."""
+    """The folder that holds one folder for each process of this user. Raises CtscanError where it is not theirs."""
     owner = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     base = parent / f"ctscan-{owner}"
     with suppress(FileExistsError):
         base.mkdir(mode=0o700)
     found = base.lstat()
     if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != owner):
-        raise FolderError(f"{base} belongs to somebody else; remove it or set TMPDIR.")
+        raise CtscanError(f"{base} belongs to somebody else; remove it or set TMPDIR.")
     base.chmod(0o700)
     return base
 

@@ -1,0 +1,1 @@
+"""What a model is worth: out of fold, by its maps, on whole scans."""

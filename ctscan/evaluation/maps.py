@@ -1,0 +1,256 @@
+"""Maps put to the test: do they depend on the weights, do they mark what the answer rests on, where do they lie?
+
+sanity   with blocks of the network at random, from the head down, maps must become others: less like the true ones
+         than the maps of two different slices are (Adebayo et al., NeurIPS 2018; Arun et al., Radiology AI 2021)
+road     what a map marks is filled in from its neighbours, first the most, then the least relevant; the better the
+         map, the more the first costs over the second (Rong et al., ICML 2022), beside two maps that know nothing
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from tqdm.auto import tqdm
+
+from ctscan.classes import NORMAL
+from ctscan.evaluation.intervals import Estimate, estimate, resample
+from ctscan.imaging.anatomy import Mask, Pixels, body_mask
+from ctscan.imaging.preprocess import Preprocess
+from ctscan.io.volumes import WINDOWS, Volume
+from ctscan.model.blocks import blocks_of
+from ctscan.model.checkpoint import Checkpoint
+from ctscan.model.network import SliceNet
+from ctscan.model.runtime import TorchRuntime, load_tensors, run_in_batches
+
+PAIRS = 50
+PERCENTILES = [50, 70, 90]  # of a map's values: half, three tenths and a tenth of the square are filled in
+STAGES = ("head", "layer4", "layer3", "layer2", "layer1", "stem")
+SSIM_SIDE = 56  # px: maps are compared as they are shown, with their cells run into one another
+CENTRE_SIGMA = 0.25  # of the square's side
+
+Maps = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike maps are on average: 1 for the same."""
+
+    spearman: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """Maps of a network beside those of the same network with blocks at random."""
+
+    randomised: dict[str, Likeness]  # by the lowest block at random; all above it are too
+    pairs: Likeness  # of two different slices, the weights intact
+    passed: bool  # all blocks at random: less alike than the pairs
+
+
+def predicted_maps(net: SliceNet, squares: Pixels, labels: NDArray[np.integer] | None = None) -> Maps:
+    """Squares (N, 1, S, S) -> the signed maps (N, h, w) of the classes in `labels`, or of those that are predicted."""
+    output = run_in_batches(TorchRuntime(net), squares)
+    chosen = output.logits.argmax(axis=1) if labels is None else labels
+    maps: Maps = output.maps[np.arange(len(chosen)), chosen]
+    return maps
+
+
+def randomise(net: SliceNet, seed: int) -> Iterator[tuple[str, SliceNet]]:
+    """The network with its head drawn anew, then the block below it as well, and so on to the stem."""
+    changed = copy.deepcopy(net)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for stage, block in zip(STAGES, reversed(blocks_of(changed)), strict=True):
+            for module in block.modules():
+                if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+                    module.reset_parameters()
+            yield stage, copy.deepcopy(changed)
+
+
+def enlarge(maps: Maps, size: int) -> Maps:
+    """Maps (N, h, w) -> (N, size, size), between the cells bilinear."""
+    larger = np.stack([cv2.resize(m, (size, size), interpolation=cv2.INTER_LINEAR) for m in maps])
+    return np.asarray(larger, np.float32)
+
+
+def likeness(first: Maps, second: Maps) -> Likeness:
+    """Two sets of maps (N, h, w), pair by pair: ranks of the cells, and structure after each is scaled to 0 to 1."""
+    from scipy.stats import spearmanr
+    from skimage.metrics import structural_similarity
+
+    ranks = [float(spearmanr(a.ravel(), b.ravel()).statistic) for a, b in zip(first, second, strict=True)]
+    pictures = zip(*(enlarge(unit_range(maps), SSIM_SIDE) for maps in (first, second)), strict=True)
+    structure = [float(structural_similarity(a, b, data_range=1.0)) for a, b in pictures]  # type: ignore[no-untyped-call]
+    return Likeness(float(np.nanmean(ranks)), float(np.mean(structure)))
+
+
+def unit_range(maps: Maps) -> Maps:
+    """Each map moved and scaled to 0 to 1; a flat one is 0."""
+    low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
+    scaled: Maps = (maps - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+    return scaled
+
+
+def judge_sanity(net: SliceNet, squares: Pixels, seed: int = 0) -> Sanity:
+    """Squares (N, 1, S, S) of N different scans, two or more."""
+    labels = run_in_batches(TorchRuntime(net), squares).logits.argmax(axis=1)
+    own = predicted_maps(net, squares, labels)
+    stages = tqdm(randomise(net, seed), "randomised weights", len(STAGES), leave=False)
+    randomised = {stage: likeness(own, predicted_maps(other, squares, labels)) for stage, other in stages}
+    generator = np.random.default_rng(seed)
+    first = generator.integers(len(squares), size=PAIRS)
+    second = (first + generator.integers(1, len(squares), size=PAIRS)) % len(squares)
+    pairs, last = likeness(own[first], own[second]), randomised[STAGES[-1]]
+    return Sanity(randomised, pairs, last.spearman < pairs.spearman and last.ssim < pairs.ssim)
+
+
+def road(net: nn.Module, squares: Pixels, maps: Maps, labels: NDArray[np.integer], seed: int = 0) -> Maps:
+    """(N,): how much more probability of its class each slice loses by what its map marks than by what it does not.
+
+    Squares (N, 1, S, S), maps (N, S, S) of any scale: their order alone counts, so the signed map is given, for a map
+    cut off at zero has no order where it is zero.
+    """
+    from pytorch_grad_cam.metrics.road import ROADCombined
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+
+    metric, found = ROADCombined(PERCENTILES), []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # the filled-in pixels carry a little noise
+        for square, map_, label in zip(tqdm(squares, "ROAD", leave=False), maps, labels, strict=True):
+            target = ClassifierOutputSoftmaxTarget(int(label))
+            half = metric(torch.from_numpy(square[None]), map_[None], [target], net)[0]  # the library's definition
+            found.append(2 * half)
+    return np.array(found, np.float32)
+
+
+def judge_road(
+    net: SliceNet, squares: Pixels, groups: NDArray[np.integer], draws: int, seed: int = 0
+) -> dict[str, Estimate]:
+    """ROAD of our maps, and its lead over random and centred maps, slice by slice, with intervals over groups."""
+    labels = run_in_batches(TorchRuntime(net), squares).logits.argmax(axis=1)
+    maps, size = predicted_maps(net, squares, labels), squares.shape[-1]
+    noise = np.random.default_rng(seed).random(maps.shape, np.float32)
+    kinds = {"random": enlarge(noise, size), "centre": np.repeat(centre_map(size)[None], len(maps), axis=0)}
+    own = road(net, squares, enlarge(maps, size), labels, seed)
+    leads = {f"over_{kind}": own - road(net, squares, other, labels, seed) for kind, other in kinds.items()}
+    return {name: mean_over_groups(values, groups, draws) for name, values in {"road": own, **leads}.items()}
+
+
+def centre_map(size: int) -> Maps:
+    """(size, size): a bell in the middle, which no slice has a part in."""
+    along = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    squared = along[:, None] ** 2 + along[None, :] ** 2
+    return np.asarray(np.exp(-squared / (2 * CENTRE_SIGMA**2)), np.float32)
+
+
+def mean_over_groups(values: NDArray[np.floating], groups: NDArray[np.integer], draws: int) -> Estimate:
+    """The mean of values (N,), with its interval over groups."""
+    places = np.asarray(groups, np.int64)
+    return estimate(float(values.mean()), [float(values[index].mean()) for (index,) in resample([places], draws)])
+
+
+def share_inside(evidence: Maps, mask: Mask) -> float:
+    """Of evidence >= 0 (H, W) the share that lies in the mask; NaN where there is no evidence."""
+    total = float(evidence.sum())
+    return float(evidence[mask].sum()) / total if total > 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """The map of the likeliest tumour class beside a radiologist's outline, over the outlined slices of a volume."""
+
+    volume: str
+    window: str
+    slices: int
+    inside: float  # mean share of the evidence that lies in the outline
+    area: float  # mean share of the body that it covers: what evidence without a place would have inside
+    peaks: int  # slices whose strongest place lies in the outline
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """What is reported of a checkpoint's maps, over slices of which no two are of one visual group."""
+
+    n: int
+    sanity: Sanity
+    road: dict[str, Estimate]  # probability: ours, and its lead over a random and a centred map
+    outside: Estimate  # mean share of the evidence for the predicted class that lies outside the body
+    outside_lead: Estimate  # the same minus that of a map as coarse, spread evenly over what the model is shown
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def build(checkpoint: Checkpoint) -> SliceNet:
+    """The network of a checkpoint, to be looked at."""
+    net = SliceNet(checkpoint.card.architecture)
+    load_tensors(net, checkpoint.tensors)
+    return net.eval().requires_grad_(False)
+
+
+def judge_faithfulness(checkpoint: Checkpoint, slices: Sequence[Pixels], draws: int) -> Faithfulness:
+    """All tests on slices (H, W) of different visual groups; on two cores about a second a slice and map."""
+    net, preprocess = build(checkpoint), checkpoint.card.preprocess
+    squares, alone = np.stack([preprocess.square(pixels) for pixels in slices]), np.arange(len(slices))
+    maps = np.maximum(predicted_maps(net, squares), 0)
+    own, even = outside_shares(preprocess, slices, maps)
+    some = ~np.isnan(own)
+    return Faithfulness(
+        n=len(slices),
+        sanity=judge_sanity(net, squares),
+        road=judge_road(net, squares, alone, draws),
+        outside=mean_over_groups(own[some], alone[some], draws),
+        outside_lead=mean_over_groups((own - even)[some], alone[some], draws),
+    )
+
+
+def outside_shares(preprocess: Preprocess, slices: Sequence[Pixels], maps: Maps) -> tuple[Maps, Maps]:
+    """(N,) and (N,): the share outside the body of each map >= 0 (N, h, w), and of one spread over what is shown.
+
+    The second is as coarse as the first: cells at the body's rim reach beyond it, whatever a network has learned.
+    NaN where a map is 0 everywhere.
+    """
+    pairs = []
+    for pixels, map_ in zip(slices, maps, strict=True):
+        placement, outside = preprocess.place(pixels), ~body_mask(pixels)
+        shown = placement.apply(preprocess.visible(pixels).astype(np.float32))
+        even = np.asarray(cv2.resize(shown, map_.shape[::-1], interpolation=cv2.INTER_AREA), np.float32)
+        pairs.append([share_inside(placement.invert(cells), outside) for cells in (map_, even)])
+    own, spread = np.array(pairs, np.float32).T
+    return own, spread
+
+
+def judge_lesions(checkpoint: Checkpoint, volumes: Sequence[Volume]) -> list[Lesion]:
+    """Every volume under every window."""
+    net, preprocess = build(checkpoint), checkpoint.card.preprocess
+    return [judge_lesion(net, preprocess, volume, window) for volume in volumes for window in WINDOWS]
+
+
+def judge_lesion(net: SliceNet, preprocess: Preprocess, volume: Volume, window: str) -> Lesion:
+    """One volume under one window."""
+    seen = [volume.slice(z, window) for z in volume.outlined()]
+    placed = [preprocess(pixels) for pixels, _ in seen]
+    squares = np.stack([square for square, _ in placed])
+    logits = run_in_batches(TorchRuntime(net), squares).logits
+    logits[:, NORMAL] = -np.inf
+    maps = np.maximum(predicted_maps(net, squares, logits.argmax(axis=1)), 0)
+    evidence = [placement.invert(map_) for map_, (_, placement) in zip(maps, placed, strict=True)]
+    pairs = list(zip(evidence, seen, strict=True))
+    return Lesion(
+        volume=volume.name,
+        window=window,
+        slices=len(seen),
+        inside=float(np.nanmean([share_inside(e, lesion) for e, (_, lesion) in pairs])),
+        area=float(np.mean([lesion.sum() / body_mask(pixels).sum() for pixels, lesion in seen])),
+        peaks=sum(bool(lesion.ravel()[e.argmax()]) for e, (_, lesion) in pairs),
+    )

@@ -1,0 +1,1 @@
+"""Pixels of a slice: where body and lungs are, the square a model sees, pictures of maps."""

@@ -1,0 +1,1 @@
+"""A slice to an answer: gate, prediction, certainty."""

@@ -1,0 +1,283 @@
+"""Bytes of a stranger's file -> Slice, read in a process that may be lost.
+
+Picture decoders are C code, and what goes wrong in them goes wrong for the whole process. So strangers' bytes are
+decoded in children that hold nothing, may use little memory and time, and are replaced when they are gone. They are
+kept warm: a slice costs its way through two pipes.
+
+A message is 8 bytes of length and that many bytes. A child says once that it is ready; then it is sent a file, and
+answers with the fields of the slice as JSON and its pixels as they lie in memory, or with the sentence of the refusal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Timer
+from typing import IO, Any
+
+import cv2
+import numpy as np
+
+from ctscan.errors import CtscanError, UnreadableSlice
+from ctscan.io.headers import MAX_PIXELS
+from ctscan.io.images import Slice, read_slice
+
+CHILDREN = 2  # as many as the page answers at once
+START_TIME = 30.0  # s that a child may take to import what it needs
+READ_TIME = 4.0  # s that a file may take
+MEMORY = 256 << 20  # bytes that a child may take beyond what it has when it is ready
+MAX_FIELDS = 1 << 16  # bytes: all of a slice but its pixels
+OPEN_FILES = 16
+
+LATE = "The file took too long to read."
+LOST = "The file could not be read."
+
+# What asking raises where a child is gone, and where it was taken over and says what no child of ours says.
+GONE = (OSError, EOFError, ValueError, TypeError, KeyError)
+
+ROOT = Path(__file__).parent.parent.parent
+STATM = Path("/proc/self/statm")
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "SILENT"}
+
+
+class Decoder:
+    """A few children, started at once and kept warm. `read` may be called from any thread.
+
+    `close` ends them, as does the end of this process, however it ends.
+    """
+
+    def __init__(self, children: int = CHILDREN) -> None:
+        self._children = tuple(Child() for _ in range(children))
+        self._idle: SimpleQueue[Child] = SimpleQueue()
+        self._lock = Lock()  # between starting a child and closing
+        self._closed = False
+        for child in self._children:
+            self._revive(child)
+            self._idle.put(child)
+
+    def wait_until_ready(self) -> None:
+        """Return when all children wait for files. Raises CtscanError where one does not come up."""
+        try:
+            for child in self._children:
+                child.wait_until_ready()
+        except GONE:
+            raise CtscanError("No process can be started to read files in.") from None
+
+    def read(self, data: bytes) -> Slice:
+        """As `read_slice`, the same to the bit. Raises UnreadableSlice, also for what takes too much time or memory."""
+        child, outcome = self._idle.get(), None
+        try:
+            self._revive(child)  # it may have been killed while it had nothing to do
+            outcome = child.ask(data)
+        finally:
+            if outcome in (None, LATE, LOST):  # it is gone, or what it may still say belongs to this file
+                child.stop()
+                self._revive(child)
+            self._idle.put(child)
+        if isinstance(outcome, str):
+            raise UnreadableSlice(outcome)
+        return outcome
+
+    def close(self) -> None:
+        """End the children; a file that one of them is reading cannot be read."""
+        with self._lock:
+            self._closed = True
+            for child in self._children:
+                child.stop()
+
+    def _revive(self, child: Child) -> None:
+        with self._lock:
+            if not self._closed and not child.is_alive():
+                with suppress(OSError):  # asking it will say so
+                    child.start()
+
+
+class Child:
+    """One `python -m ctscan.io.sandbox`, for one file at a time."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
+
+    def start(self) -> None:
+        """Start the process and return at once. Raises OSError."""
+        self.stop()
+        self._ready = False
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "ctscan.io.sandbox"],
+            cwd=ROOT,  # from where Python finds the package, installed or not
+            env=os.environ | ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # libraries quote a stranger's file in their warnings
+        )
+
+    def stop(self) -> None:
+        """Kill the process, if it is there, and wait for its end."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        for pipe in self._pipes():
+            with suppress(OSError):  # a rest that nobody will read
+                pipe.close()
+
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def wait_until_ready(self) -> None:
+        """Return when the process waits for a file. Raises one of GONE."""
+        if not self._ready:
+            with self._killed_after(START_TIME):
+                receive(self._pipes()[1], 0)
+            self._ready = True
+
+    def ask(self, data: bytes) -> Slice | str:
+        """The slice, or the sentence that says why there is none: LATE or LOST where the process has not said it."""
+        asked = time.monotonic()
+        try:
+            self.wait_until_ready()
+            asked = time.monotonic()
+            files, answers = self._pipes()
+            with self._killed_after(READ_TIME):
+                send(files, data)
+                return receive_outcome(answers)
+        except GONE:
+            return LATE if time.monotonic() - asked >= READ_TIME else LOST
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        if self._process is None or self._process.stdin is None or self._process.stdout is None:
+            raise EOFError
+        return self._process.stdin, self._process.stdout
+
+    @contextmanager
+    def _killed_after(self, seconds: float) -> Iterator[None]:
+        """Reading from a pipe has no time limit of its own on every system; a killed process ends it on all."""
+        if self._process is None:
+            raise EOFError
+        timer = Timer(seconds, self._process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+# --- messages
+
+
+def send(stream: IO[bytes], message: bytes | memoryview) -> None:
+    """Write one message. Raises OSError."""
+    stream.write(len(message).to_bytes(8, "little"))
+    stream.write(message)
+    stream.flush()
+
+
+def receive(stream: IO[bytes], most: int) -> bytes:
+    """Read one message of at most `most` bytes. Raises EOFError, and ValueError for a longer one."""
+    length = int.from_bytes(read_exactly(stream, 8), "little")
+    if length > most:
+        raise ValueError("too long")
+    return read_exactly(stream, length)
+
+
+def read_exactly(stream: IO[bytes], length: int) -> bytes:
+    """Raises EOFError where the stream ends before."""
+    found = stream.read(length)
+    if len(found) < length:
+        raise EOFError
+    return found
+
+
+def send_outcome(stream: IO[bytes], outcome: Slice | str) -> None:
+    """Write a slice, or the sentence of a refusal. Raises OSError."""
+    if isinstance(outcome, str):
+        send(stream, json.dumps(outcome).encode())
+        return
+    fields = vars(outcome) | {"pixels": outcome.pixels.shape}
+    send(stream, json.dumps(fields).encode())
+    send(stream, outcome.pixels.data.cast("B"))
+
+
+def receive_outcome(stream: IO[bytes]) -> Slice | str:
+    """Read what `send_outcome` wrote. Raises one of GONE for anything else."""
+    fields: dict[str, Any] | str = json.loads(receive(stream, MAX_FIELDS))
+    if isinstance(fields, str):
+        return fields
+    shape = fields.pop("pixels")
+    pixels = np.frombuffer(receive(stream, MAX_PIXELS * 4), np.float32).reshape(shape)  # of bytes, so read-only
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    return Slice(pixels, **given)
+
+
+# --- the child
+
+
+def main() -> None:
+    """Read files from standard input until it ends, as it does when the parent is gone, however it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    files, answers = sys.stdin.buffer, sys.stdout.buffer
+    cv2.setNumThreads(1)
+    limit_resources()
+    send(answers, b"")
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            data = receive(files, sys.maxsize)
+            limit_time()
+            send_outcome(answers, try_to_read(data))
+
+
+def try_to_read(data: bytes) -> Slice | str:
+    """The slice, or the sentence of the refusal."""
+    try:
+        return read_slice(data)
+    except UnreadableSlice as error:
+        return str(error)
+
+
+def limit_resources() -> None:
+    """Give up what reading needs no more: files, processes, and memory beyond `MEMORY`.
+
+    Where the system has no such limits (Windows), the pixels that a header may state and the time still have.
+    """
+    if find_spec("resource") is None:
+        return
+    import resource
+
+    limits = {
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+    }
+    if STATM.exists():  # Linux; elsewhere a limit on memory is accepted and not kept
+        pages = int(STATM.read_text(encoding="ascii").split()[0])
+        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + MEMORY
+    for limit, most in limits.items():
+        with suppress(ValueError, OSError):  # a system may set its own, lower ones
+            resource.setrlimit(limit, (most, most))
+
+
+def limit_time() -> None:
+    """End this process where it computes on, though its parent is gone and can kill it no more."""
+    if find_spec("resource") is not None:
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + READ_TIME) + 2, most))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The network, what its file says of itself, and what runs it."""

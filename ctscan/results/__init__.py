@@ -1,0 +1,1 @@
+"""Measurements kept, and the texts that are made of them."""

@@ -1,0 +1,1 @@
+"""A data folder and a recipe to a checkpoint."""
