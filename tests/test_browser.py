@@ -101,6 +101,23 @@ def test_class_and_opacity_change_without_the_server(opened: tuple[Page, list[st
     assert len(asked) == before
 
 
+def test_a_new_answer_starts_at_its_own_class_and_opacity(opened: tuple[Page, list[str], list[str]]) -> None:
+    page, _, _ = opened
+    for index in (4, 0, 2):
+        page.check('.classes input[value="3"]')
+        page.locator(".opacity input").fill("95")
+        page.locator(".thumbnails button").nth(index).click()
+        page.locator(f'.explanation:not([data-answer="{page.get_attribute(".explanation", "data-answer")}"])').wait_for()
+        page.wait_for_function("document.querySelector('.opacity input').value === '60'")
+        (chosen,) = page.locator(".classes input").evaluate_all("all => all.filter(e => e.checked).map(e => e.value)")
+        (drawn,) = page.locator(".layer").evaluate_all(
+            "all => all.filter(e => e.checkVisibility()).map(e => e.dataset.class + ' ' + getComputedStyle(e).opacity)"
+        )
+        assert drawn == f"{chosen} 0.6"
+        likeliest = page.locator(".scores .top .name").inner_text()
+        assert page.locator(".classes input:checked + span").inner_text() in likeliest
+
+
 def test_an_answer_under_way_does_not_come_back_over_a_cleared_page(
     opened: tuple[Page, list[str], list[str]],
 ) -> None:

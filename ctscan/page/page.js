@@ -78,6 +78,17 @@
     choose(files);
   });
 
+  // Gradio patches the old nodes with a new answer's attributes; what a visitor set are properties, which stay.
+  const reset = () => {
+    for (const control of document.querySelectorAll(".explanation input")) {
+      control.checked = control.defaultChecked;
+      if (control.type === "range") control.value = control.defaultValue;
+    }
+  };
+  new MutationObserver((changes) => {
+    if (changes.some((change) => change.type === "attributes")) reset();
+  }).observe(document, { subtree: true, attributeFilter: ["data-answer"] });
+
   document.addEventListener("input", (event) => {
     const shown = event.target.closest(".explanation");
     if (shown && event.target.matches(".opacity input")) {
