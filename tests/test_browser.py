@@ -106,10 +106,11 @@ def test_a_new_answer_starts_at_its_own_class_and_opacity(opened: tuple[Page, li
     for index in (4, 0, 2):
         page.check('.classes input[value="3"]')
         page.locator(".opacity input").fill("95")
+        before = page.get_attribute(".explanation", "data-answer")
         page.locator(".thumbnails button").nth(index).click()
-        page.locator(f'.explanation:not([data-answer="{page.get_attribute(".explanation", "data-answer")}"])').wait_for()
+        page.locator(f'.explanation:not([data-answer="{before}"])').wait_for()
         page.wait_for_function("document.querySelector('.opacity input').value === '60'")
-        (chosen,) = page.locator(".classes input").evaluate_all("all => all.filter(e => e.checked).map(e => e.value)")
+        chosen = page.locator(".classes input:checked").get_attribute("value")
         (drawn,) = page.locator(".layer").evaluate_all(
             "all => all.filter(e => e.checkVisibility()).map(e => e.dataset.class + ' ' + getComputedStyle(e).opacity)"
         )

@@ -57,7 +57,8 @@ def explained(slice_: Slice, prediction: Prediction, address: str) -> str:
     shape = fitted(prediction.placement.slice_shape, LONGEST_LAYER)
     evidence = [prediction.evidence(index, shape) for index in range(len(CLASSES))]
     return (
-        f'<div class="explanation" data-answer="{uuid.uuid4()}" style="--opacity:{DEFAULT_OPACITY};--aspect:{aspect(slice_):.5f}">'
+        f'<div class="explanation" data-answer="{uuid.uuid4()}" '
+        f'style="--opacity:{DEFAULT_OPACITY};--aspect:{aspect(slice_):.5f}">'
         f'<div class="pictures">{untouched(slice_, address)}{covered(prediction, evidence, address)}</div>'
         f'<div class="foot">{class_choice(prediction)}<div class="tools">{opacity_choice()}'
         f"{colour_bar(prediction.map_top)}{places(prediction, evidence)}</div>{square(prediction)}</div></div>"
