@@ -31,7 +31,7 @@ class Notice:
     """
 
     code: str
-    values: Mapping[str, Value] = field(default_factory=dict)
+    values: Mapping[str, Value] = field(default_factory=dict, hash=False)
 
     def text(self, language: str = "en") -> str:
         """The sentence in a language of `locales/`."""

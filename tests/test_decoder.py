@@ -21,9 +21,10 @@ import pytest
 from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.inference.answer import Reader
 from ctscan.io import sandbox as decoding
-from ctscan.io.headers import MAX_PIXELS, TOO_MUCH_MEMORY
+from ctscan.io.headers import MAX_PIXELS
 from ctscan.io.images import Slice, read_slice
 from ctscan.io.sandbox import LATE, LOST, READ_TIME, Decoder
+from ctscan.notices import Notice
 from tests.conftest import ROOT, children_of, is_running, wait_until
 from tests.test_slices import ALL, NOT_PICTURES, OTHERWISE
 
@@ -40,16 +41,16 @@ def decoder() -> Iterator[Decoder]:
         yield started
 
 
-def outcome(read: Reader, data: bytes) -> Slice | str:
+def outcome(read: Reader, data: bytes) -> Slice | Notice:
     try:
         return read(data)
     except UnreadableSlice as error:
-        return str(error)
+        return error.notice
 
 
 def assert_reads_as_in_process(decoder: Decoder, data: bytes) -> None:
     ours, theirs = outcome(decoder.read, data), outcome(read_slice, data)
-    if isinstance(theirs, str) or isinstance(ours, str):
+    if isinstance(theirs, Notice) or isinstance(ours, Notice):
         assert ours == theirs
         return
     for field in fields(Slice):
@@ -91,7 +92,7 @@ def test_a_child_that_hangs_ends_in_a_sentence_and_the_next_file_is_read() -> No
         (pid,) = pids(alone)
         os.kill(pid, signal.SIGSTOP)
         start = time.monotonic()
-        with pytest.raises(UnreadableSlice, match=LATE):
+        with pytest.raises(UnreadableSlice, match=str(LATE)):
             alone.read(DATA)
         assert READ_TIME <= time.monotonic() - start < 5
         assert_reads_as_in_process(alone, DATA)
@@ -122,7 +123,7 @@ def test_a_file_that_needs_too_much_memory_is_refused_and_the_child_lives(decode
     side = int(MAX_PIXELS**0.5)
     hungry = cv2.imencode(".png", np.zeros((side, side, 4), np.uint16))[1].tobytes()
     before = pids(decoder)
-    assert outcome(decoder.read, hungry) == TOO_MUCH_MEMORY
+    assert outcome(decoder.read, hungry) == Notice("too_much_memory")
     assert pids(decoder) == before
     assert_reads_as_in_process(decoder, DATA)
 
@@ -147,7 +148,7 @@ def test_one_that_hangs_does_not_hold_up_the_other(decoder: Decoder, monkeypatch
     os.kill(pids(decoder)[0], signal.SIGSTOP)
     with ThreadPoolExecutor(2) as threads:
         outcomes = list(threads.map(lambda _: outcome(decoder.read, DATA), range(2)))
-    assert sorted(isinstance(o, str) for o in outcomes) == [False, True]
+    assert sorted(isinstance(o, Notice) for o in outcomes) == [False, True]
     assert LATE in outcomes
     assert_reads_as_in_process(decoder, DATA)
 
@@ -220,6 +221,11 @@ SAID: list[list[bytes]] = [
     [b'{"pixels": [2, 3]}', b"\0" * 20],
     [b'{"pixels": [2, 3], "name": 1}', b"\0" * 24],
     [b'{"notices": []}', b"\0" * 24],
+    [b'{"pixels": [2, 3], "notices": [{"code": "mine", "values": {}}]}', b"\0" * 24],
+    [b'{"code": "a sentence of its own", "values": {}}'],
+    [b'{"code": "too_small", "values": {}}'],
+    [b'{"code": "empty", "values": 1}'],
+    [b'"a sentence of its own"'],
     [b"[1, 2]", b""],
     [b"9" * (1 << 17)],
 ]
@@ -262,7 +268,7 @@ def test_a_slice_travels_whole(tmp_path: Path) -> None:
         sent = json.loads(decoding.receive(file, decoding.MAX_FIELDS))
     assert set(sent) == {field.name for field in fields(Slice)}
     assert whole.notices
-    assert sent["notices"] == list(whole.notices)
+    assert sent["notices"] == [{"code": n.code, "values": n.values} for n in whole.notices]
 
 
 def pids(decoder: Decoder) -> list[int]:

@@ -131,7 +131,7 @@ def reads_or_refuses(data: bytes) -> None:
     assert slice_.pixels.dtype == np.float32
     assert slice_.pixels.min() >= 0
     assert slice_.pixels.max() <= 1
-    assert all(is_sentence(notice) for notice in slice_.notices)
+    assert all(is_sentence(str(notice)) for notice in slice_.notices)
 
 
 @holds(damaged())

@@ -78,9 +78,9 @@ def answer(classifier: Classifier, data: bytes, read: Reader = read_slice) -> An
         return Answer("unreadable", (str(error),), model_id)
     judged = classifier.judge(slice_)
     if judged.verdict == "refused":
-        return Answer("refused", judged.reasons + slice_.notices, model_id, slice_)
+        return Answer("refused", judged.reasons + tuple(map(str, slice_.notices)), model_id, slice_)
     prediction = classifier.predict(slice_)
-    notices = judged.reasons + find_shortcut(classifier, prediction, slice_) + slice_.notices
+    notices = judged.reasons + find_shortcut(classifier, prediction, slice_) + tuple(map(str, slice_.notices))
     return Answer(judged.verdict, notices, model_id, slice_, prediction)
 
 

@@ -15,22 +15,17 @@ from typing import Literal
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io import tiff
+from ctscan.notices import Notice
 
 Container = Literal["png", "jpeg", "webp", "bmp", "tiff"]
 
 MIN_SIDE = 32  # px: less than one cell of the map
 MAX_PIXELS = 20_000_000  # in 8 bits of any colours or 16 bits of grey they fit into the memory that `decoder` gives
 MAX_PARTS = 100_000  # chunks or segments; a PNG at the limit of pixels, in chunks of 8 KiB, has half as many
+_SVG = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<[?!][^>]*>\s*)*<svg\b")  # behind a declaration, comments, a document type
 MAX_SCANS = 64  # of a JPEG; each costs a pass over all pixels, however few bytes it has. Encoders write about ten
 
-UNKNOWN = "This file is not a picture that ctscan can read. Please use PNG, JPEG, WebP, BMP or TIFF."
-EMPTY = "This file is empty."
-DICOM = "This is a DICOM file, which ctscan does not read yet. Please export the slice as PNG."
-NIFTI = "This looks like a NIfTI volume or a compressed archive, which ctscan does not read. Please use a PNG slice."
-DAMAGED = "This picture file is damaged and cannot be read."
-UNUSUAL = "This picture is damaged or stored in a way that ctscan cannot decode. Please export it as PNG."
-TOO_MUCH_MEMORY = "This picture takes too much memory to read. Please export the single slice as 8-bit PNG."
-TRUNCATED = "This picture file is incomplete: its end is missing. Please copy or export it again."
+DAMAGED, TRUNCATED, UNUSUAL = Notice("damaged"), Notice("truncated"), Notice("undecodable")
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ def read_header(data: bytes) -> Header:
         width, height = _SIZES[container](data)
         check_size(width, height)
         frames, orientation = _WALKS[container](data)
-    except (struct.error, IndexError, UnreadableSlice):
+    except (struct.error, IndexError):
         raise UnreadableSlice(DAMAGED) from None
     return Header(container, width, height, frames, orientation if 1 <= orientation <= 8 else 1)
 
@@ -68,13 +63,22 @@ def sniff(data: bytes) -> Container:
         return "tiff"
     if data[:2] == b"BM" and data[14:18] in _BMP_HEADERS:  # two letters alone may begin a text
         return "bmp"
+    raise UnreadableSlice(Notice(name_foreign(data)))
+
+
+def name_foreign(data: bytes) -> str:
+    """The code of the notice that says what a file is that holds no picture ctscan reads."""
     if not data:
-        raise UnreadableSlice(EMPTY)
+        return "empty"
     if data[128:132] == b"DICM":
-        raise UnreadableSlice(DICOM)
+        return "dicom"
     if data[:2] == b"\x1f\x8b" or data[344:347] in (b"n+1", b"ni1"):
-        raise UnreadableSlice(NIFTI)
-    raise UnreadableSlice(UNKNOWN)
+        return "nifti"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    if b"%PDF-" in data[:1024]:  # readers allow for bytes before it
+        return "pdf"
+    return "svg" if _SVG.match(data[:4096]) else "unknown_format"
 
 
 def check_size(width: int, height: int) -> None:
@@ -82,13 +86,9 @@ def check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise UnreadableSlice(DAMAGED)
     if width * height > MAX_PIXELS:
-        raise UnreadableSlice(
-            f"This picture is too large: {width} × {height} pixels, where {MAX_PIXELS // 10**6} million are the most."
-        )
+        raise UnreadableSlice(Notice("too_large", {"width": width, "height": height, "millions": MAX_PIXELS // 10**6}))
     if min(width, height) < MIN_SIDE:
-        raise UnreadableSlice(
-            f"This picture is too small: {width} × {height} pixels, where {MIN_SIDE} on each side are the least."
-        )
+        raise UnreadableSlice(Notice("too_small", {"width": width, "height": height, "least": MIN_SIDE}))
 
 
 # --- PNG (W3C Recommendation, third edition)

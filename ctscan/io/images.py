@@ -18,7 +18,6 @@ from ctscan.errors import UnreadableSlice
 from ctscan.io import tiff
 from ctscan.io.headers import (
     DAMAGED,
-    TOO_MUCH_MEMORY,
     UNUSUAL,
     Header,
     bmp_has_alpha,
@@ -27,6 +26,7 @@ from ctscan.io.headers import (
     png_transparent_grey,
     read_header,
 )
+from ctscan.notices import Notice
 
 __all__ = ["Slice", "UnreadableSlice", "read_slice"]
 
@@ -38,16 +38,13 @@ EIGHT_BITS, TWELVE_BITS, SIXTEEN_BITS = 255, 4095, 65535
 # What forged bytes can raise in a parser, in NumPy or in OpenCV.
 BROKEN = (struct.error, LookupError, ValueError, OverflowError, MemoryError, cv2.error)
 
-SEVERAL_FRAMES = "The file holds several frames; the first is shown."
-TWELVE_BIT_NOTICE = "The greys use 12 of 16 bits, so they were scaled by 4095."
-
 
 @dataclass(frozen=True, eq=False)
 class Slice:
     """One slice as it came, upright. No name, date or other text of the file: it cannot leak what it lacks."""
 
     pixels: NDArray[np.float32]  # (H, W), grey in [0, 1], read-only
-    notices: tuple[str, ...] = ()  # what a viewer should know about the reading, in sentences
+    notices: tuple[Notice, ...] = ()  # what a viewer should know about the reading
     colour: float = 0.0  # share of the pixels that are clearly coloured, in [0, 1]
 
 
@@ -58,7 +55,7 @@ def read_slice(data: bytes) -> Slice:
     except UnreadableSlice:
         raise
     except BROKEN as error:
-        raise UnreadableSlice(TOO_MUCH_MEMORY if is_out_of_memory(error) else DAMAGED) from None
+        raise UnreadableSlice(Notice("too_much_memory") if is_out_of_memory(error) else DAMAGED) from None
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -75,7 +72,7 @@ def _read(data: bytes) -> Slice:
     pixels, notices = to_unit_range(grey)
     upright = np.ascontiguousarray(turn(pixels, header.orientation))
     upright.setflags(write=False)
-    return Slice(upright, notices + ((SEVERAL_FRAMES,) if header.frames > 1 else ()), share_coloured(stored))
+    return Slice(upright, notices + ((Notice("several_frames"),) if header.frames > 1 else ()), share_coloured(stored))
 
 
 def decode(data: bytes, header: Header) -> NDArray[Any]:
@@ -133,9 +130,7 @@ def decode_tiff(data: bytes) -> NDArray[Any]:
 def _decode_tiff_by_opencv(data: bytes, directory: tiff.Directory) -> NDArray[Any]:
     unassociated = directory.first(tiff.EXTRA_SAMPLES, 0) == tiff.UNASSOCIATED
     if directory.first(tiff.SAMPLES, 1) == 2 and unassociated:  # OpenCV drops the alpha
-        raise UnreadableSlice(
-            "This TIFF holds compressed grey with transparency, which ctscan cannot read. Please use PNG."
-        )
+        raise UnreadableSlice(Notice("transparent_tiff"))
     pixels = decode_plain(tiff.without_orientation(data, directory))
     separate = directory.first(tiff.PLANAR, tiff.CHUNKY) != tiff.CHUNKY and directory.first(tiff.SAMPLES, 1) > 1
     if separate and pixels.dtype != np.uint8:  # OpenCV reads them as if they were interleaved
@@ -211,25 +206,25 @@ def usual_top(grey: NDArray[Any]) -> int | None:
     return next((top for top in tops if low >= 0 and high <= top), None)
 
 
-def to_unit_range(grey: NDArray[Any]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+def to_unit_range(grey: NDArray[Any]) -> tuple[NDArray[np.float32], tuple[Notice, ...]]:
     """Any depth -> float32 in [0, 1] and the notices that this earns. Raises UnreadableSlice for NaN and infinity."""
     if not np.isfinite([grey.min(), grey.max()]).all():
-        raise UnreadableSlice("This picture holds values that are not numbers.")
+        raise UnreadableSlice(Notice("not_numbers"))
     top = usual_top(grey)
     if top is None:
         return _stretch(grey.astype(np.float64))
     pixels: NDArray[np.float32] = np.divide(grey, top, dtype=np.float32)
     if grey.dtype == np.uint16:
-        return pixels, (TWELVE_BIT_NOTICE,) if top == TWELVE_BITS else ()
+        return pixels, (Notice("twelve_bit"),) if top == TWELVE_BITS else ()
     stated = top == 1 or grey.dtype == np.uint8
-    return pixels, () if stated else (f"The greys were taken to lie between 0 and {top}.",)
+    return pixels, () if stated else (Notice("assumed_range", {"top": top}),)
 
 
-def _stretch(grey: NDArray[np.float64]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+def _stretch(grey: NDArray[np.float64]) -> tuple[NDArray[np.float32], tuple[Notice, ...]]:
     low, high = float(grey.min()), float(grey.max())
     half_span = high / 2 - low / 2  # halves, because the difference of the largest floats is infinite
     scaled = (grey / 2 - low / 2) / half_span if half_span > 0 else np.zeros_like(grey)
-    return scaled.astype(np.float32), (f"The greys were stretched from {low:g} … {high:g}, darkest to brightest.",)
+    return scaled.astype(np.float32), (Notice("stretched", {"low": low, "high": high}),)
 
 
 def turn(pixels: NDArray[np.float32], orientation: int) -> NDArray[np.float32]:

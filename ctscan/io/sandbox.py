@@ -5,7 +5,7 @@ decoded in children that hold nothing, may use little memory and time, and are r
 kept warm: a slice costs its way through two pipes.
 
 A message is 8 bytes of length and that many bytes. A child says once that it is ready; then it is sent a file, and
-answers with the fields of the slice as JSON and its pixels as they lie in memory, or with the sentence of the refusal.
+answers with the fields of the slice as JSON and its pixels as they lie in memory, or with the notice of the refusal.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import numpy as np
 from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.io.headers import MAX_PIXELS
 from ctscan.io.images import Slice, read_slice
+from ctscan.notices import Notice
 
 CHILDREN = 2  # as many as the page answers at once
 START_TIME = 30.0  # s that a child may take to import what it needs
@@ -38,8 +39,7 @@ MEMORY = 256 << 20  # bytes that a child may take beyond what it has when it is 
 MAX_FIELDS = 1 << 16  # bytes: all of a slice but its pixels
 OPEN_FILES = 16
 
-LATE = "The file took too long to read."
-LOST = "The file could not be read."
+LATE, LOST = Notice("too_slow"), Notice("lost")
 
 # What asking raises where a child is gone, and where it was taken over and says what no child of ours says.
 GONE = (OSError, EOFError, ValueError, TypeError, KeyError)
@@ -83,7 +83,7 @@ class Decoder:
                 child.stop()
                 self._revive(child)
             self._idle.put(child)
-        if isinstance(outcome, str):
+        if isinstance(outcome, Notice):
             raise UnreadableSlice(outcome)
         return outcome
 
@@ -142,8 +142,8 @@ class Child:
                 receive(self._pipes()[1], 0)
             self._ready = True
 
-    def ask(self, data: bytes) -> Slice | str:
-        """The slice, or the sentence that says why there is none: LATE or LOST where the process has not said it."""
+    def ask(self, data: bytes) -> Slice | Notice:
+        """The slice, or why there is none: LATE or LOST where the process has not said it."""
         asked = time.monotonic()
         try:
             self.wait_until_ready()
@@ -200,25 +200,36 @@ def read_exactly(stream: IO[bytes], length: int) -> bytes:
     return found
 
 
-def send_outcome(stream: IO[bytes], outcome: Slice | str) -> None:
-    """Write a slice, or the sentence of a refusal. Raises OSError."""
-    if isinstance(outcome, str):
-        send(stream, json.dumps(outcome).encode())
+def send_outcome(stream: IO[bytes], outcome: Slice | Notice) -> None:
+    """Write a slice, or why there is none. Raises OSError."""
+    if isinstance(outcome, Notice):
+        send(stream, json.dumps(_to_json(outcome)).encode())
         return
-    fields = vars(outcome) | {"pixels": outcome.pixels.shape}
+    fields = vars(outcome) | {"pixels": outcome.pixels.shape, "notices": [_to_json(n) for n in outcome.notices]}
     send(stream, json.dumps(fields).encode())
     send(stream, outcome.pixels.data.cast("B"))
 
 
-def receive_outcome(stream: IO[bytes]) -> Slice | str:
+def receive_outcome(stream: IO[bytes]) -> Slice | Notice:
     """Read what `send_outcome` wrote. Raises one of GONE for anything else."""
-    fields: dict[str, Any] | str = json.loads(receive(stream, MAX_FIELDS))
-    if isinstance(fields, str):
-        return fields
-    shape = fields.pop("pixels")
-    pixels = np.frombuffer(receive(stream, MAX_PIXELS * 4), np.float32).reshape(shape)  # of bytes, so read-only
-    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-    return Slice(pixels, **given)
+    fields: dict[str, Any] = json.loads(receive(stream, MAX_FIELDS))
+    if not isinstance(fields, dict):
+        raise TypeError("no object")
+    if "code" in fields:
+        return _from_json(fields)
+    height, width = fields.pop("pixels")
+    pixels = np.frombuffer(receive(stream, MAX_PIXELS * 4), np.float32).reshape(height, width)  # of bytes: read-only
+    return Slice(pixels, tuple(_from_json(n) for n in fields.pop("notices")), **fields)
+
+
+def _to_json(notice: Notice) -> dict[str, Any]:
+    return {"code": notice.code, "values": dict(notice.values)}
+
+
+def _from_json(fields: dict[str, Any]) -> Notice:
+    notice = Notice(**fields)
+    str(notice)  # raises KeyError, ValueError or TypeError for what the catalogue cannot say
+    return notice
 
 
 # --- the child
@@ -238,12 +249,12 @@ def main() -> None:
             send_outcome(answers, try_to_read(data))
 
 
-def try_to_read(data: bytes) -> Slice | str:
-    """The slice, or the sentence of the refusal."""
+def try_to_read(data: bytes) -> Slice | Notice:
+    """The slice, or the reason of the refusal."""
     try:
         return read_slice(data)
     except UnreadableSlice as error:
-        return str(error)
+        return error.notice
 
 
 def limit_resources() -> None:

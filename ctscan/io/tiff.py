@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
+from ctscan.notices import Notice
+
+DAMAGED = Notice("damaged")
 
 # Tags (TIFF 6.0, section 8 and appendix A).
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
@@ -55,7 +58,7 @@ def read_directory(data: bytes) -> Directory:
     """The first directory. Raises UnreadableSlice."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
-        raise UnreadableSlice("no byte order mark")
+        raise UnreadableSlice(DAMAGED)
     try:
         (version,) = struct.unpack_from(f"{order}H", data, 2)
         if version == 42:
@@ -63,14 +66,14 @@ def read_directory(data: bytes) -> Directory:
         if version == 43:
             return _read(data, order, struct.unpack_from(f"{order}Q", data, 8)[0], "Q", "Q", 20)
     except (struct.error, OverflowError):
-        raise UnreadableSlice("points outside the file") from None
-    raise UnreadableSlice("unknown version")
+        raise UnreadableSlice(DAMAGED) from None
+    raise UnreadableSlice(DAMAGED)
 
 
 def _read(data: bytes, order: str, start: int, count_kind: str, offset_kind: str, entry_size: int) -> Directory:
     (count,) = struct.unpack_from(order + count_kind, data, start)
     if count > MAX_ENTRIES:
-        raise UnreadableSlice("too many entries")
+        raise UnreadableSlice(DAMAGED)
     first = start + struct.calcsize(order + count_kind)
     tags: dict[int, tuple[int, ...]] = {}
     places: dict[int, int] = {}
@@ -80,13 +83,13 @@ def _read(data: bytes, order: str, start: int, count_kind: str, offset_kind: str
         if tag not in LISTS + SINGLES or tag in tags:
             continue
         if kind not in _TYPES or number > MAX_VALUES:  # libtiff may take it, so it cannot count as absent
-            raise UnreadableSlice("a value of unexpected type or length")
+            raise UnreadableSlice(DAMAGED)
         dtype = np.dtype(order + _TYPES[kind])
         value_place = place + 4 + struct.calcsize(order + offset_kind)
         if number * dtype.itemsize > struct.calcsize(order + offset_kind):
             (value_place,) = struct.unpack_from(order + offset_kind, data, value_place)
         if value_place + number * dtype.itemsize > len(data):
-            raise UnreadableSlice("points outside the file")
+            raise UnreadableSlice(DAMAGED)
         wanted = number if tag in LISTS else min(number, 1)
         tags[tag] = tuple(np.frombuffer(data, dtype, wanted, value_place).tolist())
         if number == 1:
@@ -133,6 +136,6 @@ def read_grey_alpha(data: bytes, directory: Directory) -> NDArray[np.generic] | 
     height, width = d.first(HEIGHT, 0), d.first(WIDTH, 0)
     dtype = np.dtype(f"{d.order}u{bits // 8}")
     if len(raw) < height * width * 2 * dtype.itemsize:
-        raise UnreadableSlice("strips too short")
+        raise UnreadableSlice(DAMAGED)
     pixels = np.frombuffer(raw, dtype, height * width * 2).reshape(height, width, 2)
     return pixels.astype(dtype.newbyteorder("="))

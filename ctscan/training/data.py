@@ -20,6 +20,7 @@ from ctscan.classes import CLASS_KEYS, TUMOUR, class_of_folder, class_or_tumour
 from ctscan.errors import DataError, UnreadableSlice
 from ctscan.imaging.anatomy import Pixels, shows_lung
 from ctscan.io.images import Slice, read_slice
+from ctscan.notices import Notice
 
 T = TypeVar("T")
 SPLITS = ("train", "valid", "test")
@@ -193,7 +194,7 @@ def read_all(paths: list[Path], see: Callable[[Slice], T], title: str) -> list[T
         except UnreadableSlice as error:
             return error
         except OSError as error:
-            return UnreadableSlice(f"The file cannot be opened ({error.strerror}).")
+            return UnreadableSlice(Notice("cannot_open", {"reason": str(error.strerror)}))
 
     with ThreadPoolExecutor(READERS) as pool:
         return list(tqdm(pool.map(read, paths), title, len(paths), unit="slice", leave=False))
