@@ -16,7 +16,7 @@ from ctscan.io.sandbox import Decoder
 from ctscan.page.examples import read_examples
 from ctscan.page.page import Page
 from ctscan.page.server import check_address, prepare, serve
-from ctscan.results.ledger import read_ledger, using
+from ctscan.results.entries import read_ledger, using
 from ctscan.results.summary import results_of
 
 HERE = Path(__file__).parent

@@ -45,8 +45,8 @@ from ctscan.metrics import measures, softmax
 from ctscan.model.card import Calibration
 from ctscan.model.checkpoint import read_checkpoint, write_checkpoint
 from ctscan.model.runtime import run_in_batches
+from ctscan.results.entries import append, read_ledger
 from ctscan.results.findings import judge_control, judge_subtype, judge_tone
-from ctscan.results.ledger import append, read_ledger
 from ctscan.results.summary import FOLDS, HEADLINE_THRESHOLD
 from ctscan.training.audit import known_or_new
 from ctscan.training.control import CONTROLS, SHUFFLES, Control, shuffle_labels, view

@@ -22,7 +22,7 @@ from ctscan.metrics import Score
 from ctscan.model.checkpoint import write_checkpoint
 from ctscan.model.network import SliceNet
 from ctscan.model.runtime import choose_device, store_tensors
-from ctscan.results.ledger import append, read_ledger
+from ctscan.results.entries import append, read_ledger
 from ctscan.training.audit import known_or_new
 from ctscan.training.data import SPLITS, Split, load_split
 from ctscan.training.manifest import load_pool

@@ -21,7 +21,7 @@ from ctscan.errors import CtscanError, DataError, ModelError
 from ctscan.inference.answer import Answer, answer
 from ctscan.inference.classifier import RUNTIMES, Classifier
 from ctscan.model.checkpoint import read_checkpoint
-from ctscan.results.ledger import append, using
+from ctscan.results.entries import append, using
 from ctscan.results.report import write
 
 ROOT = Path(__file__).parent.parent

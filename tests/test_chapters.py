@@ -23,11 +23,11 @@ from ctscan.page import words
 from ctscan.page.how_good import how_good
 from ctscan.results import tries
 from ctscan.results.chapters import chapters
+from ctscan.results.entries import Ledger, Section, append, read_ledger
 from ctscan.results.figures import points
 from ctscan.results.findings import OUTSIDE, SHORTCUT, TONE_FALL, judge_control
 from ctscan.results.goals import GOALS, normal_is_doubtful, withdrawal
 from ctscan.results.grouping_words import stricter
-from ctscan.results.ledger import Ledger, Section, append, read_ledger
 from ctscan.results.model_card import model_card
 from ctscan.results.report import generate, numbers
 from ctscan.results.summary import PLAIN, SCALE, Results, Try, is_plain, results_of

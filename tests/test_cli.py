@@ -20,7 +20,7 @@ import pytest
 from ctscan.errors import DataError
 from ctscan.inference.answer import answer
 from ctscan.inference.classifier import Classifier
-from ctscan.results.ledger import append, read_ledger
+from ctscan.results.entries import append, read_ledger
 from tests.conftest import free_port
 
 ROOT = Path(__file__).parent.parent

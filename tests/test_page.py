@@ -30,8 +30,8 @@ from ctscan.page.about import about, how_to_read
 from ctscan.page.examples import MOST, read_examples
 from ctscan.page.explanation import EMPTY, describe, explanation, find_peak
 from ctscan.page.page import Page
+from ctscan.results.entries import read_ledger
 from ctscan.results.figures import points, share
-from ctscan.results.ledger import read_ledger
 from ctscan.results.summary import Results, results_of
 from tests.conftest import COMMITTED, free_port
 

@@ -12,9 +12,9 @@ import pytest
 from ctscan.__main__ import main, report
 from ctscan.metrics import wilson_interval
 from ctscan.model.checkpoint import read_checkpoint
+from ctscan.results.entries import read_ledger
 from ctscan.results.figures import share
 from ctscan.results.goals import GOALS
-from ctscan.results.ledger import read_ledger
 from ctscan.results.model_card import model_card
 from ctscan.results.report import BEGIN, END, SEED_DESIGN, generate
 from ctscan.results.summary import results_of

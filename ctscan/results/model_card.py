@@ -9,11 +9,11 @@ from ctscan.model.card import Card
 from ctscan.results.chapters import chapters
 from ctscan.results.confidence_words import limit
 from ctscan.results.data_card import PUBLISHED_TEST
+from ctscan.results.entries import Ledger
 from ctscan.results.figures import decimal, interval, percent, points, share
 from ctscan.results.gate_words import HEAD, alarm, rows, summary
 from ctscan.results.goals import size_of_controls, withdrawal
 from ctscan.results.grouping_words import stricter
-from ctscan.results.ledger import Ledger
 from ctscan.results.markdown import table
 from ctscan.results.summary import Entry, Results
 from ctscan.results.trials import trial_table

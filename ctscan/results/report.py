@@ -15,11 +15,11 @@ from ctscan.model.checkpoint import read_checkpoint
 from ctscan.results.chapters import chapters
 from ctscan.results.confidence_words import limit
 from ctscan.results.data_card import PUBLISHED_TEST, data_card
+from ctscan.results.entries import read_ledger
 from ctscan.results.figures import decimal, interval, percent, points, share
 from ctscan.results.gate_words import HEAD, alarm, rows, summary
 from ctscan.results.goals import size_of_controls, withdrawal
 from ctscan.results.grouping_words import stricter
-from ctscan.results.ledger import read_ledger
 from ctscan.results.markdown import table
 from ctscan.results.model_card import model_card
 from ctscan.results.summary import STRICT_THRESHOLD, Results, results_of

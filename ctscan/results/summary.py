@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ctscan.model.card import Card
-from ctscan.results.ledger import Ledger, Section
+from ctscan.results.entries import Ledger, Section
 
 Entry = dict[str, Any]
 FOLDS = 5
