@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from benchmarks.timing import print_ratio
-from ctscan.__main__ import CHECKPOINT, ROOT
+from ctscan.bundle import bundled
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.model.network import SliceNet
 from ctscan.model.runtime import load_tensors
 
+ROOT = Path(__file__).parent.parent
 IMPORTS = "import torch, torchvision, gradio"
 START_LIMIT = 120  # s
 
@@ -102,7 +103,7 @@ def main() -> None:
     """Print the ratios and the app's peak memory."""
     grey = (draw_phantom(512, 640) * 255).astype(np.uint8)
     picture = cv2.imencode(".png", grey)[1].tobytes()
-    checkpoint = read_checkpoint(CHECKPOINT)
+    checkpoint = read_checkpoint(bundled("checkpoints/resnet18.safetensors"))
     net = SliceNet(checkpoint.card.architecture).eval()
     load_tensors(net, checkpoint.tensors)
     tensor = torch.from_numpy(checkpoint.card.preprocess(draw_phantom())[0][None])

@@ -12,7 +12,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from benchmarks.timing import print_ratio
-from ctscan.__main__ import CHECKPOINT
+from ctscan.bundle import bundled
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.metrics import softmax
 from ctscan.model.checkpoint import read_checkpoint
@@ -22,7 +22,7 @@ from ctscan.model.runtime import TorchRuntime, load_tensors
 
 def main() -> None:
     """Print both ratios."""
-    checkpoint = read_checkpoint(CHECKPOINT)
+    checkpoint = read_checkpoint(bundled("checkpoints/resnet18.safetensors"))
     net = SliceNet(checkpoint.card.architecture).eval()
     load_tensors(net, checkpoint.tensors)
     runtime = TorchRuntime.from_checkpoint(checkpoint)

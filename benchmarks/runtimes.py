@@ -24,13 +24,14 @@ import torch
 
 from benchmarks.app import classify, peak_memory, running_app, start_and_stop
 from benchmarks.timing import print_ratio
-from ctscan.__main__ import CHECKPOINT, CHECKPOINTS, ROOT
+from ctscan.bundle import bundled
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.model.onnx_file import read_onnx_file
 from ctscan.model.onnx_runtime import OnnxRuntime
 from ctscan.model.runtime import TorchRuntime
 
+ROOT = Path(__file__).parent.parent
 CORES = 2
 ANSWERS = 10  # before memory is read
 REQUIREMENTS = {"torch": "requirements.txt", "onnx": "requirements-onnx.txt"}
@@ -79,7 +80,7 @@ def compare_environments(venvs: Path, onnx: Path, rounds: int) -> None:
 
 def compare_forward(name: str, path: Path, rounds: int) -> None:
     """Print the ratio of one forward pass with maps."""
-    checkpoint = read_checkpoint(CHECKPOINT)
+    checkpoint = read_checkpoint(bundled("checkpoints/resnet18.safetensors"))
     ours, theirs = OnnxRuntime(path, read_onnx_file(path).card), TorchRuntime.from_checkpoint(checkpoint)
     square = checkpoint.card.preprocess(draw_phantom())[0][None]
     print_ratio(f"forward pass, {name} / torch", lambda: ours.run(square), lambda: theirs.run(square), rounds)
@@ -88,8 +89,8 @@ def compare_forward(name: str, path: Path, rounds: int) -> None:
 def main() -> None:
     """Print all ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--onnx", type=Path, default=CHECKPOINTS / "resnet18.onnx")
-    parser.add_argument("--int8", type=Path, default=CHECKPOINTS / "resnet18.int8.onnx")
+    parser.add_argument("--onnx", type=Path, default=bundled("checkpoints") / "resnet18.onnx")
+    parser.add_argument("--int8", type=Path, default=bundled("checkpoints") / "resnet18.int8.onnx")
     parser.add_argument("--venvs", type=Path, help="folder that holds or gets the environments `torch` and `onnx`")
     parser.add_argument("--rounds", type=int, default=60, help="of the forward passes; a tenth of the starts")
     flags = parser.parse_args()

@@ -86,7 +86,7 @@ def trace_onnx(checkpoint: Checkpoint) -> bytes:
     """The graph as a serialised ONNX model without metadata. Raises ModelError where a package is missing."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise ModelError(f"{missing[0]} is not installed: `pip install -r requirements-dev.txt` brings it.")
+        raise ModelError(f"{missing[0]} is not installed: `pip install -r requirements-train.txt` brings it.")
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     with deprecations_ignored():
         program = torch.onnx.export(

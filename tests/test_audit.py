@@ -136,7 +136,7 @@ def test_linkage_is_single_and_numbered_by_first_members() -> None:
 
 def test_the_command_writes_manifest_report_and_counts(data: Path, tmp_path: Path) -> None:
     flags = ["--manifest", "m.json", "--report", "r.html", "--ledger", "l.json"]
-    command = [sys.executable, "-m", "ctscan", "audit", str(data), *flags]
+    command = [sys.executable, "-m", "ctscan", "audit", "--data", str(data), *flags]
     done = subprocess.run(
         command, cwd=tmp_path, text=True, capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
@@ -166,7 +166,7 @@ def test_the_command_says_what_cannot_be_read(
     folder = tmp_path / "data"
     shutil.copytree(data, folder)
     (folder / "train" / LONG["normal"] / "broken.png").write_bytes(b"no picture")
-    status, said = run_ctscan("audit", str(folder))
+    status, said = run_ctscan("audit", "--data", str(folder))
     assert status == 0
     assert f"ctscan: train/{LONG['normal']}/broken.png: " in said
 
@@ -206,7 +206,7 @@ def test_a_manifest_is_used_again_until_an_image_has_another_place(audited: Audi
 def test_a_folder_that_is_no_data_set_is_one_sentence(
     tmp_path: Path, run_ctscan: Callable[..., tuple[int, str]]
 ) -> None:
-    status, said = run_ctscan("audit", str(tmp_path))
+    status, said = run_ctscan("audit", "--data", str(tmp_path))
     assert status == 2
     assert "train" in said
     assert "Traceback" not in said

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ctscan import export, quantisation
-from ctscan.__main__ import main
+from ctscan.cli import main
 from ctscan.errors import ModelError
 from ctscan.export import export_onnx, export_torchscript
 from ctscan.inference.answer import answer
@@ -224,11 +224,11 @@ def test_with_onnx_torch_is_not_imported(exported: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from ctscan.__main__ import main
+from ctscan.cli import main
 import app
 from ctscan.page.page import Page
 from ctscan.results.summary import Results
-assert main(["predict", "--runtime", "onnx", "--checkpoint", {str(exported)!r}, {str(example())!r}]) == 0
+assert main(["predict", "--checkpoint", {str(exported)!r}, {str(example())!r}]) == 0
 classifier = app.Classifier.load({str(exported)!r}, "auto", "onnx")
 page = Page(classifier, app.read_examples(Path("examples")), Results()).build()
 print(sorted({{"torch", "torchvision", "pytorch_grad_cam", "matplotlib", "onnx"}} & set(sys.modules)))
@@ -315,9 +315,8 @@ def test_a_bad_file_ends_the_command_and_the_page_in_one_line(
 ) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(foreign(OPSET))
-    flags = ("--runtime", "onnx", "--checkpoint")
-    assert "did not write" in main_refuses(capsys, "predict", example(), *flags, path)
-    assert "export --onnx" in refused(run("app.py", *flags, tmp_path / "none.onnx"))
+    assert "did not write" in main_refuses(capsys, "predict", example(), "--checkpoint", path)
+    assert "export --onnx" in refused(run("app.py", "--runtime", "onnx", "--checkpoint", tmp_path / "none.onnx"))
 
 
 def main_refuses(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -400,5 +399,5 @@ def test_the_page_answers_in_an_environment_without_torch(exported: Path, tmp_pa
         given, overlay_png = Client(app.address, verbose=False).predict(handle_file(example()), api_name="/classify")
     assert given["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
     assert overlay_png
-    line = run("-m", "ctscan", "predict", "--runtime", "onnx", "--checkpoint", exported, example(), python=python)
+    line = run("-m", "ctscan", "predict", "--checkpoint", exported, example(), python=python)
     assert json.loads(line.stdout)["model_id"] == expected["model_id"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ctscan.__main__ import main, report
+from ctscan.cli import main
 from ctscan.metrics import wilson_interval
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.results.entries import read_ledger
@@ -143,23 +143,21 @@ def test_a_ledger_that_does_not_know_the_model_leaves_the_texts(
     (checkout / "checkpoints" / "metrics.json").write_text(ledger.replace("%s", model_id))
     texts = [checkout / "README.md", *(checkout / "checkpoints").glob("*.md")]
     before = [text.read_bytes() for text in texts]
-    assert report(checkout) == 2
+    assert main(["report", "--root", str(checkout)]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert reason in said
     assert [text.read_bytes() for text in texts] == before
 
 
-def test_report_says_what_it_cannot_read_or_write(
-    checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ctscan.__main__.ROOT", checkout)
-    assert main(["report"]) == 0
+def test_report_says_what_it_cannot_read_or_write(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["report", "--root", str(checkout)]
+    assert main(command) == 0
     card = checkout / "checkpoints" / "DATA.md"
     card.unlink()
     card.mkdir()
-    assert main(["report"]) == 2
+    assert main(command) == 2
     (checkout / "checkpoints" / "resnet18.safetensors").unlink()
-    assert main(["report"]) == 2
+    assert main(command) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first == f"ctscan: {card}: Is a directory."
     assert "resnet18.safetensors" in second
