@@ -108,8 +108,8 @@ def gate(
     """Fit the input gate of a checkpoint, and measure it on pictures that it has not seen."""
     require("sklearn", "scikit-learn")
     from ctscan.evaluation.gate_study import study
-    from ctscan.results.gate_words import alarm, summary
     from ctscan.results.entries import append
+    from ctscan.results.gate_words import alarm, summary
 
     path = checkpoint or bundled(MODEL)
     found = study(data, pictures, path, runs)
