@@ -41,7 +41,7 @@ ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "checkpoints" / "resnet18.safetensors"
 SPACE = {"SYSTEM": "spaces", "SPACE_ID": "somebody/ctscan"}
 START_LIMIT = 90  # s
-ANSWERED = re.compile("Looks most like|Uncertain")  # what the page says of a slice that has scores
+ANSWERED = re.compile("Looks most like|Uncertain|No answer")  # what the page says of a slice that has scores
 
 
 def write_random_checkpoint(path: Path, architecture: Architecture) -> Path:

@@ -22,6 +22,7 @@ from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.answer import answer
 from ctscan.inference.classifier import Classifier, Prediction
+from ctscan.io.images import read_slice
 from ctscan.metrics import softmax
 from ctscan.model.card import Calibration
 from ctscan.model.checkpoint import read_checkpoint
@@ -62,11 +63,13 @@ def test_numbers_have_one_decimal_and_are_never_certain(probability: float, text
 
 
 def test_rows_name_every_class_and_sum_to_a_hundred(classifier: Classifier, slice_png: bytes) -> None:
-    html = result.rows(answer(classifier, slice_png))
+    given = answer(classifier, slice_png)
+    html = result.rows(given)
     assert all(c.title in html for c in CLASSES)
     shares = [float(n) for n in re.findall(r"([\d.]+)\u00a0%", html)]
     assert sum(shares) == pytest.approx(100, abs=0.2)
-    assert "not calibrated" in html
+    assert "alibrated" not in html  # unusual: the model has no gate
+    assert "not calibrated" in result.rows(replace(given, verdict="ok"))
 
 
 def test_an_unreadable_file_gives_the_readers_sentence_and_no_number(classifier: Classifier) -> None:
@@ -178,9 +181,7 @@ def calibrated(classifier: Classifier, *thresholds: float) -> Classifier:
 
 
 def test_probabilities_are_taken_at_the_temperature(classifier: Classifier, slice_png: bytes) -> None:
-    raw, warm = (answer(c, slice_png).prediction for c in (classifier, calibrated(classifier, 1, 1, 1, 1)))
-    assert raw is not None
-    assert warm is not None
+    raw, warm = (c.predict(read_slice(slice_png)) for c in (classifier, calibrated(classifier, 1, 1, 1, 1)))
     assert np.array_equal(raw.logits, warm.logits)
     assert np.allclose(raw.probabilities, softmax(raw.logits))
     assert np.allclose(warm.probabilities, softmax(raw.logits / CALIBRATION.temperature))
@@ -228,12 +229,19 @@ def test_normal_is_withdrawn_wherever_it_is_named(committed: Classifier) -> None
         assert escape(words.NORMAL_WITHDRAWN) not in result.sentence(given)
 
 
-def test_an_unusual_slice_stays_unusual_where_it_is_uncertain_too(classifier: Classifier, slice_png: bytes) -> None:
-    given = answer(calibrated(classifier, 1, 1, 1, 1), slice_png)
+@pytest.mark.parametrize("thresholds", [(1, 1, 1, 1), (0, 0, 0, 1), (0, 0, 0, 0)])
+def test_an_unusual_slice_gets_no_firm_answer(
+    thresholds: tuple[float, ...], classifier: Classifier, slice_png: bytes
+) -> None:
+    given = answer(calibrated(classifier, *thresholds), slice_png)
+    assert given.prediction is not None
     assert (given.verdict, given.outcome) == ("unusual", "uncertain")
-    assert given.to_json()["set"] == [c.key for c in CLASSES]
-    assert escape(words.UNUSUAL) in result.sentence(given)
-    assert escape(words.UNCERTAIN) in result.sentence(given)
+    assert given.to_json()["set"] is None
+    assert list((given.to_json()["probabilities"] or {}).values()) == pytest.approx(softmax(given.prediction.logits))
+    sentence = result.sentence(given, withdrawn=True)
+    assert words.NO_ANSWER in sentence
+    assert not [c for c in CLASSES if c.title in sentence]
+    assert "alibrated" not in sentence + result.rows(given) + explanation(given)
 
 
 def test_the_bundled_examples_are_six_with_source_and_licence(classifier: Classifier) -> None:

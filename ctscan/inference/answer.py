@@ -47,13 +47,21 @@ class Answer:
 
     @property
     def outcome(self) -> Literal["single", "uncertain"] | None:
-        """`single` where exactly one class remains possible, else `uncertain`; None without a calibrated prediction."""
+        """`single` where exactly one class remains possible, else `uncertain`; None without a calibrated prediction.
+
+        Always `uncertain` for an unusual slice: what was measured of probabilities and sets does not hold for it.
+        """
+        if self.verdict == "unusual":
+            return "uncertain"
         if self.prediction is None or self.prediction.possible is None:
             return None
         return "uncertain" if self.prediction.uncertain else "single"
 
     def to_json(self) -> AnswerJSON:
-        """Unrounded numbers, classes by key; `set` holds those that cannot be ruled out, null if not calibrated."""
+        """Unrounded numbers, classes by key; `set` holds those that cannot be ruled out.
+
+        `set` is null, and the probabilities are the raw scores, for an unusual slice and an uncalibrated model.
+        """
         p = self.prediction
         return {
             "verdict": self.verdict,
@@ -79,7 +87,7 @@ def answer(classifier: Classifier, data: bytes, read: Reader = read_slice) -> An
     judged = classifier.judge(slice_)
     if judged.verdict == "refused":
         return Answer("refused", judged.reasons + tuple(map(str, slice_.notices)), model_id, slice_)
-    prediction = classifier.predict(slice_)
+    prediction = classifier.predict(slice_, usual=judged.verdict == "ok")
     notices = judged.reasons + find_shortcut(classifier, prediction, slice_) + tuple(map(str, slice_.notices))
     return Answer(judged.verdict, notices, model_id, slice_, prediction)
 

@@ -37,8 +37,8 @@ class Prediction:
 
     classes: tuple[str, ...]  # K keys
     logits: NDArray[np.float32]  # (K,)
-    probabilities: NDArray[np.float64]  # (K,), sum 1, at the temperature of the card
-    possible: tuple[str, ...] | None  # keys of the classes that cannot be ruled out; None where it is not calibrated
+    probabilities: NDArray[np.float64]  # (K,), sum 1; raw scores where `possible` is None
+    possible: tuple[str, ...] | None  # keys of the classes that cannot be ruled out; None where that is not known
     maps: NDArray[np.float32]  # (K, h, w), signed, logit units, over the model's square
     square: NDArray[np.float32]  # (S, S) in [0, 1]: what the model saw
     placement: Placement  # from the slice to the square and back
@@ -114,17 +114,17 @@ class Classifier:
         """Whether the slice is given no score."""
         return self.judge(slice_).verdict == "refused"
 
-    def predict(self, slice_: Slice) -> Prediction:
-        """One forward pass."""
+    def predict(self, slice_: Slice, *, usual: bool = True) -> Prediction:
+        """One forward pass. For an unusual slice the scores stay raw and there is no set."""
         square, placement = self.card.preprocess(slice_.pixels)
         output = self.runtime.run(square[None])
         logits = output.logits[0]
-        probabilities = calibrate(logits, self.card.temperature)
+        probabilities = calibrate(logits, self.card.temperature if usual else 1.0)
         return Prediction(
             classes=self.card.classes,
             logits=logits,
             probabilities=probabilities,
-            possible=self.possible(probabilities),
+            possible=self.possible(probabilities) if usual else None,
             maps=output.maps[0],
             square=square[0],
             placement=placement,

@@ -29,9 +29,12 @@ def sentence(answer: Answer, origin: str = "", *, withdrawn: bool = False) -> st
         return without_scores(answer, origin, notices)
     unusual = answer.verdict == "unusual"
     warning = f'<p class="warning">{escape(words.UNUSUAL)}</p>{notices}' if unusual else ""
-    said = uncertain(answer.prediction) if answer.prediction.uncertain else likeliest(answer.prediction)
+    if unusual:
+        said = f"<h2>{escape(words.NO_ANSWER)}</h2><p>{escape(words.NO_ANSWER_WHY)}</p>"
+    else:
+        said = uncertain(answer.prediction) if answer.prediction.uncertain else likeliest(answer.prediction)
     kind = " unusual" * unusual
-    if withdrawn and says_normal(answer.prediction):
+    if withdrawn and not unusual and says_normal(answer.prediction):
         said += f"<p>{escape(words.NORMAL_WITHDRAWN)}</p>"
     return f'<section class="sentence{kind}">{origin_line(origin)}{warning}{said}{"" if unusual else notices}</section>'
 
@@ -84,8 +87,9 @@ def rows(answer: Answer) -> str:
     if answer.prediction is None:
         return ""
     known = answer.prediction.possible is not None
+    title = words.SCORES_UNUSUAL if answer.verdict == "unusual" else words.SCORES if known else words.SCORES_RAW
     lines = "".join(row(answer.prediction, index) for index in range(len(CLASSES)))
-    return f'<section class="scores"><h3>{words.SCORES if known else words.SCORES_RAW}</h3><ul>{lines}</ul></section>'
+    return f'<section class="scores"><h3>{title}</h3><ul>{lines}</ul></section>'
 
 
 def row(prediction: Prediction, index: int) -> str:

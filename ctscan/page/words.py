@@ -30,10 +30,13 @@ REFUSED_WHY = (
     "none."
 )
 ALONE = "The picture, as it was read"
-UNUSUAL = "Unusual slice: what is known of the scores does not hold for it. Read them with doubt."
+UNUSUAL = "Unusual slice: what was measured of this model does not hold for it."
+NO_ANSWER = "No answer: unlike the pictures it learned from"
+NO_ANSWER_WHY = "Scores and maps show what a network says when it is asked out of its depth."
 
 SCORES = "Probability, calibrated"
 SCORES_RAW = "Model score, not calibrated"
+SCORES_UNUSUAL = "Raw model scores"
 LIKELIEST = "Calibrated probability {share}."
 LIKELIEST_RAW = "Model score {share}, not calibrated."
 SINGLE = "ctscan lists no other class; such lists still miss the right one at times: see “How to read it”."
