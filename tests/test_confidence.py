@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.evaluation.confidence import choose_one, cover, fold_temperatures, judge_confidence
 from ctscan.evaluation.intervals import Answers
+from ctscan.inference.answer import answer
 from ctscan.inference.calibration import calibrate, fit_temperature, perfect_errors
+from ctscan.inference.classifier import Classifier
 from ctscan.inference.conformal import class_thresholds, prediction_sets
 from ctscan.metrics import calibration_error, softmax
+from tests.conftest import COMMITTED, ROOT
+
+
+@pytest.fixture(scope="module")
+def committed() -> Classifier:
+    return Classifier.load(COMMITTED)
 
 
 def draw_model(n: int, temperature: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -92,13 +105,40 @@ def test_sets_are_those_of_mapie_class_by_class() -> None:
     for seed in range(20):
         logits, labels = draw_model(120, 1, seed)
         probabilities, others = softmax(logits), softmax(draw_model(50, 1, seed + 1000)[0])
-        ours = prediction_sets(others, class_thresholds(probabilities, labels))
+        thresholds = class_thresholds(probabilities, labels)
+        ours = prediction_sets(others, thresholds)
         for index in range(4):
             own = labels == index
             oracle = SplitConformalClassifier(Given(), confidence_level=0.9, conformity_score="lac", prefit=True)
             oracle.conformalize(probabilities[own], labels[own])
             theirs = oracle.predict_set(others)[1][:, index, 0]
-            assert np.array_equal(ours[:, index], theirs), (seed, index)
+            assert np.array_equal(1 - others[:, index] <= thresholds[index], theirs), (seed, index)
+            assert ours[theirs, index].all(), (seed, index)
+
+
+@given(
+    arrays(np.float64, (20, 4), elements=st.floats(-6, 6)),
+    arrays(np.float64, 4, elements=st.floats(0, 1)),
+)
+def test_a_set_never_leaves_out_what_is_likelier_than_what_it_holds(
+    logits: NDArray[np.float64], thresholds: NDArray[np.float64]
+) -> None:
+    probabilities = softmax(logits)
+    sets = prediction_sets(probabilities, thresholds)
+    by_threshold = 1 - probabilities <= thresholds
+    assert sets[by_threshold].all()
+    for row, inside, named in zip(probabilities, sets, by_threshold, strict=True):
+        assert inside.any() == named.any()  # a set may still be empty
+        assert not inside.any() or not (row[~inside] >= row[inside].min()).any()
+        assert not named.any() or row[inside].min() == row[named].min()  # and no more than that is added
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.png")), ids=lambda p: p.stem)
+def test_the_set_of_an_example_goes_down_the_scores_without_a_gap(path: Path, committed: Classifier) -> None:
+    shown = answer(committed, path.read_bytes()).to_json()
+    probabilities, inside = shown["probabilities"] or {}, shown["set"]
+    assert inside
+    assert set(inside) == set(sorted(probabilities, key=lambda key: -probabilities[key])[: len(inside)])
 
 
 def test_sets_keep_their_promise_class_by_class() -> None:

@@ -33,5 +33,12 @@ def class_thresholds(
 
 
 def prediction_sets(probabilities: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Probabilities (..., K), thresholds (K,) -> (..., K): the classes in each set, which may be empty."""
-    return 1 - probabilities <= thresholds
+    """Probabilities (..., K), thresholds (K,) -> (..., K): the classes in each set, which may be empty.
+
+    A class belongs to a set by its own threshold, or because it is at least as probable as a class that does: a set
+    never leaves out what is likelier than what it holds. That adds classes alone, so coverage can only grow.
+    """
+    by_threshold = 1 - probabilities <= thresholds
+    least = np.where(by_threshold, probabilities, np.inf).min(axis=-1, keepdims=True)
+    inside: NDArray[np.bool_] = probabilities >= least
+    return inside
