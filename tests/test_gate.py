@@ -22,6 +22,7 @@ from ctscan.evaluation.gate_fit import WRONG, Subject, deal, fit, fit_linear, su
 from ctscan.evaluation.gate_measure import choose, exact_interval, judge, tabulate
 from ctscan.evaluation.gate_study import first_files
 from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.answer import answer
 from ctscan.inference.classifier import Classifier
 from ctscan.inference.gate import (
@@ -45,6 +46,7 @@ from ctscan.inference.gate import (
 )
 from ctscan.inference.gate_file import GateCard, gate_path, read_gate, write_gate
 from ctscan.inference.rules import find_fault
+from ctscan.inference.shortcut import share_outside, where_disease_can_be
 from ctscan.io.images import Slice, read_slice
 from ctscan.model.card import Card
 from ctscan.model.runtime import Output
@@ -233,6 +235,41 @@ def test_a_picture_whose_name_does_not_tell_its_source_is_named(name: str, tmp_p
 def test_exact_intervals_are_those_of_the_tables() -> None:
     assert exact_interval(0, 10) == pytest.approx((0, 0.3085), abs=1e-4)  # Clopper and Pearson's own rule of three
     assert exact_interval(5, 10) == pytest.approx((0.1871, 0.8129), abs=1e-4)
+
+
+# --- where evidence lies
+
+
+def test_evidence_in_the_bars_counts_as_outside() -> None:
+    pixels = draw_phantom(200, 400)
+    placement, everything = Preprocess().place(pixels), np.ones(pixels.shape, bool)
+    target = placement.target
+    assert target.height < 0.9 * placement.size
+    square = np.zeros((placement.size, placement.size), np.float32)
+    square[target.top : target.top + target.height, target.left : target.left + target.width] = 1
+    assert share_outside(square, placement, everything) == pytest.approx(0, abs=1e-6)
+    assert share_outside(1 - square, placement, everything) == pytest.approx(1)
+    bars = 1 - square.mean()
+    assert share_outside(np.ones((7, 7), np.float32), placement, everything) == pytest.approx(bars)
+    assert np.isnan(share_outside(0 * square, placement, everything))
+
+
+def test_inside_and_outside_are_all_the_evidence() -> None:
+    pixels = draw_phantom(256, 320)
+    placement, inside = Preprocess().place(pixels), where_disease_can_be(pixels)
+    cells = np.random.default_rng(0).random((7, 7), np.float32)
+    within, without, bars = (share_outside(cells, placement, m) for m in (~inside, inside, np.ones_like(inside)))
+    assert (1 - within) + (1 - without) == pytest.approx(1 - bars, abs=1e-5)
+    assert share_outside(3 * cells, placement, inside) == pytest.approx(without)
+    assert 0 < bars < without < 1
+
+
+def test_the_pictures_border_is_not_where_disease_can_be() -> None:
+    bright = np.full((100, 140), 0.6, np.float32)
+    inside = where_disease_can_be(bright)
+    assert not inside[0].any()
+    assert not inside[:, -1].any()
+    assert inside[2:-2, 2:-2].all()
 
 
 # --- the file

@@ -35,7 +35,7 @@ from ctscan.evaluation.gate_measure import Judged, choose, facts, judge, reasons
 from ctscan.evaluation.intervals import Answers, evaluate
 from ctscan.inference.classifier import Classifier
 from ctscan.inference.gate_file import GateCard, gate_path, write_gate
-from ctscan.inference.shortcut import share_outside
+from ctscan.inference.shortcut import share_outside, where_disease_can_be
 from ctscan.io.images import read_slice
 from ctscan.model.card import Card
 from ctscan.model.checkpoint import read_checkpoint
@@ -99,8 +99,9 @@ def shares_outside(folds: Folds, card: Card) -> NDArray[np.float64]:
     shares = []
     for place, path in enumerate(tqdm(folds.paths, "evidence", unit="slice", leave=False)):
         pixels = read_slice(path.read_bytes()).pixels
-        shares.append(share_outside(folds.output.maps[place, top[place]], card.preprocess.place(pixels), pixels))
-    return np.array(shares)
+        evidence = np.maximum(folds.output.maps[place, top[place]], 0)
+        shares.append(share_outside(evidence, card.preprocess.place(pixels), where_disease_can_be(pixels)))
+    return np.nan_to_num(shares)
 
 
 def study(data: Path, pictures: Path, checkpoint: Path, runs: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ctscan.classes import NORMAL
 from ctscan.evaluation.intervals import Estimate, estimate, resample
 from ctscan.imaging.anatomy import Mask, Pixels, body_mask
 from ctscan.imaging.preprocess import Preprocess
+from ctscan.inference.shortcut import share_outside
 from ctscan.io.volumes import WINDOWS, Volume
 from ctscan.model.blocks import blocks_of
 from ctscan.model.checkpoint import Checkpoint
@@ -217,15 +218,16 @@ def judge_faithfulness(checkpoint: Checkpoint, slices: Sequence[Pixels], draws: 
 def outside_shares(preprocess: Preprocess, slices: Sequence[Pixels], maps: Maps) -> tuple[Maps, Maps]:
     """(N,) and (N,): the share outside the body of each map >= 0 (N, h, w), and of one spread over what is shown.
 
-    The second is as coarse as the first: cells at the body's rim reach beyond it, whatever a network has learned.
+    The whole square counts, its black bars too. The second is as coarse as the first: cells at the body's rim reach
+    beyond it, whatever a network has learned.
     NaN where a map is 0 everywhere.
     """
     pairs = []
     for pixels, map_ in zip(slices, maps, strict=True):
-        placement, outside = preprocess.place(pixels), ~body_mask(pixels)
+        placement, body = preprocess.place(pixels), body_mask(pixels)
         shown = placement.apply(preprocess.visible(pixels).astype(np.float32))
         even = np.asarray(cv2.resize(shown, map_.shape[::-1], interpolation=cv2.INTER_AREA), np.float32)
-        pairs.append([share_inside(placement.invert(cells), outside) for cells in (map_, even)])
+        pairs.append([share_outside(cells, placement, body) for cells in (map_, even)])
     own, spread = np.array(pairs, np.float32).T
     return own, spread
 

@@ -6,15 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+import numpy as np
+
 from ctscan.errors import UnreadableSlice
 from ctscan.inference.classifier import Classifier, Prediction
-from ctscan.inference.shortcut import share_outside
+from ctscan.inference.shortcut import share_outside, where_disease_can_be
 from ctscan.io.images import Slice, read_slice
 
 SHORTCUT = (
     "{share:.0f} % of the evidence for this answer lies outside the body or at the picture's edge, where no disease "
     "can be: the model may be right or wrong for a reason that has nothing to do with it."
 )
+
+OUTSIDE = 0.37  # provisional: 95th percentile over valid; the gate has a threshold of its own, set before bars counted
 
 Reader = Callable[[bytes], Slice]  # raises UnreadableSlice
 
@@ -96,5 +100,6 @@ def find_shortcut(classifier: Classifier, prediction: Prediction, slice_: Slice)
     """A notice where too much of what moved the score lies where no disease can be."""
     if classifier.gate is None:
         return ()
-    share = share_outside(prediction.maps[prediction.top], prediction.placement, slice_.pixels)
-    return (SHORTCUT.format(share=100 * share),) if share > classifier.gate.thresholds.outside else ()
+    evidence = np.maximum(prediction.maps[prediction.top], 0)
+    share = share_outside(evidence, prediction.placement, where_disease_can_be(slice_.pixels))
+    return (SHORTCUT.format(share=100 * share),) if share > OUTSIDE else ()

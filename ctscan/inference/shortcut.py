@@ -6,30 +6,41 @@ drawn over the body itself cannot be told from anatomy by grey and shape, and is
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.imaging.anatomy import Mask, Pixels, body_mask, shrink
+from ctscan.imaging.anatomy import Mask, Pixels, body_mask
 from ctscan.imaging.preprocess import Placement
 
-BORDER = 2  # px of the thumbnail of 256: frames and lines along the edge
+BORDER = 2 / 256  # of the longer side: frames and lines along the picture's edge
 
 
-def share_outside(map_: NDArray[np.float32], placement: Placement, pixels: Pixels) -> float:
-    """Of a signed map's positive part, the share outside the body or on the picture's border, in [0, 1].
+def share_outside(evidence: NDArray[np.float32], placement: Placement, inside: Mask) -> float:
+    """Of evidence over the model's square, the share that does not lie in a mask of the slice.
 
-    0 where nothing is positive. Text and frames that scanners burn in lie outside the body's mask: it is the largest
-    bright component, with thin lines cut off.
+    The whole square counts: what lies in its black bars, or where the slice was cropped away, lies outside.
+
+    Args:
+        evidence: Map over the square, (h, w), >= 0.
+        placement: Where the slice lies in the square.
+        inside: Mask of the slice, (H, W).
+
+    Returns:
+        A share in [0, 1]; NaN where there is no evidence.
     """
-    thumbnail = shrink(pixels)
-    evidence = placement.invert(np.maximum(map_, 0), (thumbnail.shape[0], thumbnail.shape[1]))
-    total = float(evidence.sum())
-    return float(evidence[elsewhere(thumbnail)].sum()) / total if total > 0 else 0.0
+    fine = cv2.resize(evidence, (placement.size, placement.size), interpolation=cv2.INTER_LINEAR).astype(np.float64)
+    total = float(fine.sum())
+    return 1 - float((fine * placement.apply(inside.astype(np.float32))).sum()) / total if total > 0 else float("nan")
 
 
-def elsewhere(thumbnail: Pixels) -> Mask:
-    """(h, w): true outside the body and on the border of a slice that `shrink` made small."""
-    outside = ~body_mask(thumbnail)
-    inner = np.zeros_like(outside)
-    inner[BORDER:-BORDER, BORDER:-BORDER] = True
-    return outside | ~inner
+def where_disease_can_be(pixels: Pixels) -> Mask:
+    """(H, W): the body, but for the picture's border.
+
+    Text and frames that scanners burn in lie outside the body's mask: it is the largest bright component, with thin
+    lines cut off.
+    """
+    width = max(1, round(BORDER * max(pixels.shape)))
+    inside = np.zeros(pixels.shape, bool)
+    inside[width:-width, width:-width] = body_mask(pixels)[width:-width, width:-width]
+    return inside
