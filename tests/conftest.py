@@ -25,6 +25,7 @@ import torch
 from torchvision.models import resnet18
 
 from ctscan.classes import CLASS_KEYS
+from ctscan.cli import main
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.classifier import Classifier
@@ -83,18 +84,6 @@ def best_checkpoint(checkpoint_path: Path) -> Path:
     return COMMITTED if COMMITTED.exists() else checkpoint_path
 
 
-@pytest.fixture
-def run_ctscan() -> Callable[..., tuple[int, str]]:
-    """`python -m ctscan ...` as a user types it: exit status, and all that it printed."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", "ctscan", *arguments]
-        done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
-        return done.returncode, done.stdout + done.stderr
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def slice_png() -> bytes:
     """A slice as a visitor would upload it."""
@@ -138,27 +127,6 @@ def noted(function, path={pictures!r}):
 
 sys.meta_path.insert(0, PillowWatch)
 """
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process has started and not yet seen end (Linux: reads /proc)."""
-    return [int(found.parent.name) for found in Path("/proc").glob("[0-9]*/stat") if parent_in(found) == pid]
-
-
-def parent_in(stat: Path) -> int:
-    """The fourth entry of /proc/N/stat; the second, a name in brackets, may hold blanks."""
-    try:
-        return int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-    except (OSError, IndexError):  # gone in the meantime
-        return 0
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is such a process, and one that still does something (Linux)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -281,3 +249,16 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return subprocess.CompletedProcess(arguments, status, said.out, said.err)
 
     return call
+
+
+Ctscan = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_ctscan(command: Command) -> Ctscan:
+    """`ctscan ...` as a user types it, in a folder of its own and in this process."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return command(lambda: main([str(argument) for argument in arguments]))
+
+    return run

@@ -1,11 +1,10 @@
-"""What a process and its children hold now, from /proc."""
+"""A process and what it has started, as the system sees them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+
+import psutil
 
 
 @dataclass(frozen=True)
@@ -18,22 +17,31 @@ class Holding:
     processes: int
 
 
-def descendants(pid: int) -> Iterator[Path]:
-    """The process's folder in /proc and those of its children, and theirs."""
-    process = Path(f"/proc/{pid}")
-    yield process
-    for thread in (process / "task").iterdir():
-        for child in (thread / "children").read_text().split():
-            yield from descendants(int(child))
+def descendants(pid: int) -> list[int]:
+    """The process itself and all that came of it, for as long as they run."""
+    process = psutil.Process(pid)
+    return [pid, *(child.pid for child in process.children(recursive=True))]
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and not yet seen end."""
+    return [child.pid for child in psutil.Process(pid).children()]
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and one that still does something."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def holding(pid: int) -> Holding:
-    """Measured one after the other, so a process that ends meanwhile raises OSError."""
-    tree = list(descendants(pid))
-    pages = sum(int((process / "statm").read_text().split()[1]) for process in tree)
+    """Measured one after the other: raises psutil.NoSuchProcess where one ends meanwhile."""
+    tree = [psutil.Process(member) for member in descendants(pid)]
     return Holding(
-        memory=pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
-        files=sum(len(list((process / "fd").iterdir())) for process in tree),
-        threads=sum(len(list((process / "task").iterdir())) for process in tree),
+        memory=sum(process.memory_info().rss for process in tree) / 2**20,
+        files=sum(process.num_fds() for process in tree),
+        threads=sum(process.num_threads() for process in tree),
         processes=len(tree),
     )

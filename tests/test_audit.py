@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -23,6 +19,7 @@ from ctscan.training.audit import Audit, audit, known_or_new, link
 from ctscan.training.audit_report import write_report
 from ctscan.training.data import SPLITS, Split, join, load_split
 from ctscan.training.manifest import FOLDS, Manifest, read_manifest
+from tests.conftest import Ctscan
 from tests.test_data import LONG
 
 ROOT = Path(__file__).parent.parent
@@ -134,12 +131,9 @@ def test_linkage_is_single_and_numbered_by_first_members() -> None:
     assert link(similarity, 0.95).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_command_writes_manifest_report_and_counts(data: Path, tmp_path: Path) -> None:
+def test_the_command_writes_manifest_report_and_counts(data: Path, tmp_path: Path, run_ctscan: Ctscan) -> None:
     flags = ["--manifest", "m.json", "--report", "r.html", "--ledger", "l.json"]
-    command = [sys.executable, "-m", "ctscan", "audit", "--data", str(data), *flags]
-    done = subprocess.run(
-        command, cwd=tmp_path, text=True, capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    done = run_ctscan("audit", "--data", data, *flags)
     assert done.returncode == 0, done.stderr
     manifest = read_manifest(tmp_path / "m.json")
     assert str(data) not in (tmp_path / "m.json").read_text()
@@ -160,15 +154,13 @@ def test_the_report_names_what_cannot_be_read(data: Path, tmp_path: Path) -> Non
     assert "broken.png" in (tmp_path / "r.html").read_text()
 
 
-def test_the_command_says_what_cannot_be_read(
-    data: Path, tmp_path: Path, run_ctscan: Callable[..., tuple[int, str]]
-) -> None:
+def test_the_command_says_what_cannot_be_read(data: Path, tmp_path: Path, run_ctscan: Ctscan) -> None:
     folder = tmp_path / "data"
     shutil.copytree(data, folder)
     (folder / "train" / LONG["normal"] / "broken.png").write_bytes(b"no picture")
-    status, said = run_ctscan("audit", "--data", str(folder))
-    assert status == 0
-    assert f"ctscan: train/{LONG['normal']}/broken.png: " in said
+    done = run_ctscan("audit", "--data", folder)
+    assert done.returncode == 0
+    assert f"ctscan: train/{LONG['normal']}/broken.png: " in done.stderr
 
 
 def test_a_folder_in_which_nothing_can_be_read_is_one_sentence(tmp_path: Path) -> None:
@@ -203,13 +195,10 @@ def test_a_manifest_is_used_again_until_an_image_has_another_place(audited: Audi
     assert len(conflicts) == 2  # the one that was planted, and this
 
 
-def test_a_folder_that_is_no_data_set_is_one_sentence(
-    tmp_path: Path, run_ctscan: Callable[..., tuple[int, str]]
-) -> None:
-    status, said = run_ctscan("audit", "--data", str(tmp_path))
-    assert status == 2
-    assert "train" in said
-    assert "Traceback" not in said
+def test_a_folder_that_is_no_data_set_is_one_sentence(tmp_path: Path, run_ctscan: Ctscan) -> None:
+    done = run_ctscan("audit", "--data", tmp_path)
+    assert done.returncode == 2
+    assert "train" in done.stderr
 
 
 def test_the_committed_manifest_is_leak_free_and_holds_only_hashes() -> None:

@@ -1,70 +1,60 @@
-"""`python -m ctscan predict`: one JSON line a file, the same answer as the page's. The ledger behind the commands."""
+"""The command line: one JSON line a file, one line for each mistake, and an end that is an end."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import shutil
+import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import IO
 
 import pytest
 
-from ctscan.errors import DataError
+from ctscan.cli import app
 from ctscan.inference.answer import answer
 from ctscan.inference.classifier import Classifier
-from ctscan.results.entries import append, read_ledger
-from tests.conftest import free_port
+from tests.conftest import ROOT, Ctscan
+from tests.samples import spoiled, write_data
 
-ROOT = Path(__file__).parent.parent
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ctscan", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+COMMANDS = sorted(command.callback.__name__ for command in app.registered_commands if command.callback)
 
 
 def test_one_line_a_file_in_order(
-    checkpoint_path: Path, classifier: Classifier, slice_png: bytes, tmp_path: Path
+    checkpoint_path: Path, classifier: Classifier, slice_png: bytes, tmp_path: Path, run_ctscan: Ctscan
 ) -> None:
     good, bad = tmp_path / "good", tmp_path / "bad.png"
     good.write_bytes(slice_png)
     bad.write_bytes(b"?")
-    done = run("predict", bad, good, "--checkpoint", checkpoint_path)
-    assert done.returncode == 0, done.stderr
+    done = run_ctscan("predict", bad, good, "--checkpoint", checkpoint_path)
+    assert (done.returncode, done.stderr) == (0, "")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines == [answer(classifier, data).to_json() for data in (b"?", slice_png)]
     assert [line["verdict"] for line in lines] == ["unreadable", "unusual"]  # this model has no gate
 
 
-def test_a_missing_checkpoint_is_one_line_and_exit_2(tmp_path: Path) -> None:
-    done = run("predict", "x.png", "--checkpoint", tmp_path / "none")
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stdout == ""
-
-
 def test_a_file_that_cannot_be_opened_has_its_line_without_its_name_and_exit_2(
-    checkpoint_path: Path, slice_png: bytes, tmp_path: Path
+    checkpoint_path: Path, slice_png: bytes, tmp_path: Path, run_ctscan: Ctscan
 ) -> None:
     good, missing = tmp_path / "good.png", tmp_path / "patient.png"
     good.write_bytes(slice_png)
-    done = run("predict", good, missing, good, "--checkpoint", checkpoint_path)
+    done = run_ctscan("predict", good, missing, good, "--checkpoint", checkpoint_path)
     assert done.returncode == 2
     first, second, third = map(json.loads, done.stdout.splitlines())
     assert first == third
     assert second.keys() == first.keys()
     assert (second["verdict"], second["model_id"]) == ("unreadable", first["model_id"])
-    assert second["notices"] == ["The file cannot be opened (No such file or directory)."]
+    assert "No such file or directory" in second["notices"][0]
     assert "patient" not in done.stdout
     assert done.stderr == f"ctscan: {missing}: No such file or directory.\n"
+
+
+# --- the process
 
 
 @contextmanager
@@ -98,53 +88,109 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(checkpoint_path: Path, sl
         assert process.stderr.read() == ""
 
 
-def append_many(path: Path, who: int, start: Barrier) -> None:
-    start.wait(timeout=60)
-    for number in range(20):
-        append(path, "readings", {"who": who, "number": number})
+# --- help
 
 
-def test_processes_that_append_at_once_lose_no_entry(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    context = multiprocessing.get_context("spawn")
-    start = context.Barrier(3)
-    processes = [context.Process(target=append_many, args=(path, who, start)) for who in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert sorted((e["who"], e["number"]) for e in read_ledger(path)["readings"]) == [
-        (who, number) for who in range(3) for number in range(20)
-    ]
-    assert list(tmp_path.iterdir()) == [path]
+def test_help_names_every_command_and_every_flag_of_it(run_ctscan: Ctscan) -> None:
+    front = run_ctscan("--help")
+    assert front.returncode == 0
+    assert run_ctscan().stdout == front.stdout
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} +\w.*", front.stdout, re.MULTILINE)
+        done = run_ctscan(command, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert all(help_ for _, help_ in re.findall(r"^  (--[\w-]+)(.*(?:\n {20,}.*)*)", done.stdout, re.MULTILINE))
 
 
-@pytest.mark.parametrize(
-    "text", ['{"readings": "abc"}', '{"readings": [1]}', '{"other": []}', "[]", "1", "[" * 100_000]
-)
-def test_what_is_no_ledger_is_refused_and_left_as_it_is(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    path.write_text(text)
-    with pytest.raises(DataError, match=r"no ledger of readings; move it away\.$"):
-        append(path, "readings", {})
-    assert path.read_text() == text
+def test_help_needs_neither_torch_nor_the_page() -> None:
+    program = "import sys, ctscan.cli as c; c.main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, check=True)
+    assert not {"torch", "torchvision", "gradio", "onnxruntime", "sklearn", "scipy"} & set(done.stderr.split())
 
 
-def test_a_ledger_that_is_a_folder_is_one_sentence_and_none_at_all_is_empty(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Is a directory"):
-        read_ledger(tmp_path)
-    assert not any(read_ledger(tmp_path / "none" / "metrics.json").values())
+# --- what a user can mend
+
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 22000000\n"
+
+# `{...}` is a place that `places` makes. Unwritable is a path below a file: that stops root too.
+MISTAKES = """
+nonsense
+--nonsense
+predict
+predict {slice} --nonsense
+predict {slice} --device tpu
+predict {slice} --checkpoint
+predict {slice} --checkpoint {missing}
+predict {slice} --checkpoint {folder}
+predict {slice} --checkpoint {text}
+predict {slice} --checkpoint {empty_file}
+predict {slice} --checkpoint {pointer}
+predict {slice} --checkpoint {cut}
+predict {slice} --checkpoint {changed}
+predict {missing}
+predict {folder}
+audit
+audit --data {missing}
+audit --data {text}
+audit --data {folder}
+audit --data {spoiled}
+audit --data {data} --manifest {unwritable}
+audit --data {data} --report {unwritable}
+audit --data {data} --ledger {unwritable}
+audit --data {data} --ledger {text}
+audit --data {data} --ledger {folder}
+gate --data {data}
+gate --data {missing} --pictures {folder}
+gate --data {data} --pictures {missing}
+gate --data {data} --pictures {folder}
+gate --data {data} --pictures {text}
+gate --data {data} --pictures {folder} --checkpoint {missing}
+gate --data {data} --pictures {folder} --checkpoint {pointer}
+gate --data {data} --pictures {folder} --checkpoint {cut}
+gate --data {data} --pictures {folder} --runs {missing}
+export --checkpoint {missing}
+export --checkpoint {folder}
+export --checkpoint {pointer}
+export --checkpoint {changed}
+export --checkpoint {checkpoint} --onnx {unwritable}
+export --checkpoint {checkpoint} --onnx {folder}
+export --checkpoint {checkpoint} --int8
+export --checkpoint {checkpoint} --int8 --data {missing}
+export --checkpoint {checkpoint} --int8 --data {folder}
+report --root {missing}
+report --root {folder}
+report --root {text}
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("text", ['{"grouped": [{}]}', '{"readings": [{"model_id": "x", "settings": 1}]}'])
-def test_the_page_does_not_start_with_entries_that_are_not_ctscans(
-    text: str, checkpoint_path: Path, tmp_path: Path
-) -> None:
-    checkpoint = shutil.copy(checkpoint_path, tmp_path)
-    (tmp_path / "metrics.json").write_text(text)
-    command = [sys.executable, "app.py", "--checkpoint", checkpoint, "--port", str(free_port())]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=90)
+@pytest.fixture(scope="module")
+def places(checkpoint_path: Path, slice_png: bytes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What a command may be pointed at."""
+    at = tmp_path_factory.mktemp("places")
+    raw = checkpoint_path.read_bytes()
+    files = {
+        "slice": slice_png,
+        "text": b"in the way",
+        "empty_file": b"",
+        "pointer": LFS_POINTER.encode(),
+        "cut": raw[: len(raw) // 2],
+        "changed": raw[:-1] + bytes([raw[-1] ^ 1]),
+    }
+    for name, content in files.items():
+        (at / name).write_bytes(content)
+    (at / "folder").mkdir()
+    data = write_data(at / "data", {"train": 2, "valid": 1, "test": 1})
+    spoiled(data, at / "spoiled")
+    named = {name: at / name for name in [*files, "data", "folder", "missing", "spoiled"]}
+    return named | {"checkpoint": checkpoint_path, "unwritable": at / "text" / "file"}
+
+
+@pytest.mark.parametrize("line", MISTAKES.strip().splitlines())
+def test_a_mistake_is_one_line_and_exit_2(line: str, places: dict[str, Path], run_ctscan: Ctscan) -> None:
+    done = run_ctscan(*shlex.split(line.format(**places)))
     assert done.returncode == 2
-    assert done.stderr == f"app.py: {tmp_path / 'metrics.json'} is no ledger of readings; move it away.\n"
+    assert re.fullmatch(r"(.*\r)?ctscan: [^\r\n]+\n", done.stderr)  # a bar of progress may have come and gone
+
+
+def test_every_command_has_its_mistakes() -> None:
+    assert {line.split()[0] for line in MISTAKES.strip().splitlines()} >= set(COMMANDS)

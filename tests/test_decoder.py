@@ -25,7 +25,8 @@ from ctscan.io.headers import MAX_PIXELS
 from ctscan.io.images import Slice, read_slice
 from ctscan.io.sandbox import LATE, LOST, READ_TIME, Decoder
 from ctscan.notices import Notice
-from tests.conftest import ROOT, children_of, is_running, wait_until
+from tests.conftest import ROOT, wait_until
+from tests.process_tree import children_of, is_running
 from tests.test_slices import ALL, NOT_PICTURES, OTHERWISE
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))

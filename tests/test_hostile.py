@@ -32,7 +32,8 @@ from ctscan.errors import UnreadableSlice
 from ctscan.io.images import read_slice
 from ctscan.io.sandbox import Decoder
 from ctscan.page import words
-from tests.conftest import ROOT, App, children_of
+from tests.conftest import ROOT, App
+from tests.process_tree import children_of, descendants
 from tests.test_properties import SEEDS
 from tests.test_slices import ALL, GREY, HUGE, LOSSLESS, NOT_PICTURES, many_parts, png, tiff
 
@@ -178,10 +179,6 @@ def cut_and_flipped(seed: int, each: int) -> Iterator[bytes]:
 # --- memory of a process and all that it has started
 
 
-def tree(pid: int) -> list[int]:
-    return [pid, *(below for child in children_of(pid) for below in tree(child))]
-
-
 def memory(pid: int, entry: str) -> int:
     """MiB; 0 where it is gone."""
     with suppress(OSError):
@@ -197,12 +194,12 @@ class Growth:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.before = {}
-        for found in tree(pid):
+        for found in descendants(pid):
             Path(f"/proc/{found}/clear_refs").write_text("5", encoding="ascii")  # a new peak from here
             self.before[found] = memory(found, "VmRSS")
 
     def __call__(self) -> int:
-        return sum(memory(found, "VmHWM") - self.before.get(found, 0) for found in tree(self.pid))
+        return sum(memory(found, "VmHWM") - self.before.get(found, 0) for found in descendants(self.pid))
 
 
 # --- the decoder

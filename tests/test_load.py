@@ -18,6 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.utils import QueueError
@@ -30,8 +31,8 @@ from ctscan.page.page import CONCURRENCY, QUEUE
 from ctscan.page.temporary_folder import TemporaryFolder
 from ctscan.page.traffic import DRAIN_LIMIT
 from tests.caller import Caller, fill, form, large_slice, request, try_to_ask
-from tests.conftest import ROOT, App, children_of, running_app
-from tests.process_tree import Holding, holding
+from tests.conftest import ROOT, App, running_app
+from tests.process_tree import Holding, children_of, holding
 
 CLIENTS = 20
 WARM_UP, REQUESTS, STEP = 200, 2000, 50
@@ -149,7 +150,7 @@ def test_a_killed_decoder_changes_nothing_for_anybody(app: App, caller: Caller, 
 
 def decoders(app: App) -> list[int]:
     """The app's decoding processes."""
-    return [p for p in children_of(app.process.pid) if b"ctscan.io.sandbox" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    return [p for p in children_of(app.process.pid) if "ctscan.io.sandbox" in psutil.Process(p).cmdline()]
 
 
 # --- clients that vanish
