@@ -16,8 +16,8 @@ from ctscan.io.sandbox import Decoder
 from ctscan.page.examples import read_examples
 from ctscan.page.page import Page
 from ctscan.page.server import check_address, prepare, serve
-from ctscan.results.entries import read_ledger, using
-from ctscan.results.summary import results_of
+from ctscan.results.ledger import read_ledger
+from ctscan.results.summary import facts_of
 
 HERE = Path(__file__).parent
 
@@ -52,9 +52,8 @@ def main() -> int:
         checkpoint = flags.checkpoint or HERE / "checkpoints" / RUNTIMES[flags.runtime]
         with closing(Decoder()) as decoder:  # its processes come up while the model is loaded
             classifier = Classifier.load(checkpoint, flags.device, flags.runtime)
-            ledger = checkpoint.parent / "metrics.json"
-            with using(ledger):
-                page = Page(classifier, examples, results_of(read_ledger(ledger), classifier.card), decoder.read)
+            facts = facts_of(read_ledger(checkpoint.parent / "metrics.json"), classifier.card)
+            page = Page(classifier, examples, facts, decoder.read)
             decoder.wait_until_ready()
             serve(page.build(), flags.host, flags.port, folder, classifier.card.model_id)
     except CtscanError as error:

@@ -5,33 +5,24 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ctscan.notices import catalogue
+
 
 @dataclass(frozen=True)
 class DiseaseClass:
-    """One output of the classifier.
-
-    `key` is the stable name of the API and the card, `title` the name on the page, `site` the place that all
-    cases of this class share in the training data: a property of that data, never of the disease.
-    """
+    """One output of the classifier; `key` is its stable name in API and card."""
 
     key: str
-    title: str
-    site: str
 
     @property
-    def label(self) -> str:
-        """The title with the site of the data set's cases: `Adenocarcinoma (left lower lobe)`."""
-        return f"{self.title} ({self.site})" if self.site else self.title
+    def title(self) -> str:
+        """The name for people, from the catalogue."""
+        title: str = catalogue()["classes"][self.key]["title"]
+        return title
 
 
-CLASSES: tuple[DiseaseClass, ...] = (
-    DiseaseClass("adenocarcinoma", "Adenocarcinoma", "left lower lobe"),
-    DiseaseClass("large_cell_carcinoma", "Large cell carcinoma", "left hilum"),
-    DiseaseClass("squamous_cell_carcinoma", "Squamous cell carcinoma", "left hilum"),
-    DiseaseClass("normal", "Normal / benign", ""),
-)
-
-CLASS_KEYS: tuple[str, ...] = tuple(c.key for c in CLASSES)
+CLASS_KEYS: tuple[str, ...] = ("adenocarcinoma", "large_cell_carcinoma", "squamous_cell_carcinoma", "normal")
+CLASSES: tuple[DiseaseClass, ...] = tuple(map(DiseaseClass, CLASS_KEYS))
 NORMAL = CLASS_KEYS.index("normal")
 TUMOUR = "tumour"  # an outside folder's class that does not say which
 TUMOUR_NAMES = ("tumour", "tumor", "cancer", "malignant", "carcinoma")

@@ -227,10 +227,10 @@ from pathlib import Path
 from ctscan.cli import main
 import app
 from ctscan.page.page import Page
-from ctscan.results.summary import Results
+from ctscan.results.summary import Facts
 assert main(["predict", "--checkpoint", {str(exported)!r}, {str(example())!r}]) == 0
 classifier = app.Classifier.load({str(exported)!r}, "auto", "onnx")
-page = Page(classifier, app.read_examples(Path("examples")), Results()).build()
+page = Page(classifier, app.read_examples(Path("examples")), Facts(classifier.card)).build()
 print(sorted({{"torch", "torchvision", "pytorch_grad_cam", "matplotlib", "onnx"}} & set(sys.modules)))
 """
     done = run("-c", program)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +47,9 @@ from ctscan.inference.gate_file import GateCard, gate_path, read_gate, write_gat
 from ctscan.inference.rules import find_fault
 from ctscan.inference.shortcut import share_outside, where_disease_can_be
 from ctscan.io.images import Slice, read_slice
-from ctscan.model.card import Card
 from ctscan.model.runtime import Output
+from ctscan.results.ledger import read_ledger
+from ctscan.results.summary import facts_of
 from tests.conftest import COMMITTED, ROOT
 from tests.test_audit import draw_patient, save
 
@@ -405,11 +405,11 @@ def test_the_gate_sees_the_subject_that_it_was_fitted_to(committed: Classifier) 
 
 @needs_gate
 def test_the_ledger_holds_what_the_committed_gate_is_worth(committed: Classifier) -> None:
-    ledger = json.loads((ROOT / "checkpoints" / "metrics.json").read_text())
-    card: Card = committed.card
-    newest = [g for g in ledger["gates"] if g["model_id"] == card.model_id][-1]
-    assert newest["gate_sha256"] == read_gate(gate_path(COMMITTED))[0].tensors_sha256
-    assert newest["scored"]["n"] + newest["scored"]["refused"] == 790
+    facts = facts_of(read_ledger(ROOT / "checkpoints" / "metrics.json"), committed.card)
+    assert facts.gate is not None
+    for row in facts.gate.rows:
+        assert row.refused + row.unusual + row.ok == row.n
+    assert facts.gate_row("chest", "data set").refused == facts.gate.refused
 
 
 def test_a_copy_of_a_training_slice_counts_as_learned_from(tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ from ctscan.page.about import about, how_to_read
 from ctscan.page.examples import MOST, read_examples
 from ctscan.page.explanation import EMPTY, describe, explanation, find_peak
 from ctscan.page.page import Page
-from ctscan.results.entries import read_ledger
-from ctscan.results.figures import points, share
-from ctscan.results.summary import Results, results_of
+from ctscan.results.ledger import read_ledger
+from ctscan.results.report import share
+from ctscan.results.summary import Facts, facts_of
 from tests.conftest import COMMITTED, free_port
 
 ROOT = Path(__file__).parent.parent
@@ -156,7 +156,6 @@ def test_classes_are_explained_with_the_facts_and_the_caveat(classifier: Classif
         assert fact in text
     assert "normal chests" in text
     assert "follow-up" in text
-    assert "never of the disease" in text
     assert "cannot be histology" in text
     assert "T2_N0" not in text
     assert "not where a tumour is" in how_to_read(classifier.card)
@@ -253,7 +252,7 @@ def test_the_bundled_examples_are_six_with_source_and_licence(classifier: Classi
         assert not any(c.title.lower() in (entry["title"] + entry["description"]).lower() for c in CLASSES)
     assert (EXAMPLES / "LICENSE-pyradiomics.txt").exists()
     assert (EXAMPLES / "LICENSE-TotalSegmentator.txt").exists()
-    _, sentence, _, rows = Page(classifier, examples, Results()).show_numbered(0)
+    _, sentence, _, rows = Page(classifier, examples, Facts(classifier.card)).show_numbered(0)
     assert "Bundled example" in sentence
     assert "Adenocarcinoma" in rows
 
@@ -284,7 +283,7 @@ def test_a_large_folder_is_read_no_further_than_it_is_shown(tmp_path: Path) -> N
 
 
 def test_a_page_without_examples_starts_empty(classifier: Classifier) -> None:
-    assert Page(classifier, (), Results()).show_numbered(0)[1:] == (result.EMPTY_SENTENCE, EMPTY, "")
+    assert Page(classifier, (), Facts(classifier.card)).show_numbered(0)[1:] == (result.EMPTY_SENTENCE, EMPTY, "")
 
 
 MENDABLE = [
@@ -316,26 +315,20 @@ def test_what_a_user_can_mend_is_one_line_and_exit_2(flags: list[str], checkpoin
 
 def test_the_tab_on_worth_shows_both_splits_with_n_and_intervals() -> None:
     card = read_checkpoint(COMMITTED).card
-    results = results_of(read_ledger(COMMITTED.parent / "metrics.json"), card)
-    shown = how_good.how_good(results)
-    assert results.grouped is not None
-    assert results.published is not None
-    for entry in (results.grouped, results.published):
-        assert f"{entry['n']} ({entry['groups']})" in shown
-        assert share(entry["measures"]["accuracy"]) in shown
-        for c in CLASSES:
-            assert share(entry["measures"][f"sensitivity.{c.key}"]) in shown
-            assert share(entry["measures"][f"specificity.{c.key}"]) in shown
-        for counts in entry["confusion"]:
-            assert all(f">{n}</td>" in shown for n in counts)
-    assert points(results.grouped["published_minus_grouped"]["accuracy"]) in shown
-    assert all(escape(entry["finding"]) in shown for entry in results.controls)
-    (border,) = [entry for entry in results.controls if entry["control"] == "border_only"]
-    assert f"names the class right in {share(border['measures']['balanced_accuracy'])}" in shown
+    facts = facts_of(read_ledger(COMMITTED.parent / "metrics.json"), card)
+    shown = how_good.how_good(facts)
+    assert facts.grouped is not None
+    assert facts.published is not None
+    for split in (facts.grouped.result, facts.published.result):
+        assert f"{split.n} ({split.groups})" in shown
+        assert share(split.measures["accuracy"]) in shown
+        assert all(f">{n}</td>" in shown for counts in split.confusion for n in counts)
+    assert all(share(facts.grouped.result.measures[f"sensitivity.{c.key}"]) in shown for c in CLASSES)
 
 
-def test_a_model_that_was_not_evaluated_says_so() -> None:
-    assert words.NOT_EVALUATED in how_good.how_good(Results())
-    read = read_ledger(COMMITTED.parent / "metrics.json")
-    other = replace(read_checkpoint(COMMITTED).card, tensors_sha256="0" * 64, training={})
-    assert words.NOT_EVALUATED in how_good.how_good(results_of(read, other))
+def test_a_model_that_was_not_evaluated_has_no_number_on_the_tab() -> None:
+    card = read_checkpoint(COMMITTED).card
+    other = replace(card, tensors_sha256="0" * 64)
+    ledger = read_ledger(COMMITTED.parent / "metrics.json")
+    for facts in (Facts(card), facts_of(ledger, other)):
+        assert not re.search(r"\d", re.sub(r"<[^>]+>", "", how_good.how_good(facts)))

@@ -25,7 +25,7 @@ from ctscan.page.server import MAX_BYTES, settings
 from ctscan.page.temporary_folder import STARTING, TemporaryFolder, delete_left_behind
 from ctscan.page.traffic import Traffic
 from ctscan.page.upload import Renamer
-from ctscan.results.summary import Results
+from ctscan.results.summary import Facts
 from tests.conftest import ROOT, App, running_app
 
 
@@ -198,7 +198,7 @@ def test_what_is_no_form_is_not_uploaded_and_what_is_no_json_not_asked(served: A
 
 
 def test_uploads_age_out_and_the_queue_is_bounded(classifier: Any) -> None:
-    blocks = Page(classifier, (), Results()).build()
+    blocks = Page(classifier, (), Facts(classifier.card)).build()
     assert blocks.delete_cache == DELETE_CACHE == (60, 600)
     assert blocks._queue.max_size == QUEUE == 16
     assert {f.concurrency_id for f in blocks.fns.values() if f.fn} == {"model"}

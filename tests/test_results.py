@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard, ModelCardData
 from pydantic import ValidationError
 
+import app
 from ctscan.errors import DataError
+from ctscan.model.checkpoint import read_checkpoint
+from ctscan.results import summary
 from ctscan.results.ledger import read_ledger, to_json, update
-from ctscan.results.records import Entry, Ledger, Reading, Score, Search
+from ctscan.results.records import Entry, Estimate, Ledger, Reading, Score, Search
+from ctscan.results.report import BEGIN, END, decimal, generate, percent, points, share
+from ctscan.results.summary import Facts, facts_of
+from tests.conftest import COMMITTED, ROOT, free_port
+
+METRICS = COMMITTED.parent / "metrics.json"
 
 
 def reading(model_id: str, accuracy: float = 0.9, day: str = "2026-11-26") -> Reading:
@@ -59,6 +72,7 @@ def test_records_refuse_what_they_do_not_know() -> None:
     [
         ("", "the file"),
         ("[]", "the file"),
+        ("[" * 100_000, "the file"),
         ('{"schema": 1}', "schema"),
         ('{"schema": 2, "grouped": []}', "grouped"),
         (to_json(Ledger(readings=(reading("a"),))).replace('"accuracy": 0.9', '"accuracy": "high"'), "accuracy"),
@@ -93,3 +107,153 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert {entry.date for entry in read_ledger(path).searches} == {search(n).date for n in range(1, 31)}
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_a_ledger_that_is_a_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Is a directory"):
+        read_ledger(tmp_path)
+
+
+def test_a_bug_while_the_page_is_built_is_not_blamed_on_the_ledger(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ctscan.page.how_good.how_good", lambda facts: facts.no_such_record)
+    monkeypatch.setattr(sys, "argv", ["app.py", "--checkpoint", str(COMMITTED), "--port", str(free_port())])
+    with pytest.raises(AttributeError, match="no_such_record"):
+        app.main()
+    assert "metrics.json" not in capsys.readouterr().err
+
+
+# --- the committed figures, and what is made of them
+
+
+@pytest.fixture(scope="module")
+def facts() -> Facts:
+    return facts_of(read_ledger(METRICS), read_checkpoint(COMMITTED).card)
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    return {path.relative_to(ROOT).as_posix(): text for path, text in generate(ROOT).items()}
+
+
+def leaves(value: object) -> Iterator[object]:
+    """The strings and numbers of a JSON value, keys of objects too."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def test_the_ledger_holds_figures_and_names_but_no_sentence() -> None:
+    assert METRICS.stat().st_size < 60_000
+    for leaf in leaves(json.loads(METRICS.read_text(encoding="utf-8"))):
+        assert not isinstance(leaf, str) or (len(leaf.split()) < 6 and not re.search(r"[.!?](\s|$)", leaf)), leaf
+
+
+def test_the_committed_texts_are_what_is_generated(texts: dict[str, str]) -> None:
+    for name, text in texts.items():
+        assert (ROOT / name).read_text(encoding="utf-8") == text, f"{name}: run `ctscan report`"
+
+
+def test_the_texts_are_short(texts: dict[str, str]) -> None:
+    assert len(texts["README.md"].split()) <= 1000
+    assert len(texts["checkpoints/README.md"].split()) <= 1500
+
+
+def known_numbers(facts: Facts) -> list[float]:
+    """All that the records hold, as it is and as a percentage, and the shares of counts that tables give."""
+    leaves_ = [str(leaf) for leaf in leaves(json.loads(METRICS.read_text(encoding="utf-8")))]
+    held = [float(leaf) for leaf in leaves_ if re.fullmatch(r"-?[\d.]+(e-?\d+)?", leaf)]
+    assert facts.gate is not None
+    assert facts.volumes is not None
+    assert facts.grouped is not None
+    held += [k / row.n for row in facts.gate.rows for k in (row.refused, row.refused + row.unusual)]
+    held += [scan.alarms / scan.slices for scan in facts.volumes.free]
+    held += [float(sum(counts)) for counts in facts.grouped.result.confusion]
+    held += [figure for pair in summary.SEED_DESIGN.values() for figure in pair]
+    return held + [100 * number for number in held]
+
+
+def tables(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line.startswith("|"))
+
+
+def test_every_number_of_a_table_stands_in_the_records(texts: dict[str, str], facts: Facts) -> None:
+    known = known_numbers(facts)
+    block = texts["README.md"].split(BEGIN)[1].split(END)[0]
+    for text in (block, tables(texts["checkpoints/README.md"]), tables(texts["checkpoints/DATA.md"])):
+        text = re.sub(r"lung[12]|chest_1\.5mm", "", text)
+        found = re.findall(r"\d+(?:\.\d+)?", text)
+        assert found
+        for shown in found:
+            digits = len(shown.partition(".")[2])
+            assert any(f"{number:.{digits}f}" == shown for number in known), shown
+
+
+def test_no_figure_of_the_model_is_written_by_hand_in_the_readme(texts: dict[str, str]) -> None:
+    before, rest = texts["README.md"].split(BEGIN)
+    prose = re.sub(r"```.*?```|<http.*?>", "", before + rest.split(END)[1], flags=re.DOTALL)
+    assert not re.findall(r"\b0\.\d|\d\s?%(?! intervals)", prose)
+
+
+def test_the_hub_finds_the_results_in_the_model_card(texts: dict[str, str], facts: Facts) -> None:
+    card = ModelCard(texts["checkpoints/README.md"])
+    assert isinstance(card.data, ModelCardData)
+    assert card.data.model_name == facts.card.model_id
+    assert facts.published is not None
+    assert facts.grouped is not None
+    results = {"published test split": facts.published.result, "look-alikes kept apart": facts.grouped.result}
+    found = {(entry.dataset_config, entry.metric_type): entry.metric_value for entry in card.data.eval_results or ()}
+    assert found == {
+        (split, metric): round(result.measures[metric].value, 4)
+        for split, result in results.items()
+        for metric in ("accuracy", "balanced_accuracy")
+    }
+
+
+def test_no_text_says_where_a_tumour_sits() -> None:
+    """Folder names of the data say a site; pictures in them show others."""
+    folders = ("*.md", "checkpoints/*.md", "docs/*.md", "ctscan/locales/*", "ctscan/*/templates/*", "ctscan/page/*.py")
+    words = [path for pattern in folders for path in ROOT.glob(pattern)]
+    assert len(words) > 8
+    for path in words:
+        text = " ".join(path.read_text(encoding="utf-8").split())
+        assert not re.search(r"left (lower lobe|hilum)", text, re.IGNORECASE), path
+
+
+def test_a_model_that_the_ledger_does_not_know_leaves_the_texts(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / COMMITTED.name).symlink_to(COMMITTED)
+    (tmp_path / "README.md").write_text(f"{BEGIN}{END}")
+    with pytest.raises(DataError, match="holds no reading, published, grouped"):
+        generate(tmp_path)
+    (tmp_path / "checkpoints" / "metrics.json").symlink_to(METRICS)
+    (tmp_path / "README.md").write_text("")
+    with pytest.raises(DataError, match="lacks the lines"):
+        generate(tmp_path)
+
+
+def test_verdicts_follow_the_figures(facts: Facts) -> None:
+    assert facts.normal_is_doubtful
+    assert not Facts(facts.card).normal_is_doubtful
+    control = facts.controls["border_only"]
+    certain = control.model_copy(update={"auroc_normal": Estimate(value=0.6, low=0.5, high=0.7, se=0.1)})
+    assert not Facts(facts.card, controls={"border_only": certain}).normal_is_doubtful
+    shuffled = facts.controls["shuffled_labels"]
+    assert facts.shuffled_is_chance
+    learned = shuffled.model_copy(update={"balanced_accuracy": Estimate(value=0.5, low=0.4, high=0.6, se=0.05)})
+    assert not Facts(facts.card, controls={"shuffled_labels": learned}).shuffled_is_chance
+
+
+def test_figures_are_written_with_no_more_digits_than_they_carry() -> None:
+    estimate = Estimate(value=0.8104, low=0.7249, high=0.8851, se=0.04)
+    assert share(estimate) == "81 % (72–89)"
+    assert decimal(estimate) == "0.81 (0.72–0.89)"
+    assert percent(-0.0001) == "0 %"
+    assert points(Estimate(value=-0.01, low=-0.027, high=0.004, se=0.01)) == "-1 point (-3 to 0)"

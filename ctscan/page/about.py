@@ -42,9 +42,9 @@ def facts_of(card: Card) -> dict[str, object]:
 
 def about(card: Card) -> str:
     """The tab on classes, model and privacy."""
-    classes = "".join(f"<dt>{escape(c.label)}</dt><dd>{escape(words.CLASS_LONG[c.key])}</dd>" for c in CLASSES)
+    classes = "".join(f"<dt>{escape(c.title)}</dt><dd>{escape(words.CLASS_LONG[c.key])}</dd>" for c in CLASSES)
     return (
-        f'<article class="prose"><h3>The four classes</h3><dl>{classes}</dl><p>{escape(words.SITE)}</p>'
+        f'<article class="prose"><h3>The four classes</h3><dl>{classes}</dl><p>{escape(words.HISTOLOGY)}</p>'
         f"<h3>The model</h3><p>{escape(model(card))}</p>{scores(card.metrics)}<p>{escape(words.LEAK)}</p>"
         f"<h3>Intended use</h3><p>{escape(card.intended_use)}</p>"
         f"<h3>What happens to your slice</h3><p>{escape(words.KEPT_NOTHING)}</p></article>"

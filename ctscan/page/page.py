@@ -17,8 +17,7 @@ from ctscan.io.images import read_slice
 from ctscan.page import about, how_good, result, words
 from ctscan.page.examples import Example
 from ctscan.page.explanation import EMPTY, explanation
-from ctscan.results.goals import normal_is_doubtful
-from ctscan.results.summary import Results
+from ctscan.results.summary import Facts
 
 THUMBNAIL = 160  # px, longer side
 DELETE_CACHE = (60, 600)  # s: look every minute, delete what is older than ten
@@ -41,12 +40,12 @@ class Page:
     """The handlers and the layout around one classifier. `read` is how files are read, strangers' above all."""
 
     def __init__(
-        self, classifier: Classifier, examples: tuple[Example, ...], results: Results, read: Reader = read_slice
+        self, classifier: Classifier, examples: tuple[Example, ...], facts: Facts, read: Reader = read_slice
     ) -> None:
         self.classifier = classifier
         self.examples = examples
-        self.withdrawn = normal_is_doubtful(results)
-        self.worth = how_good.how_good(results)
+        self.withdrawn = facts.normal_is_doubtful
+        self.worth = how_good.how_good(facts)
         self.read = read
 
     # --- handlers

@@ -46,7 +46,7 @@ def likeliest(prediction: Prediction) -> str:
     text = f"{words.CLASS_SHORT[top.key]} {(words.LIKELIEST if known else words.LIKELIEST_RAW).format(share=share)}"
     return (
         f"<h2>Looks most like <b>{escape(top.title)}</b></h2><p>{escape(text)}</p>"
-        f"{f'<p>{escape(words.SINGLE)}</p>' * known}{site_line(top.site)}"
+        f"{f'<p>{escape(words.SINGLE)}</p>' * known}"
     )
 
 
@@ -77,11 +77,6 @@ def origin_line(origin: str) -> str:
     return f'<p class="small">{escape(origin)}</p>' if origin else ""
 
 
-def site_line(site: str) -> str:
-    """Where the class's cases sat in the data, in small print, so that nobody takes it for a finding."""
-    return f'<p class="small">{escape(words.SITE_SHORT.format(site=site))}</p>' if site else ""
-
-
 def rows(answer: Answer) -> str:
     """Name, number and bar of each class."""
     if answer.prediction is None:
@@ -95,12 +90,11 @@ def rows(answer: Answer) -> str:
 def row(prediction: Prediction, index: int) -> str:
     """One class."""
     shown, share = CLASSES[index], float(prediction.probabilities[index])
-    site = f"<small>in the data: {escape(shown.site)}</small>" if shown.site else ""
     left = prediction.uncertain and shown.key in (prediction.possible or ())
-    site += f'<small class="left">{words.IN_SET}</small>' * left
+    note = f'<small class="left">{words.IN_SET}</small>' if left else ""
     mark = ' class="top"' if index == prediction.top else ""
     return (
-        f'<li{mark}><span class="name">{escape(shown.title)}{site}</span> '
+        f'<li{mark}><span class="name">{escape(shown.title)}{note}</span> '
         f'<span class="number">{escape(percent(share))}</span>'
         f'<span class="meter" aria-hidden="true"><span style="width:{100 * share:.2f}%"></span></span></li>'
     )

@@ -71,19 +71,13 @@ CLASS_LONG = {
         "to smoking."
     ),
     "normal": (
-        "No finding about cancer. The design that this model follows counts scars, infections and benign nodules "
+        "Says nothing about cancer. The design that this model follows counts scars, infections and benign nodules "
         "here, some of which need follow-up; the pictures it learned from are normal chests, so of scars, infections "
         "and nodules it has seen nothing."
     ),
 }
 
-SITE_SHORT = "In the data this class is always in the {site}; that says nothing about this slice."
-
-SITE = (
-    "The site in brackets (left lower lobe, left hilum) is where the tumours of this data set's cases sat. It is "
-    "a property of that data, never of the disease and never a finding in the slice you upload. Each tumour class in "
-    "the data is one site and one stage, so the score cannot be histology."
-)
+HISTOLOGY = "Each tumour class in the data is one stage and one source, so the score cannot be histology."
 
 HOW_TO_READ = (
     (
@@ -166,64 +160,7 @@ KEPT_NOTHING = (
 )
 
 HOW_GOOD = "How good is it?"
-NOT_EVALUATED = (
-    "The model shown here has not been evaluated on scans that it has not seen: no metrics.json beside its checkpoint "
-    "says so. Read its scores as an example of what a network says, no more."
-)
-SHARES = {"accuracy": "right", "balanced_accuracy": "right, mean over the classes"}
-AREAS = {
-    "auroc_macro": "AUROC, mean over the classes",
-    "auroc.normal": "AUROC, normal against tumour",
-    "auroc.adenocarcinoma.squamous_cell_carcinoma": "AUROC, adenocarcinoma against squamous",
-    "ece": "calibration error, before calibrating",
-}
-PER_CLASS = "Class by class"
-PER_CLASS_TEXT = (
-    "Sensitivity: of the slices that the data gives this class, the share that the model names so. Specificity: of all "
-    "others, the share that it does not name so."
-)
-CONFUSION = "What is taken for what"
-APART, STRICTER = "Look-alikes kept apart", "More of them kept apart"
-PUBLISHED, WITHOUT_COPIES = "Published test split", "The same without copies"
-SPLITS = (
-    (
-        PUBLISHED,
-        "The folder “test” of the data. Neighbouring slices of the same scans stand in the folders it learned from, "
-        "and most normal test slices are there a second time, pixel for pixel. Nearly all figures reported for this "
-        "data are of this kind.",
-    ),
-    (
-        WITHOUT_COPIES,
-        "Without the test slices whose pixels occur in the other folders. Their neighbours remain.",
-    ),
-    (
-        APART,
-        "All distinct slices, gathered into visual groups by how alike they look, and the groups dealt into five "
-        "parts: no group lies in two of them. Groups are not patients, whom the data does not name; two groups may "
-        "show one patient, so even this figure may flatter.",
-    ),
-    (
-        STRICTER,
-        "The same with groups that take in less alike slices, so that they are fewer and larger.",
-    ),
-)
-CONTROLS = "Trainings that should fail"
-CONTROLS_TEXT = (
-    "Networks trained on pictures from which the lungs, or all anatomy, were removed, or under wrong labels. What they "
-    "still get right, a model can get right by other things than the disease."
-)
 NORMAL_WITHDRAWN = (
     "“Normal” here means: looks like the normal pictures of the training data. It does not mean a healthy chest, for a "
     "network that cannot see any disease tells those pictures apart too."
-)
-GATE = "What it refuses"
-CANNOT = "What the model cannot do"
-CANNOT_LIST = (
-    "It cannot tell histology: in its data each kind of tumour is one site, one stage and one source, and it may have "
-    "learned these.",
-    "It cannot say that a chest is healthy: its normal slices are stock pictures of a few chests, in other windows.",
-    "It does not know disease other than these tumours: no pneumonia, no embolism, no benign nodule was in its data.",
-    "It reads one slice, without the rest of the scan, without history and without Hounsfield units.",
-    "Of whole scans from other hospitals it has met only those in the tables above, and no figure here is evidence for "
-    "use in care.",
 )

@@ -210,7 +210,8 @@ class GateReport(Entry):
     Attributes:
         pictures: That the shipped gate was fitted to, besides `slices` of the data set.
         reasons: Slices of the data set by the code of a notice that they were given.
-        scored: The grouped answers to the slices that were given scores.
+        rows: One for each kind of picture, and one for each group of upright chests.
+        refused: Slices of the data set that got no score; `scored` is the balanced accuracy out of fold of the others.
         outside: Share of positive evidence outside the body above which a notice is given.
         alarmed: Slices of the data set that got this notice, of `alarm_slices`.
     """
@@ -224,7 +225,7 @@ class GateReport(Entry):
     rows: tuple[GateRow, ...]
     reasons: dict[str, int]
     refused: int
-    scored: Evaluation
+    scored: Estimate
     outside: float
     alarmed: int
     alarm_slices: int
