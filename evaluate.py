@@ -32,12 +32,12 @@ from ctscan.classes import CLASS_KEYS, CLASSES, NORMAL
 from ctscan.errors import CtscanError, DataError, UnreadableSlice
 from ctscan.evaluation.confidence import Confidence, Coverage, judge_confidence
 from ctscan.evaluation.cross_validation import OutOfFold, answer_again, cross_validate, has_run, name_run
+from ctscan.evaluation.histogram import body_quantiles, match, mean_quantiles
 from ctscan.evaluation.intervals import Answers, Estimate, Evaluation, average, difference, evaluate
 from ctscan.evaluation.maps import judge_faithfulness, judge_lesions
 from ctscan.evaluation.plots import draw_all
 from ctscan.evaluation.volumes import VolumeReading, judge_volumes
-from ctscan.imaging.anatomy import Pixels, body_mask
-from ctscan.imaging.histogram import body_quantiles, match, mean_quantiles
+from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.inference.classifier import Classifier
 from ctscan.io.images import Slice
 from ctscan.io.volumes import Volume, read_free_volumes, read_volumes
@@ -189,7 +189,11 @@ class Report:
         files = [path for path, _ in find_files(self.data / "train")]
         seen = read_all(files, lambda slice_: body_quantiles(slice_.pixels), "histograms of train")
         reference = mean_quantiles([found for found in seen if not isinstance(found, UnreadableSlice)])
-        pool = self.load_pool(lambda pixels: self.config.preprocess.square(match(pixels, body_mask(pixels), reference)))
+
+        def matched_square(pixels: Pixels) -> Pixels:
+            return self.config.preprocess.square(match(pixels, find_anatomy(pixels).body, reference))
+
+        pool = self.load_pool(matched_square)
         folder, folds = self.folder(self.config, "none", pool), range(self.config.folds)
         matched = gather(pool, answer_again(pool, folds, folder, self.config.device))
         return difference(answers, matched, CLASS_KEYS, ["balanced_accuracy"], self.config.draws)["balanced_accuracy"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ctscan.errors import DataError
-from ctscan.imaging.anatomy import body_mask
+from ctscan.imaging.anatomy import find_anatomy
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.training.audit import Audit, audit, known_or_new, link
@@ -32,7 +32,7 @@ def draw_patient(seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     pixels = draw_phantom(120, 150)
     coarse = cv2.resize(rng.random((5, 6), np.float32), (150, 120), interpolation=cv2.INTER_CUBIC)
-    return np.clip(np.where(body_mask(pixels), 0.15 + 0.85 * coarse, pixels), 0, 1)
+    return np.clip(np.where(find_anatomy(pixels).body, 0.15 + 0.85 * coarse, pixels), 0, 1)
 
 
 def save(path: Path, pixels: np.ndarray) -> None:

@@ -31,6 +31,7 @@ from ctscan.evaluation.maps import (
     road,
     share_inside,
 )  # fmt: skip
+from ctscan.imaging.anatomy import find_anatomy
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.io.volumes import WINDOWS, read_volumes
@@ -85,9 +86,10 @@ def test_an_even_map_beside_which_evidence_outside_counts_covers_what_is_shown()
     pixels = [draw_phantom(256, 320), draw_phantom(200, 260)]
     squares_of = Preprocess(224, "body", "rank", "hull")
     cells = [
-        cv2.resize(place.apply(squares_of.visible(p).astype(np.float32)), (7, 7), interpolation=cv2.INTER_AREA)
-        for p in pixels
-        for place in (squares_of.place(p),)
+        cv2.resize(
+            squares_of.place(a).apply(squares_of.visible(a).astype(np.float32)), (7, 7), interpolation=cv2.INTER_AREA
+        )
+        for a in map(find_anatomy, pixels)
     ]
     own, even = outside_shares(squares_of, pixels, np.stack(cells))
     assert own == pytest.approx(even)

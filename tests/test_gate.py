@@ -20,6 +20,7 @@ from ctscan.errors import DataError, ModelError
 from ctscan.evaluation.gate_fit import WRONG, Subject, deal, fit, fit_linear, subject, subjects_of_pictures
 from ctscan.evaluation.gate_measure import choose, exact_interval, judge, tabulate
 from ctscan.evaluation.gate_study import first_files
+from ctscan.imaging.anatomy import find_anatomy
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.answer import answer
@@ -152,9 +153,9 @@ def test_the_linear_layer_is_scikit_learns(features: Output, subjects: list[Subj
 def test_tones_are_of_the_body_alone() -> None:
     chest = draw_phantom(300, 400)
     around = np.pad(chest, 100)
-    assert tone_of(around)[0] == pytest.approx(tone_of(chest)[0], abs=0.05)
-    posterised = np.rint(chest * 7) / 7
-    assert tone_of(posterised.astype(np.float32))[1] <= 8
+    assert tone_of(around, find_anatomy(around))[0] == pytest.approx(tone_of(chest, find_anatomy(chest))[0], abs=0.05)
+    posterised = (np.rint(chest * 7) / 7).astype(np.float32)
+    assert tone_of(posterised, find_anatomy(posterised))[1] <= 8
 
 
 # --- verdicts
@@ -242,7 +243,7 @@ def test_exact_intervals_are_those_of_the_tables() -> None:
 
 def test_evidence_in_the_bars_counts_as_outside() -> None:
     pixels = draw_phantom(200, 400)
-    placement, everything = Preprocess().place(pixels), np.ones(pixels.shape, bool)
+    placement, everything = Preprocess().place(find_anatomy(pixels)), np.ones(pixels.shape, bool)
     target = placement.target
     assert target.height < 0.9 * placement.size
     square = np.zeros((placement.size, placement.size), np.float32)
@@ -256,7 +257,7 @@ def test_evidence_in_the_bars_counts_as_outside() -> None:
 
 def test_inside_and_outside_are_all_the_evidence() -> None:
     pixels = draw_phantom(256, 320)
-    placement, inside = Preprocess().place(pixels), where_disease_can_be(pixels)
+    placement, inside = Preprocess().place(find_anatomy(pixels)), where_disease_can_be(find_anatomy(pixels))
     cells = np.random.default_rng(0).random((7, 7), np.float32)
     within, without, bars = (share_outside(cells, placement, m) for m in (~inside, inside, np.ones_like(inside)))
     assert (1 - within) + (1 - without) == pytest.approx(1 - bars, abs=1e-5)
@@ -266,7 +267,7 @@ def test_inside_and_outside_are_all_the_evidence() -> None:
 
 def test_the_pictures_border_is_not_where_disease_can_be() -> None:
     bright = np.full((100, 140), 0.6, np.float32)
-    inside = where_disease_can_be(bright)
+    inside = where_disease_can_be(find_anatomy(bright))
     assert not inside[0].any()
     assert not inside[:, -1].any()
     assert inside[2:-2, 2:-2].all()

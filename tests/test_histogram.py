@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from ctscan.imaging.anatomy import body_mask
-from ctscan.imaging.histogram import body_quantiles, match, mean_quantiles
+from ctscan.evaluation.histogram import body_quantiles, match, mean_quantiles
+from ctscan.imaging.anatomy import find_anatomy
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 
 NOISE = np.random.default_rng(0).normal(0, 0.03, (256, 320))
-SLICE = np.where(body_mask(draw_phantom()), np.clip(draw_phantom() + NOISE, 0.1, 1), draw_phantom()).astype(np.float32)
-BODY = body_mask(SLICE)
+PHANTOM = draw_phantom()
+NOISY = np.clip(PHANTOM + NOISE, 0.1, 1)
+SLICE = np.where(find_anatomy(PHANTOM).body, NOISY, PHANTOM).astype(np.float32)
+BODY = find_anatomy(SLICE).body
 OTHER = np.where(BODY, np.clip(SLICE**2 + 0.1, 0, 1), SLICE).astype(np.float32)
 
 
@@ -33,7 +35,7 @@ def test_matching_to_itself_changes_nothing() -> None:
     assert np.abs(match(SLICE, BODY, body_quantiles(SLICE)) - SLICE).mean() < 1e-3
 
 
-def test_equalisation_hears_little_of_it() -> None:
+def test_ranks_hear_little_of_it() -> None:
     matched = match(SLICE, BODY, body_quantiles(OTHER))
     one, other = (Preprocess().square(pixels) for pixels in (SLICE, matched))
     assert np.abs(one - other).mean() < 0.02

@@ -166,9 +166,9 @@ def test_how_to_read_it_says_what_this_model_does(classifier: Classifier) -> Non
     assert "224 × 224 pixels" in how_to_read(card)
     assert "7 × 7 cells" in how_to_read(card)
     assert "They are not calibrated" in how_to_read(card)
-    other = replace(card, preprocess=Preprocess(160, "lungs", "rank", "chest"), calibration=CALIBRATION)
+    other = replace(card, preprocess=Preprocess(160, "body", "rank", "hull"), calibration=CALIBRATION)
     text = how_to_read(other)
-    for fact in ("160 × 160", "5 × 5 cells", "cropped to the lungs", "its rank", "made black", "10 of 100 scans"):
+    for fact in ("160 × 160", "5 × 5 cells", "cropped to the body", "its rank", "made black", "10 of 100 scans"):
         assert fact in text
     assert "not calibrated" not in text
 

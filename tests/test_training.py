@@ -352,8 +352,8 @@ def test_no_strength_leaves_the_picture_but_for_the_flip() -> None:
 def test_settings_that_came_later_are_named_only_where_they_are_used() -> None:
     plain = TrainConfig(data=Path("x")).settings()
     assert not set(plain) & {"mixup", "layer_decay", "freeze", "lungless", "strength", "surround"}
-    changed = replace(TrainConfig(data=Path("x")), surround="black", freeze=2)
-    assert changed.settings() == plain | {"surround": "black", "freeze": 2}
+    changed = replace(TrainConfig(data=Path("x")), surround="hull", freeze=2)
+    assert changed.settings() == plain | {"surround": "hull", "freeze": 2}
     assert TrainConfig(data=Path("x"), **changed.settings()) == changed
 
 

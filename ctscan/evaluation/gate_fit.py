@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from ctscan.errors import DataError, UnreadableSlice
-from ctscan.imaging.anatomy import Pixels
+from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.inference.gate import (
     CHEST,
     KINDS,
@@ -79,8 +79,9 @@ class Subject:
 def subject(slice_: Slice, size: int, kind: str, group: str, source: str, part: int = -1) -> Subject:
     """What the gate keeps of a slice."""
     pixels = np.ascontiguousarray(slice_.pixels, np.float32)
-    tone, greys = tone_of(pixels)
-    return Subject(view(size).square(pixels), tone, greys, kind, group, source, find_fault(slice_), part)
+    anatomy = find_anatomy(pixels)
+    tone, greys = tone_of(pixels, anatomy)
+    return Subject(view(size).square(pixels, anatomy), tone, greys, kind, group, source, find_fault(slice_), part)
 
 
 def spoil(slice_: Slice, names: Sequence[str]) -> Iterator[tuple[str, str, Slice]]:

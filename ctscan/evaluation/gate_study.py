@@ -33,6 +33,7 @@ from ctscan.evaluation.gate_fit import (
 )
 from ctscan.evaluation.gate_measure import Judged, choose, facts, judge, reasons, tabulate
 from ctscan.evaluation.intervals import Answers, evaluate
+from ctscan.imaging.anatomy import find_anatomy
 from ctscan.inference.classifier import Classifier
 from ctscan.inference.gate_file import GateCard, gate_path, write_gate
 from ctscan.inference.shortcut import share_outside, where_disease_can_be
@@ -98,9 +99,9 @@ def shares_outside(folds: Folds, card: Card) -> NDArray[np.float64]:
     top = folds.output.logits.argmax(axis=1)
     shares = []
     for place, path in enumerate(tqdm(folds.paths, "evidence", unit="slice", leave=False)):
-        pixels = read_slice(path.read_bytes()).pixels
+        anatomy = find_anatomy(read_slice(path.read_bytes()).pixels)
         evidence = np.maximum(folds.output.maps[place, top[place]], 0)
-        shares.append(share_outside(evidence, card.preprocess.place(pixels), where_disease_can_be(pixels)))
+        shares.append(share_outside(evidence, card.preprocess.place(anatomy), where_disease_can_be(anatomy)))
     return np.nan_to_num(shares)
 
 

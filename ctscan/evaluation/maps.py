@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ctscan.classes import NORMAL
 from ctscan.evaluation.intervals import Estimate, estimate, resample
-from ctscan.imaging.anatomy import Mask, Pixels, body_mask
+from ctscan.imaging.anatomy import Mask, Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.shortcut import share_outside
 from ctscan.io.volumes import WINDOWS, Volume
@@ -224,10 +224,11 @@ def outside_shares(preprocess: Preprocess, slices: Sequence[Pixels], maps: Maps)
     """
     pairs = []
     for pixels, map_ in zip(slices, maps, strict=True):
-        placement, body = preprocess.place(pixels), body_mask(pixels)
-        shown = placement.apply(preprocess.visible(pixels).astype(np.float32))
+        anatomy = find_anatomy(pixels)
+        placement = preprocess.place(anatomy)
+        shown = placement.apply(preprocess.visible(anatomy).astype(np.float32))
         even = np.asarray(cv2.resize(shown, map_.shape[::-1], interpolation=cv2.INTER_AREA), np.float32)
-        pairs.append([share_outside(cells, placement, body) for cells in (map_, even)])
+        pairs.append([share_outside(cells, placement, anatomy.body) for cells in (map_, even)])
     own, spread = np.array(pairs, np.float32).T
     return own, spread
 
@@ -253,6 +254,6 @@ def judge_lesion(net: SliceNet, preprocess: Preprocess, volume: Volume, window: 
         window=window,
         slices=len(seen),
         inside=float(np.nanmean([share_inside(e, lesion) for e, (_, lesion) in pairs])),
-        area=float(np.mean([lesion.sum() / body_mask(pixels).sum() for pixels, lesion in seen])),
+        area=float(np.mean([lesion.sum() / find_anatomy(pixels).body.sum() for pixels, lesion in seen])),
         peaks=sum(bool(lesion.ravel()[e.argmax()]) for e, (_, lesion) in pairs),
     )

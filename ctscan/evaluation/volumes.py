@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ctscan.classes import NORMAL
 from ctscan.evaluation.gate_measure import exact_interval
-from ctscan.imaging.anatomy import shows_lung
+from ctscan.imaging.anatomy import find_anatomy
 from ctscan.inference.classifier import Classifier
 from ctscan.inference.gate import Verdict
 from ctscan.io.images import Slice
@@ -87,7 +87,7 @@ def judge_volumes(classifier: Classifier, outlined: Sequence[Volume], free: Sequ
 
 def slices_with_lung(volume: Volume) -> list[int]:
     """The slices that show lung, by the rules of `anatomy` on the lung window."""
-    return [z for z in range(len(volume.units)) if shows_lung(volume.slice(z, "lung")[0])]
+    return [z for z in range(len(volume.units)) if find_anatomy(volume.slice(z, "lung")[0]).lungs]
 
 
 def slices_away(volume: Volume) -> list[int]:

@@ -12,33 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.imaging.anatomy import (
-    Box,
-    Mask,
-    Pixels,
-    body_hull_mask,
-    body_mask,
-    body_oval_mask,
-    chest_mask,
-    find_body,
-    find_hull,
-    find_lungs,
-)
-from ctscan.imaging.histogram import match, ranks
+from ctscan.imaging.anatomy import Anatomy, Box, Mask, Pixels, find_anatomy
 
-Crop = Literal["body", "lungs", "fill", "whole", "none"]
-Tone = Literal["equalise", "rank", "clipped_rank", "matched", "none"]
-Surround = Literal["keep", "black", "hull", "chest", "oval"]
+Crop = Literal["body", "whole", "none"]
+Tone = Literal["rank", "none"]
+Surround = Literal["hull", "keep"]
 
-# Tone: the greys above the floor (soft tissue, vessels, bone; not the air of lungs and room) are spread evenly.
-TONE_FLOOR = 20 / 255
-TONE_LOW = 40 / 255
-TONE_BINS = 256
-RANK_WHITE = 0.88  # rank from which `clipped_rank` is white: in a narrow window up to 12 % of a body is cut off there
-# Of the body's pixels at 16 even shares of them, from the darkest: mean of the slices of the train split.
-REFERENCE = np.array(
-    [0.090, 0.117, 0.147, 0.196, 0.260, 0.336, 0.395, 0.450, 0.478, 0.501, 0.520, 0.536, 0.550, 0.567, 0.594, 0.664]
-)
+RANK_LOW = 40 / 255  # the darkest rank: what is kept of a slice stays apart from the black around it
+GREYS = 65535  # steps in which greys are counted: 8- and 16-bit greys stay apart
 
 
 @dataclass(frozen=True)
@@ -107,98 +88,76 @@ def letterbox(box: Box, size: int) -> Box:
     return Box((size - height) // 2, (size - width) // 2, height, width)
 
 
-def equalise(square: Pixels) -> Pixels:
-    """Spread the greys above `TONE_FLOOR` evenly over `TONE_LOW` to 1, in their order; the rest stay.
+def ranks(pixels: Pixels, inside: Mask) -> NDArray[np.float64]:
+    """Slice (H, W) and N pixels of it -> (N,) in (0, 1): the share of them that are darker, half of the equal ones too.
 
-    Two windows of the same anatomy become nearly the same picture, so a class is not known by its window. The
-    rank comes from a histogram read with linear interpolation: a change of a grey in its last digit, as between
-    two processors, changes the result in its last digit only.
+    Greys are counted in `GREYS` steps, so ranks are equal on every processor.
     """
-    inside = square > TONE_FLOOR
-    if not inside.any():
-        return square
-    counts, edges = np.histogram(square[inside], bins=TONE_BINS, range=(TONE_FLOOR, 1.0))
-    rank = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
-    spread = TONE_LOW + (1 - TONE_LOW) * np.interp(square, edges, rank)
-    return np.where(inside, spread, square).astype(np.float32)
+    greys = np.rint(pixels[inside] * GREYS).astype(np.int64)
+    counts = np.bincount(greys, minlength=GREYS + 1)
+    below = (np.cumsum(counts) - counts / 2) / max(greys.size, 1)
+    return np.asarray(below[greys], np.float64)
 
 
-def rank_greys(pixels: Pixels, inside: Mask, white: float = 1.0) -> Pixels:
-    """Each grey inside becomes its rank there, from `TONE_LOW` to 1; outside is black. Equal greys stay equal.
+def rank_greys(pixels: Pixels, inside: Mask) -> Pixels:
+    """Each grey inside becomes its rank there, from `RANK_LOW` to 1; outside is black. Equal greys stay equal.
 
     Every slice then has one histogram, and what raises or lowers greys without changing their order changes nothing:
-    of a window only what it cut off remains to be seen, as an area of one grey. Ranks from `white` on are all white,
-    so that what a narrower window cut off there is cut off in every slice.
+    of a window only what it cut off remains to be seen, as an area of one grey.
     """
     ranked = np.zeros_like(pixels)
-    ranked[inside] = TONE_LOW + (1 - TONE_LOW) * np.minimum(ranks(pixels, inside) / white, 1)
+    ranked[inside] = RANK_LOW + (1 - RANK_LOW) * ranks(pixels, inside)
     return ranked
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a slice becomes the model's input. Travels in the checkpoint's card.
+    """How a slice becomes a network's input. Travels in the checkpoint's card.
 
-    crop: `body` takes the body's bounding box and letterboxes it, `lungs` that of the lungs' hulls (the body's where
-    there are no lungs), `fill` stretches the box of the body's hull to the square, `whole` letterboxes the whole slice,
-    `none` squashes it.
-    tone: `equalise` spreads the greys inside the body, `rank` gives what `surround` leaves, air and all, one histogram
-    in every slice, `clipped_rank` the same with the brightest `1 - RANK_WHITE` white, `matched` gives it the histogram
-    `REFERENCE`, `none` keeps them.
-    surround: what lies outside is black: outside the body for `black`, outside its convex hull for `hull`, outside an
-    ellipse within that hull for `oval`, outside the convex hull of both lungs for `chest`; `keep` leaves table,
-    cushions and burned-in signs where they are.
-    It comes before the tone, so that the table has no part in the greys of the body.
+    Attributes:
+        size: S, side of the square in pixels.
+        crop: `body` letterboxes the body's box, `whole` the whole slice; `none` squashes the slice into the square.
+        tone: `rank` gives what is kept, air and all, one histogram in every slice; `none` leaves greys as they are.
+        surround: `hull` makes black what lies outside the body's convex hull; `keep` leaves table, cushions and
+            burned-in signs. It comes before the tone, so that the table has no part in the greys of the body.
     """
 
     size: int = 224
     crop: Crop = "body"
-    tone: Tone = "equalise"
-    surround: Surround = "keep"
+    tone: Tone = "rank"
+    surround: Surround = "hull"
 
     def __post_init__(self) -> None:
         known = self.crop in get_args(Crop) and self.tone in get_args(Tone) and self.surround in get_args(Surround)
         if self.size < 32 or not known:
             raise ValueError(f"not a preprocessing that ctscan knows: {self}")
 
-    def __call__(self, pixels: Pixels) -> tuple[Pixels, Placement]:
-        """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1], and where the pixels went."""
-        placement = self.place(pixels)
-        visible = self.visible(pixels)
-        match self.tone:
-            case "rank":
-                left = rank_greys(pixels, visible)
-            case "clipped_rank":
-                left = rank_greys(pixels, visible, RANK_WHITE)
-            case "matched":
-                left = match(np.where(visible, pixels, 0), visible, REFERENCE)
-            case _:
-                left = np.where(visible, pixels, 0)
-        square = np.clip(placement.apply(left), 0, 1)  # float32 averages of white may be over 1 in the last digit
-        return (equalise(square) if self.tone == "equalise" else square)[None], placement
+    def __call__(self, pixels: Pixels, anatomy: Anatomy | None = None) -> tuple[Pixels, Placement]:
+        """The network's square, and where the slice's pixels went in it.
 
-    def square(self, pixels: Pixels) -> Pixels:
-        """Float32 (H, W) in [0, 1] -> float32 (1, S, S) in [0, 1]."""
-        return self(pixels)[0]
+        Args:
+            pixels: Float32 (H, W) in [0, 1].
+            anatomy: Of this slice, where it has been found already.
 
-    def visible(self, pixels: Pixels) -> Mask:
+        Returns:
+            Float32 (1, S, S) in [0, 1], and its placement.
+        """
+        anatomy = anatomy or find_anatomy(pixels)
+        visible, placement = self.visible(anatomy), self.place(anatomy)
+        kept = rank_greys(pixels, visible) if self.tone == "rank" else np.where(visible, pixels, 0)
+        square = np.clip(placement.apply(kept), 0, 1)  # float32 averages of white may be over 1 in the last digit
+        return square[None], placement
+
+    def square(self, pixels: Pixels, anatomy: Anatomy | None = None) -> Pixels:
+        """The square alone."""
+        return self(pixels, anatomy)[0]
+
+    def visible(self, anatomy: Anatomy) -> Mask:
         """(H, W): what `surround` leaves of a slice."""
-        match self.surround:
-            case "black":
-                return body_mask(pixels)
-            case "hull":
-                return body_hull_mask(pixels)
-            case "chest":
-                return chest_mask(pixels)
-            case "oval":
-                return body_oval_mask(pixels)
-            case _:
-                return np.ones(pixels.shape, bool)
+        return anatomy.hull if self.surround == "hull" else np.ones(anatomy.shape, bool)
 
-    def place(self, pixels: Pixels) -> Placement:
+    def place(self, anatomy: Anatomy) -> Placement:
         """Where the slice goes in the square."""
-        height, width = pixels.shape
-        boxes = {"body": find_body, "lungs": find_lungs, "fill": find_hull}
-        box = boxes[self.crop](pixels) if self.crop in boxes else Box(0, 0, height, width)
-        target = Box(0, 0, self.size, self.size) if self.crop in ("fill", "none") else letterbox(box, self.size)
-        return Placement((height, width), self.size, box, target)
+        box = anatomy.box if self.crop == "body" else Box(0, 0, *anatomy.shape)
+        target = Box(0, 0, self.size, self.size) if self.crop == "none" else letterbox(box, self.size)
+        return Placement(anatomy.shape, self.size, box, target)

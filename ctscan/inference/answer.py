@@ -9,6 +9,7 @@ from typing import Literal, TypedDict
 import numpy as np
 
 from ctscan.errors import UnreadableSlice
+from ctscan.imaging.anatomy import find_anatomy
 from ctscan.inference.classifier import Classifier, Prediction
 from ctscan.inference.shortcut import share_outside, where_disease_can_be
 from ctscan.io.images import Slice, read_slice
@@ -101,5 +102,5 @@ def find_shortcut(classifier: Classifier, prediction: Prediction, slice_: Slice)
     if classifier.gate is None:
         return ()
     evidence = np.maximum(prediction.maps[prediction.top], 0)
-    share = share_outside(evidence, prediction.placement, where_disease_can_be(slice_.pixels))
+    share = share_outside(evidence, prediction.placement, where_disease_can_be(find_anatomy(slice_.pixels)))
     return (SHORTCUT.format(share=100 * share),) if share > OUTSIDE else ()

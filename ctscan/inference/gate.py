@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.imaging.anatomy import Pixels, body_mask, shrink
+from ctscan.imaging.anatomy import Anatomy, Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.rules import find_fault
 from ctscan.io.images import Slice
@@ -112,7 +112,7 @@ class Judgement:
 
 def view(size: int) -> Preprocess:
     """How the gate sees a slice: all of it, with its own greys."""
-    return Preprocess(size, "whole", "none")
+    return Preprocess(size, "whole", "none", "keep")
 
 
 def measure(output: Output, tones: Array, greys: NDArray[np.int64], reference: Reference) -> list[Signals]:
@@ -151,17 +151,16 @@ def nearest(distances: Array) -> Array:
     return means
 
 
-def tone_of(pixels: Pixels) -> tuple[Array, int]:
+def tone_of(pixels: Pixels, anatomy: Anatomy) -> tuple[Array, int]:
     """Slice pixels -> how greys are spread inside the body (TONES,), and how many of 256 are in use there.
 
     The first says in what window a slice was saved, whatever is in it: the median of the dark part (lungs), the
     quartiles of the bright part (tissue, bone), parted by Otsu's method, and the shares of black and of white.
     """
-    thumbnail = shrink(pixels)
-    inside = thumbnail[body_mask(thumbnail)]
+    inside = anatomy.thumbnail[anatomy.outline]
     every = -(-max(pixels.shape) // LONGEST_COUNTED)  # greys are counted, not averaged, so pixels are left out instead
-    counted = pixels[::every, ::every]
-    stored = np.rint(counted[body_mask(counted)] * 255).astype(np.uint8)
+    counted, body = pixels[::every, ::every], anatomy.body[::every, ::every]
+    stored = np.rint(counted[body] * 255).astype(np.uint8)
     parting, _ = cv2.threshold(np.rint(inside * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     dark, bright = inside[inside * 255 <= parting + 0.5], inside[inside * 255 > parting + 0.5]
     levels = [
@@ -204,6 +203,7 @@ class Gate:
 
     def signals(self, slice_: Slice) -> Signals:
         """One forward pass over the whole picture."""
-        tones, greys = tone_of(slice_.pixels)
-        output = self._runtime.run(self._view.square(slice_.pixels)[None])
+        anatomy = find_anatomy(slice_.pixels)
+        tones, greys = tone_of(slice_.pixels, anatomy)
+        output = self._runtime.run(self._view.square(slice_.pixels, anatomy)[None])
         return measure(output, tones[None], np.array([greys]), self.reference)[0]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.imaging.anatomy import Mask, Pixels, body_mask
+from ctscan.imaging.anatomy import Anatomy, Mask
 from ctscan.imaging.preprocess import Placement
 
 BORDER = 2 / 256  # of the longer side: frames and lines along the picture's edge
@@ -34,13 +34,13 @@ def share_outside(evidence: NDArray[np.float32], placement: Placement, inside: M
     return 1 - float((fine * placement.apply(inside.astype(np.float32))).sum()) / total if total > 0 else float("nan")
 
 
-def where_disease_can_be(pixels: Pixels) -> Mask:
+def where_disease_can_be(anatomy: Anatomy) -> Mask:
     """(H, W): the body, but for the picture's border.
 
     Text and frames that scanners burn in lie outside the body's mask: it is the largest bright component, with thin
     lines cut off.
     """
-    width = max(1, round(BORDER * max(pixels.shape)))
-    inside = np.zeros(pixels.shape, bool)
-    inside[width:-width, width:-width] = body_mask(pixels)[width:-width, width:-width]
+    width = max(1, round(BORDER * max(anatomy.shape)))
+    inside = np.zeros(anatomy.shape, bool)
+    inside[width:-width, width:-width] = anatomy.body[width:-width, width:-width]
     return inside

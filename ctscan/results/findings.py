@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctscan.imaging.preprocess import Surround
 from ctscan.results.figures import decimal, points
 from ctscan.training.control import SHUFFLES, Control
 
@@ -18,7 +17,7 @@ SUBTYPE_LITERATURE, SUBTYPE_SUSPECT = 0.71, 0.80
 TONE_FALL = 0.03  # of balanced accuracy, that one histogram for all slices may cost
 SUBTYPE = "auroc.adenocarcinoma.squamous_cell_carcinoma"
 # surround -> what border_only leaves to be seen
-OUTSIDE: dict[Surround, tuple[str, str]] = {
+OUTSIDE: dict[str, tuple[str, str]] = {
     "keep": ("Everything inside the body black", "table, cushions and outline"),
     "black": ("One flat grey inside the body", "size and outline of the body"),
     "hull": ("One flat grey inside the body's hull", "size and outline of the body's hull"),
@@ -51,7 +50,7 @@ def judge_tone(fall: Estimate) -> str:
     )
 
 
-def judge_control(control: Control, evaluation: Evaluation, reference: Evaluation, surround: Surround = "keep") -> str:
+def judge_control(control: Control, evaluation: Evaluation, reference: Evaluation, surround: str = "keep") -> str:
     """What a control says; `reference` is the shipped recipe on the same folds, `surround` what both were shown."""
     balanced, normal = evaluation.measures["balanced_accuracy"], evaluation.measures["auroc.normal"]
     beside = f"the shipped recipe reaches {reference.measures['balanced_accuracy'].value:.2f} on the same folds"

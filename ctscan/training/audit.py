@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError, UnreadableSlice
-from ctscan.imaging.anatomy import Pixels, find_body
+from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.io.images import Slice
 from ctscan.training.data import SPLITS, Split, find_files, pixel_hash, read_all
 from ctscan.training.manifest import FOLDS, Image, Manifest, read_manifest
@@ -53,7 +53,7 @@ class Audit:
 
 def draw_thumbnail(pixels: Pixels) -> NDArray[np.float64]:
     """The body at 48 x 36 px as a vector (1728,) of mean 0 and length 1; zeros where it is of one grey."""
-    box = find_body(pixels)
+    box = find_anatomy(pixels).box
     body = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
     vector = cv2.resize(body, THUMBNAIL, interpolation=cv2.INTER_AREA).ravel().astype(np.float64)
     vector -= vector.mean()

@@ -6,8 +6,8 @@ lungs_black      the hull of each lung is black: bones, heart, body shape and wi
 tone_only        the pixels are shuffled: how often each grey occurs remains
 
 Each hides something of the square that the recipe's own preprocessing makes, after it: the question is what the
-network that is shipped could use. So a crop still tells the body's proportions, and an equalised tone was made with
-the inside that is then hidden. Where `surround` blackens what lies outside, border_only would be a black square; what
+network that is shipped could use. So a crop still tells the body's proportions, and ranks were made with the
+inside that is then hidden. Where `surround` blackens what lies outside, border_only would be a black square; what
 it leaves is then one flat grey, so that its outline, all that a border can still tell, remains to be seen.
 """
 
@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.imaging.anatomy import Mask, Pixels, body_mask, lung_hull_mask
+from ctscan.imaging.anatomy import Anatomy, Mask, Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
 
 Control = Literal["none", "shuffled_labels", "border_only", "lungs_black", "tone_only"]
@@ -32,18 +32,19 @@ SHUFFLES = 6  # of the labels: how they happen to fall among look-alikes moves t
 def view(control: Control, preprocess: Preprocess) -> Callable[[Pixels], Pixels]:
     """Slice pixels (H, W) -> the square (1, S, S) that this control's network is shown."""
 
-    def hide(pixels: Pixels, find: Callable[[Pixels], Mask], grey: float = 0) -> Pixels:
-        square, placement = preprocess(pixels)
-        hidden = placement.apply(find(pixels).astype(np.float32)) > 0
+    def hide(pixels: Pixels, find: Callable[[Anatomy], Mask], grey: float = 0) -> Pixels:
+        anatomy = find_anatomy(pixels)
+        square, placement = preprocess(pixels, anatomy)
+        hidden = placement.apply(find(anatomy).astype(np.float32)) > 0
         return np.where(hidden, grey, square).astype(np.float32)
 
     match control:
         case "border_only" if preprocess.surround == "keep":
-            return lambda pixels: hide(pixels, body_mask)
+            return lambda pixels: hide(pixels, lambda anatomy: anatomy.body)
         case "border_only":
             return lambda pixels: hide(pixels, preprocess.visible, FLAT_GREY)
         case "lungs_black":
-            return lambda pixels: hide(pixels, lung_hull_mask)
+            return lambda pixels: hide(pixels, lambda anatomy: anatomy.lung_hulls)
         case "tone_only":
             return lambda pixels: shuffle_pixels(preprocess.square(pixels))
         case _:

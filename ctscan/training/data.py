@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ctscan.classes import CLASS_KEYS, TUMOUR, class_of_folder, class_or_tumour
 from ctscan.errors import DataError, UnreadableSlice
-from ctscan.imaging.anatomy import Pixels, shows_lung
+from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.io.images import Slice, read_slice
 from ctscan.notices import Notice
 
@@ -164,7 +164,7 @@ def load_files(
 
     def see(slice_: Slice) -> Seen:
         refused = refuses is not None and refuses(slice_)
-        return Seen(preprocess(slice_.pixels), pixel_hash(slice_), shows_lung(slice_.pixels), refused)
+        return Seen(preprocess(slice_.pixels), pixel_hash(slice_), bool(find_anatomy(slice_.pixels).lungs), refused)
 
     read = read_all([path for path, _ in files], see, f"reading {folder.name}")
     skipped = tuple(

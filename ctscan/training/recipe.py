@@ -52,17 +52,9 @@ class Recipe:
     augmentation: Augmentation = _flag("see ctscan/augmentation.py", "full")
     strength: float = _later("of the augmentation; 1 as written there", 1.0)
     size: int = _flag("side of the model's square, px", 224)
-    crop: Crop = _flag(
-        "letterbox the box of body or lungs, or the whole slice; fill: stretch the body's; none: squash it", "body"
-    )
-    tone: Tone = _flag(
-        "greys inside the body; equalise: spread evenly; rank: of one histogram; clipped_rank: and its top white; "
-        "matched: of train's mean histogram",
-        "equalise",
-    )
-    surround: Surround = _later(
-        "black: outside the body; hull, oval: outside its hull, an oval in it; chest: outside the lungs' hull", "keep"
-    )
+    crop: Crop = _flag("letterbox the body's box, or the whole slice; none: squash it", "body")
+    tone: Tone = _flag("greys; rank: of one histogram; none: as they are", "rank")
+    surround: Surround = _later("hull: black outside the body's hull; keep: as it is", "keep")
     head: Literal["linear", "mlp"] = _flag("classifier head; mlp is 512-512-256-4", "linear")
     dropout: float = _flag("dropout in the head", 0.2)
     normalise: bool = _flag("normalise by ImageNet's mean and deviation", True)

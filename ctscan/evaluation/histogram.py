@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.imaging.anatomy import Mask, Pixels, body_mask
+from ctscan.imaging.anatomy import Mask, Pixels, find_anatomy
+from ctscan.imaging.preprocess import ranks
 
 LEVELS = 256  # shares at which a distribution is kept
-GREYS = 65535  # steps in which greys are counted: 8- and 16-bit greys stay apart
 
 Quantiles = NDArray[np.float64]
 
@@ -25,23 +25,12 @@ def shares(levels: int) -> NDArray[np.float64]:
 
 def body_quantiles(pixels: Pixels) -> Quantiles:
     """Slice (H, W) -> (256,), never falling: the greys of its body at `LEVELS` even shares of the pixels."""
-    return np.asarray(np.quantile(pixels[body_mask(pixels)], shares(LEVELS)), np.float64)
+    return np.asarray(np.quantile(pixels[find_anatomy(pixels).body], shares(LEVELS)), np.float64)
 
 
 def mean_quantiles(several: Sequence[Quantiles]) -> Quantiles:
     """The mean distribution of several slices, grey by grey of the same rank, as no slice need have it."""
     return np.asarray(np.mean(several, axis=0), np.float64)
-
-
-def ranks(pixels: Pixels, inside: Mask) -> NDArray[np.float64]:
-    """Slice (H, W) and N pixels of it -> (N,) in (0, 1): the share of them that are darker, half of the equal ones too.
-
-    Greys are counted in `GREYS` steps, so ranks are equal on every processor.
-    """
-    greys = np.rint(pixels[inside] * GREYS).astype(np.int64)
-    counts = np.bincount(greys, minlength=GREYS + 1)
-    below = (np.cumsum(counts) - counts / 2) / max(greys.size, 1)
-    return np.asarray(below[greys], np.float64)
 
 
 def match(pixels: Pixels, inside: Mask, reference: Quantiles) -> Pixels:
