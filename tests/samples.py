@@ -25,7 +25,7 @@ def draw_patient(seed: int) -> Pixels:
     rng = np.random.default_rng(seed)
     pixels = draw_phantom(120, 150)
     coarse = cv2.resize(rng.random((5, 6), np.float32), (150, 120), interpolation=cv2.INTER_CUBIC)
-    return np.clip(np.where(body_mask(pixels), 0.15 + 0.85 * coarse, pixels), 0, 1).astype(np.float32)
+    return np.clip(np.where(find_anatomy(pixels).body, 0.15 + 0.85 * coarse, pixels), 0, 1).astype(np.float32)
 
 
 def save(path: Path, pixels: Pixels) -> None:
