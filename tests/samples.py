@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ctscan.imaging.anatomy import Pixels, body_mask
+from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.imaging.phantom import draw_phantom
 
 FOLDERS = {  # class -> the name of its folder in train/ and valid/ of the data set
