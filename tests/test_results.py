@@ -217,6 +217,12 @@ def test_the_hub_finds_the_results_in_the_model_card(texts: dict[str, str], fact
     }
 
 
+def test_links_between_texts_lead_somewhere() -> None:
+    for path in (path for pattern in ("*.md", "*/*.md") for path in ROOT.glob(pattern)):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
 def test_no_text_says_where_a_tumour_sits() -> None:
     """Folder names of the data say a site; pictures in them show others."""
     folders = ("*.md", "checkpoints/*.md", "docs/*.md", "ctscan/locales/*", "ctscan/*/templates/*", "ctscan/page/*.py")
