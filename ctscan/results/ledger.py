@@ -44,7 +44,7 @@ def update(path: Path, *entries: Entry) -> None:
         try:
             ledger = read_ledger(path)
             for entry in entries:
-                ledger = _with(ledger, entry)
+                ledger = ledger.put(entry)
             partial = path.with_name(f"{path.name}.partial")
             partial.write_text(to_json(ledger), encoding="utf-8")
             partial.replace(path)
@@ -56,8 +56,3 @@ def update(path: Path, *entries: Entry) -> None:
 def to_json(ledger: Ledger) -> str:
     """The text of metrics.json: a figure or an entry of a list a line, sections without entries left out."""
     return ledger.model_dump_json(indent=1, by_alias=True, exclude_none=True) + "\n"
-
-
-def _with(ledger: Ledger, entry: Entry) -> Ledger:
-    others = tuple(old for old in getattr(ledger, entry.section) if old.key != entry.key)
-    return ledger.model_copy(update={entry.section: (*others, entry)})

@@ -1,18 +1,18 @@
 """What metrics.json holds: measurements as typed records. Figures only; the words that explain them stand in templates.
 
-A record names what it is about: a model by its `model_id` (which two different sets of weights never share), a recipe
-by its digest, and the correlation from which two slices belong to one visual group. Those fields are its `key`: a new
-record takes the place of the old one with the same key.
+A record names what it is about by fields of `IDENTITY`: a model by its `model_id`, which two different sets of weights
+never share, a recipe by its digest, visual groups by the correlation from which two slices belong to one.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Figures = tuple[float, float]
-ControlName = Literal["shuffled_labels", "border_only", "lungs_black", "tone_only"]
+IDENTITY = ("model_id", "recipe", "control", "split", "threshold", "manifest")
+
+Interval = tuple[float, float]
 
 
 class Record(BaseModel):
@@ -22,20 +22,14 @@ class Record(BaseModel):
 
 
 class Entry(Record):
-    """A record that stands in a section of the ledger.
+    """A record that stands in a section of the ledger, in the place of an older one with the same key."""
 
-    Attributes:
-        date: Day of the measurement, ISO 8601.
-    """
-
-    section: ClassVar[str]  # of the ledger
-    about: ClassVar[tuple[str, ...]]  # names of the fields that make up the key
     date: str = Field(pattern=r"^\d{4}-\d\d-\d\d$")
 
     @property
     def key(self) -> tuple[object, ...]:
         """What this is about; no two entries of a section share it."""
-        return tuple(getattr(self, name) for name in self.about)
+        return tuple(getattr(self, name) for name in IDENTITY if name in type(self).model_fields)
 
 
 class Estimate(Record):
@@ -47,38 +41,38 @@ class Estimate(Record):
     se: float
 
 
+class Coverage(Record):
+    """Share of sets that hold the true class, one slice a visual group, with an exact 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    groups: int
+
+
 class Score(Record):
-    """How a model did on `n` slices of a published split; Wilson's 95 % interval, slices taken as independent."""
+    """How a model did on `n` slices of a published split; Wilson's 95 % interval takes slices as independent."""
 
     n: int
     accuracy: float
-    interval95: Figures
+    interval95: Interval
     cross_entropy: float  # mean, natural logarithm
 
 
 class Evaluation(Record):
-    """All measures of some answers that are defined.
-
-    Attributes:
-        n: Slices.
-        groups: Visual groups that they belong to.
-        measures: By the names of `ctscan.metrics.measures`.
-        confusion: [true class][predicted class], in the order of `CLASS_KEYS`.
-    """
+    """All that is measured of some answers."""
 
     n: int
-    groups: int
-    measures: dict[str, Estimate]
-    confusion: tuple[tuple[int, ...], ...]
+    groups: int  # visual groups
+    measures: dict[str, Estimate]  # those of `ctscan.metrics.measures` that are defined
+    confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class], in the order of `CLASS_KEYS`
 
 
 class Reading(Entry):
-    """The scores of a training on the published splits, by split: train, valid, test."""
+    """The scores of a training on the published splits: train, valid, test."""
 
-    section = "readings"
-    about = ("model_id",)
     model_id: str
-    recipe: str  # digest
+    recipe: str
     recipe_name: str
     scores: dict[str, Score]
 
@@ -86,12 +80,10 @@ class Reading(Entry):
 class PublishedEvaluation(Entry):
     """A model on the published test split, whole or without the slices that train and valid hold too."""
 
-    section = "evaluations"
-    about = ("model_id", "split")
     model_id: str
     split: Literal["published", "deduplicated"]
-    threshold: float  # of the visual groups of the intervals
-    refused: int  # slices that the gate gave no score; they are not in `result`
+    threshold: float
+    refused: int  # slices without a score; they are not in `result`
     result: Evaluation
 
 
@@ -110,65 +102,45 @@ class Fold(Record):
 class Difference(Record):
     """Measures minus those of another recipe on the same slices, groups drawn for both."""
 
-    recipe: str  # digest of the other
+    recipe: str
     measures: dict[str, Estimate]
 
 
 class CrossValidation(Entry):
-    """A recipe out of fold: no visual group lies in two folds.
+    """A recipe out of fold: no visual group lies in two folds."""
 
-    Attributes:
-        recipe: Digest.
-        model_id: The model that has this recipe, where there is one; `published_minus_grouped` is about it.
-        size: Side of the model's square, px.
-        threshold: Correlation from which two slices belong to one visual group.
-        histogram_fall: Balanced accuracy that is lost when all slices get one histogram.
-    """
-
-    section = "cross_validations"
-    about = ("recipe", "threshold")
     recipe: str
     recipe_name: str
-    size: int
+    size: int  # side of the model's square, px
     epochs: int
     threshold: float
-    model_id: str | None = None
+    model_id: str | None = None  # the model of this recipe that `published_minus_grouped` is about
     folds: tuple[Fold, ...]
     result: Evaluation
-    histogram_fall: Estimate | None = None
+    histogram_fall: Estimate | None = None  # balanced accuracy lost when all slices get one histogram
     published_minus_grouped: dict[str, Estimate] | None = None
     against: Difference | None = None
 
 
 class Control(Entry):
-    """A training that must fail, on the grouped folds, with the view of the recipe that it is about.
+    """A training that must fail, with the view of the recipe that it is about; `size` and `epochs` are its own."""
 
-    Attributes:
-        recipe: Digest of the recipe whose preprocessing it shares; `size` and `epochs` are the control's own.
-        repeats: Trainings of each fold; more than one for shuffled labels alone.
-        auroc_normal: Normal against tumour.
-    """
-
-    section = "controls"
-    about = ("control", "recipe", "threshold")
-    control: ControlName
+    control: Literal["shuffled_labels", "border_only", "lungs_black", "tone_only"]
     recipe: str
     size: int
     epochs: int
     threshold: float
     folds: int
-    repeats: int
+    repeats: int  # more than one for shuffled labels alone
     n: int
     groups: int
     balanced_accuracy: Estimate
-    auroc_normal: Estimate
+    auroc_normal: Estimate  # normal against tumour
 
 
 class Audit(Entry):
-    """What the data holds twice. Counts are of files or of distinct images; thresholds are written `0.90`."""
+    """What the data holds twice: counts of files or of distinct images. Thresholds as keys are written `0.90`."""
 
-    section = "audits"
-    about = ("manifest",)
     manifest: str  # digest
     files_by_split: dict[str, int]
     images: int
@@ -185,12 +157,7 @@ class Audit(Entry):
 
 
 class GateRow(Record):
-    """Verdicts on pictures of one kind, or of one group of a kind; exact 95 % intervals (Clopper and Pearson).
-
-    Attributes:
-        named: How many were given the reason that is true of them.
-        not_ok95: Of the share that was refused or marked unusual.
-    """
+    """Verdicts on pictures of one kind, or of one group of a kind; exact 95 % intervals (Clopper and Pearson)."""
 
     kind: str
     group: str  # empty: all of the kind
@@ -199,82 +166,47 @@ class GateRow(Record):
     refused: int
     unusual: int
     ok: int
-    named: int
-    refused95: Figures
-    not_ok95: Figures
+    named: int  # given the reason that is true of them
+    refused95: Interval
+    not_ok95: Interval  # of the share that was refused or marked unusual
 
 
 class GateReport(Entry):
-    """What the gate of a model does to pictures of sources that it had not seen.
+    """What the gate of a model does to pictures of sources that it had not seen."""
 
-    Attributes:
-        pictures: That the shipped gate was fitted to, besides `slices` of the data set.
-        reasons: Slices of the data set by the code of a notice that they were given.
-        rows: One for each kind of picture, and one for each group of upright chests.
-        refused: Slices of the data set that got no score; `scored` is the balanced accuracy out of fold of the others.
-        outside: Share of positive evidence outside the body above which a notice is given.
-        alarmed: Slices of the data set that got this notice, of `alarm_slices`.
-    """
-
-    section = "gates"
-    about = ("model_id",)
     model_id: str
-    slices: int
-    pictures: int
+    slices: int  # of the data set that the shipped gate was fitted to
+    pictures: int  # the same from elsewhere
     sources: int
-    rows: tuple[GateRow, ...]
-    reasons: dict[str, int]
-    refused: int
-    scored: Estimate
-    outside: float
-    alarmed: int
+    rows: tuple[GateRow, ...]  # one for each kind of picture, and for each group of upright chests
+    reasons: dict[str, int]  # slices of the data set by the code of a notice that they were given
+    refused: int  # slices of the data set without a score
+    scored: Estimate  # balanced accuracy out of fold of the others
+    outside: float  # share of positive evidence outside the body above which a notice is given
+    alarmed: int  # slices of the data set that got it, of `alarm_slices`
     alarm_slices: int
 
 
-class Coverage(Record):
-    """Share of sets that hold the true class, one slice a visual group; exact 95 % interval over `groups`."""
-
-    value: float
-    low: float
-    high: float
-    groups: int
-
-
 class Sets(Record):
-    """Sets of the classes that remain possible, judged out of fold.
+    """Sets of the classes that remain possible, judged out of fold."""
 
-    Attributes:
-        alpha: Share of each class's scans whose set may miss it.
-        coverage: By class key.
-        size: Mean number of classes in a set.
-        single: Share of sets of one class; `empty`: of none.
-    """
-
-    alpha: float
-    coverage: dict[str, Coverage]
-    size: float
-    single: float
+    alpha: float  # share of each class's scans whose set may miss it
+    coverage: dict[str, Coverage]  # by class key
+    size: float  # mean number of classes in a set
+    single: float  # share of sets of one class
     empty: float
 
 
 class Confidence(Entry):
-    """Temperature and sets of a recipe from its answers out of fold, and what they are worth.
+    """Temperature and sets of a recipe from its answers out of fold, and what they are worth."""
 
-    Attributes:
-        raw: `nll`, `brier`, `ece`, `augrc` and `risk_at_80` of the scores as they are.
-        calibrated: The same, each fold at the temperature of the others.
-        perfect_ece: 95th percentile of the error of a perfectly calibrated model of as few groups.
-    """
-
-    section = "confidences"
-    about = ("recipe", "threshold")
     recipe: str
     threshold: float
     folds: int
     temperature: Estimate
-    raw: dict[str, Estimate]
-    calibrated: dict[str, Estimate]
-    perfect_ece: float
+    raw: dict[str, Estimate]  # `nll`, `brier`, `ece`, `augrc`, `risk_at_80` of the scores as they are
+    calibrated: dict[str, Estimate]  # the same, each fold at the temperature of the others
+    perfect_ece: float  # 95th percentile for a perfectly calibrated model of as few groups
     sets: Sets
 
 
@@ -286,43 +218,28 @@ class Likeness(Record):
 
 
 class Lesion(Record):
-    """Evidence and a radiologist's outline in one volume under one window: shares are means over the slices.
-
-    Attributes:
-        inside: Share of the evidence that lies in the outline.
-        area: Share of the body that the outline covers.
-        peaks: Slices whose strongest place lies in the outline.
-    """
+    """Evidence and a radiologist's outline in one volume under one window."""
 
     volume: str
     window: str
     slices: int
-    inside: float
-    area: float
-    peaks: int
+    inside: float  # mean share of the evidence that lies in the outline
+    area: float  # mean share of the body that the outline covers
+    peaks: int  # slices whose strongest place lies in the outline
 
 
 class MapTests(Entry):
-    """The maps of a model put to the test on `n` slices of the published test split, one a visual group.
+    """The maps of a model put to the test on `n` slices of the published test split, one a visual group."""
 
-    Attributes:
-        randomised: Likeness to the true maps, by the lowest block at random; the last has all weights at random.
-        pairs: Likeness of the maps of two different slices.
-        road: Probability lost by filling in what a map marks most instead of least; its lead over two other maps.
-        outside: Mean share of the evidence that lies outside the body, and its lead over evenly spread evidence.
-    """
-
-    section = "map_tests"
-    about = ("model_id",)
     model_id: str
     n: int
-    randomised: dict[str, Likeness]
-    pairs: Likeness
-    road: Estimate
-    road_over_random: Estimate
-    road_over_centre: Estimate
-    outside: Estimate
-    outside_lead: Estimate
+    randomised: dict[str, Likeness]  # to the true maps, by the lowest block at random; the last: all weights are
+    pairs: Likeness  # of the maps of two different slices
+    road: Estimate  # probability lost by filling in what a map marks most, minus what it marks least
+    road_over_random: Estimate  # its lead over a random map
+    road_over_centre: Estimate  # and over one that always marks the centre
+    outside: Estimate  # mean share of the evidence that lies outside the body
+    outside_lead: Estimate  # minus that of evenly spread evidence
     lesions: tuple[Lesion, ...] = ()
 
 
@@ -352,22 +269,18 @@ class Alarms(Record):
 class VolumeReadings(Entry):
     """What a model says of whole scans from other hospitals."""
 
-    section = "volume_readings"
-    about = ("model_id",)
     model_id: str
     outlined: tuple[Ranking, ...]
     free: tuple[Alarms, ...]
 
 
 class Search(Entry):
-    """A search for a recipe, summed up: trials by how they ended, and what the result depends on (fANOVA)."""
+    """The newest search for a recipe, summed up."""
 
-    section = "searches"
-    about = ("date",)
     folds: int
-    trials: dict[str, int]  # by state: complete, pruned, fail
+    trials: dict[str, int]  # by how they ended: complete, pruned, fail
     lowest_loss: float | None = None
-    importance: dict[str, float]
+    importance: dict[str, float]  # share of the differences that a setting explains (fANOVA)
 
 
 class Ledger(Record):
@@ -384,3 +297,10 @@ class Ledger(Record):
     map_tests: tuple[MapTests, ...] = ()
     volume_readings: tuple[VolumeReadings, ...] = ()
     searches: tuple[Search, ...] = ()
+
+    def put(self, entry: Entry) -> Ledger:
+        """The ledger with an entry at the end of its section, without the one that has the same key."""
+        sections = {get_args(field.annotation)[0]: name for name, field in type(self).model_fields.items()}
+        section = sections[type(entry)]
+        others = [old for old in getattr(self, section) if old.key != entry.key]
+        return self.model_copy(update={section: (*others, entry)})

@@ -18,7 +18,7 @@ from ctscan.errors import DataError
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.results import summary
 from ctscan.results.ledger import read_ledger
-from ctscan.results.records import Coverage, Estimate, Figures
+from ctscan.results.records import Coverage, Estimate, Interval
 from ctscan.results.summary import Facts, facts_of
 
 BEGIN, END = "<!-- numbers: begin (ctscan report) -->", "<!-- numbers: end -->"
@@ -29,7 +29,7 @@ def percent(value: float, digits: int = 0) -> str:
     return f"{decimal(100 * value, digits)} %"
 
 
-def span(interval: Figures, digits: int = 0, factor: float = 100) -> str:
+def span(interval: Interval, digits: int = 0, factor: float = 100) -> str:
     """`94–98`, of the ends of an interval; `-7 to 2` where a dash would be a minus."""
     low, high = (decimal(factor * end, digits) for end in interval)
     return f"{low} to {high}" if low.startswith("-") else f"{low}–{high}"

@@ -8,21 +8,8 @@ from typing import TypeVar
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.model.card import Card
-from ctscan.results.records import (
-    Audit,
-    Confidence,
-    Control,
-    CrossValidation,
-    Entry,
-    GateReport,
-    GateRow,
-    Ledger,
-    MapTests,
-    PublishedEvaluation,
-    Reading,
-    Search,
-    VolumeReadings,
-)
+from ctscan.results import records
+from ctscan.results.records import CrossValidation, Entry, GateRow, Ledger, Reading
 
 FOLDS = 5
 HEADLINE_THRESHOLD = 0.90  # of the visual groups whose number is reported first
@@ -38,6 +25,7 @@ PUBLISHED_TEST = 315  # slices of the published test split, of which not all cou
 SEED_DESIGN = {"train": (0.9953, 0.0231), "test": (0.8914, 0.3442)}
 
 Found = TypeVar("Found", bound=Entry)
+About = TypeVar("About", CrossValidation, records.Control, records.Confidence)
 
 
 @dataclass(frozen=True)
@@ -47,19 +35,19 @@ class Facts:
     card: Card
     reading: Reading | None = None  # the training's own scores of the published splits
     seed: Reading | None = None  # the same of the seed recipe's newest model
-    published: PublishedEvaluation | None = None
-    deduplicated: PublishedEvaluation | None = None
+    published: records.PublishedEvaluation | None = None
+    deduplicated: records.PublishedEvaluation | None = None
     grouped: CrossValidation | None = None
     stricter: CrossValidation | None = None  # the same recipe where visual groups are linked at `STRICT_THRESHOLD`
     plain: CrossValidation | None = None  # the recipe that `grouped` was held against
-    controls: Mapping[str, Control] = field(default_factory=dict)  # by name, with the view of the model's recipe
-    plain_controls: Mapping[str, Control] = field(default_factory=dict)  # with the view of the plain recipe
-    audit: Audit | None = None
-    gate: GateReport | None = None
-    confidence: Confidence | None = None
-    maps: MapTests | None = None
-    volumes: VolumeReadings | None = None
-    search: Search | None = None
+    controls: Mapping[str, records.Control] = field(default_factory=dict)  # by name, of the model's view
+    plain_controls: Mapping[str, records.Control] = field(default_factory=dict)  # of the plain recipe's view
+    audit: records.Audit | None = None
+    gate: records.GateReport | None = None
+    confidence: records.Confidence | None = None
+    maps: records.MapTests | None = None
+    volumes: records.VolumeReadings | None = None
+    search: records.Search | None = None
 
     @property
     def is_evaluated(self) -> bool:
@@ -85,12 +73,6 @@ class Facts:
     def subtype_is_suspect(self) -> bool:
         """Whether two kinds of tumour are told apart better than patients with known histology allow."""
         return self.grouped is not None and self.grouped.result.measures[SUBTYPE].value > SUBTYPE_SUSPECT
-
-    @property
-    def seed_design(self) -> list[tuple[Reading, dict[str, tuple[bool, bool]]]]:
-        """For model and seed recipe, by split: whether accuracy and cross-entropy reach the seed design's own."""
-        readings = [reading for reading in (self.reading, self.seed) if reading]
-        return [(reading, {split: _reaches(reading, split) for split in SEED_DESIGN}) for reading in readings]
 
     @property
     def missed_classes(self) -> list[str]:
@@ -129,33 +111,32 @@ def _newest(entries: Iterable[Found]) -> Found | None:
     return next(reversed(list(entries)), None)
 
 
-def _reaches(reading: Reading, split: str) -> tuple[bool, bool]:
-    score, (accuracy, cross_entropy) = reading.scores[split], SEED_DESIGN[split]
-    return score.accuracy >= accuracy, score.cross_entropy <= cross_entropy
-
-
 def facts_of(ledger: Ledger, card: Card) -> Facts:
     """What the ledger says of the model of a card."""
     mine = card.model_id
     grouped = _newest(e for e in ledger.cross_validations if e.model_id == mine and e.threshold == HEADLINE_THRESHOLD)
     recipe = grouped.recipe if grouped else ""
     other = grouped.against.recipe if grouped and grouped.against else ""
+
+    def of_recipe(entries: Iterable[About], recipe: str, threshold: float = HEADLINE_THRESHOLD) -> list[About]:
+        return [e for e in entries if (e.recipe, e.threshold) == (recipe, threshold)]
+
     return Facts(
         card=card,
         reading=_newest(e for e in ledger.readings if e.model_id == mine),
         seed=_newest(e for e in ledger.readings if e.recipe_name == "seed"),
-        published=_newest(e for e in ledger.evaluations if e.key == (mine, "published")),
-        deduplicated=_newest(e for e in ledger.evaluations if e.key == (mine, "deduplicated")),
+        published=_newest(e for e in ledger.evaluations if (e.model_id, e.split) == (mine, "published")),
+        deduplicated=_newest(e for e in ledger.evaluations if (e.model_id, e.split) == (mine, "deduplicated")),
         grouped=grouped,
-        stricter=_newest(e for e in ledger.cross_validations if e.key == (recipe, STRICT_THRESHOLD)),
-        plain=_newest(e for e in ledger.cross_validations if e.key == (other, HEADLINE_THRESHOLD)),
+        stricter=_newest(of_recipe(ledger.cross_validations, recipe, STRICT_THRESHOLD)),
+        plain=_newest(of_recipe(ledger.cross_validations, other)),
         controls={e.control: e for e in ledger.controls if (e.recipe, e.threshold) == (recipe, HEADLINE_THRESHOLD)},
         plain_controls={
             e.control: e for e in ledger.controls if (e.recipe, e.threshold) == (other, HEADLINE_THRESHOLD)
         },
         audit=_newest(ledger.audits),
         gate=_newest(e for e in ledger.gates if e.model_id == mine),
-        confidence=_newest(e for e in ledger.confidences if e.key == (recipe, HEADLINE_THRESHOLD)),
+        confidence=_newest(of_recipe(ledger.confidences, recipe)),
         maps=_newest(e for e in ledger.map_tests if e.model_id == mine),
         volumes=_newest(e for e in ledger.volume_readings if e.model_id == mine),
         search=_newest(ledger.searches),
