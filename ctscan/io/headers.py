@@ -1,31 +1,33 @@
-"""Bytes of a picture file -> Header: container, size, frames, orientation, and that the file is whole.
+"""Bytes of a picture file -> Header: container, size and frames, known before any pixel is decoded.
 
-Read before any pixel is decoded, so that a picture too large costs nothing, and because decoders turn a file that is
-cut off into grey without a word. Nothing here trusts a length that the file states.
+So a picture too large costs nothing. Whether the rest of the file is whole is for OpenCV to say, which refuses what is
+cut off. Nothing here trusts a length that the file states.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from ctscan.errors import UnreadableSlice
-from ctscan.io import tiff
 from ctscan.notices import Notice
 
 Container = Literal["png", "jpeg", "webp", "bmp", "tiff"]
 
 MIN_SIDE = 32  # px: less than one cell of the map
-MAX_PIXELS = 20_000_000  # in 8 bits of any colours or 16 bits of grey they fit into the memory that `decoder` gives
+MAX_PIXELS = 20_000_000  # in 8 bits of any colours or 16 bits of grey they fit into the memory that `sandbox` gives
 MAX_PARTS = 100_000  # chunks or segments; a PNG at the limit of pixels, in chunks of 8 KiB, has half as many
-_SVG = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<[?!][^>]*>\s*)*<svg\b")  # behind a declaration, comments, a document type
 MAX_SCANS = 64  # of a JPEG; each costs a pass over all pixels, however few bytes it has. Encoders write about ten
 
-DAMAGED, TRUNCATED, UNUSUAL = Notice("damaged"), Notice("truncated"), Notice("undecodable")
+DAMAGED, UNDECODABLE = Notice("damaged"), Notice("undecodable")
+BROKEN = (struct.error, LookupError, OverflowError)  # what a length or an offset that lies raises here
+
+_SVG = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<[?!][^>]*>\s*)*<svg\b")  # behind a declaration, comments, a document type
 
 
 @dataclass(frozen=True)
@@ -35,24 +37,40 @@ class Header:
     container: Container
     width: int
     height: int
-    frames: int = 1  # 2 stands for any number above 1
-    orientation: int = 1  # EXIF tag 274, 1 to 8
 
 
 def read_header(data: bytes) -> Header:
-    """Container by its first bytes, size within limits, nothing missing. Raises UnreadableSlice and nothing else."""
+    """The header of a PNG, JPEG, WebP, BMP or TIFF of a size within limits. Raises UnreadableSlice and nothing else."""
+    container = sniff(data)
     try:
-        container = sniff(data)
         width, height = _SIZES[container](data)
-        check_size(width, height)
-        frames, orientation = _WALKS[container](data)
-    except (struct.error, IndexError):
+    except BROKEN:
         raise UnreadableSlice(DAMAGED) from None
-    return Header(container, width, height, frames, orientation if 1 <= orientation <= 8 else 1)
+    if width < 1 or height < 1:
+        raise UnreadableSlice(DAMAGED)
+    if width * height > MAX_PIXELS:
+        raise UnreadableSlice(Notice("too_large", {"width": width, "height": height, "millions": MAX_PIXELS // 10**6}))
+    if min(width, height) < MIN_SIDE:
+        raise UnreadableSlice(Notice("too_small", {"width": width, "height": height, "least": MIN_SIDE}))
+    return Header(container, width, height)
+
+
+def has_several_frames(data: bytes, container: Container) -> bool:
+    """Whether there are frames behind the first. Raises UnreadableSlice or BROKEN."""
+    match container:
+        case "png":
+            counts = (struct.unpack_from(">I", data, start)[0] for k, start, _ in png_chunks(data) if k == b"acTL")
+            return any(count > 1 for count in counts)
+        case "webp":
+            return data[12:16] == b"VP8X" and bool(data[20] & 2) and data.count(b"ANMF") > 1
+        case "tiff":
+            return not read_directory(data).is_last
+        case _:
+            return False
 
 
 def sniff(data: bytes) -> Container:
-    """The container by magic bytes; a file's name is never asked. Raises UnreadableSlice."""
+    """The container by its first bytes; a file's name is never asked. Raises UnreadableSlice."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -63,10 +81,10 @@ def sniff(data: bytes) -> Container:
         return "tiff"
     if data[:2] == b"BM" and data[14:18] in _BMP_HEADERS:  # two letters alone may begin a text
         return "bmp"
-    raise UnreadableSlice(Notice(name_foreign(data)))
+    raise UnreadableSlice(Notice(_name_foreign(data)))
 
 
-def name_foreign(data: bytes) -> str:
+def _name_foreign(data: bytes) -> str:
     """The code of the notice that says what a file is that holds no picture ctscan reads."""
     if not data:
         return "empty"
@@ -81,16 +99,6 @@ def name_foreign(data: bytes) -> str:
     return "svg" if _SVG.match(data[:4096]) else "unknown_format"
 
 
-def check_size(width: int, height: int) -> None:
-    """Raises UnreadableSlice for pictures too small to mean anything or too large to decode."""
-    if width < 1 or height < 1:
-        raise UnreadableSlice(DAMAGED)
-    if width * height > MAX_PIXELS:
-        raise UnreadableSlice(Notice("too_large", {"width": width, "height": height, "millions": MAX_PIXELS // 10**6}))
-    if min(width, height) < MIN_SIDE:
-        raise UnreadableSlice(Notice("too_small", {"width": width, "height": height, "least": MIN_SIDE}))
-
-
 # --- PNG (W3C Recommendation, third edition)
 
 
@@ -101,118 +109,57 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Type, start and end of the content of each chunk up to IEND (section 5.3).
-
-    Raises UnreadableSlice where one is missing or broken.
-    """
+    """Type, start and end of the content of each chunk up to IEND (section 5.3). Raises UnreadableSlice or BROKEN."""
     position = 8
     for _ in range(MAX_PARTS):
-        if position + 12 > len(data):
-            raise UnreadableSlice(TRUNCATED)
         length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
-        if end > len(data):
-            raise UnreadableSlice(TRUNCATED)
-        (checksum,) = struct.unpack_from(">I", data, end - 4)
-        if kind[:1].isupper() and zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:  # critical
-            raise UnreadableSlice(DAMAGED)
-        yield kind, position + 8, end - 4
+        yield kind, position + 8, position + 8 + length
         if kind == b"IEND":
             return
-        position = end
-    raise UnreadableSlice(UNUSUAL)
+        position += 12 + length
+    raise UnreadableSlice(UNDECODABLE)
 
 
-def _png_walk(data: bytes) -> tuple[int, int]:
-    frames, exif = 1, b""
-    for kind, start, end in png_chunks(data):
-        if kind == b"acTL" and struct.unpack_from(">I", data, start)[0] > 1:
-            frames = 2
-        if kind == b"eXIf":
-            exif = exif or data[start:end]
-    return frames, _exif_orientation(exif)
+def png_pixels(data: bytes) -> bytes:
+    """The same PNG with the chunks that make its pixels and no others: libpng prints the name of a broken profile."""
+    chunks = ((kind, data[start - 8 : end + 4]) for kind, start, end in png_chunks(data))
+    return data[:8] + b"".join(chunk for kind, chunk in chunks if kind[:1].isupper() or kind in (b"tRNS", b"eXIf"))
 
 
 def png_transparent_grey(data: bytes) -> int | None:
     """The one grey that a grey PNG without alpha calls transparent (tRNS, section 11.3.1.1), in its own depth."""
-    if data[25] != 0:  # colour type: greyscale
+    depth, colour_type = data[24], data[25]
+    if colour_type != 0:
         return None
     for kind, start, _ in png_chunks(data):
         if kind == b"tRNS":
-            return int(struct.unpack_from(">H", data, start)[0]) & (1 << data[24]) - 1
+            return int(struct.unpack_from(">H", data, start)[0]) & (1 << depth) - 1
         if kind == b"IDAT":  # tRNS stands before it
             break
     return None
 
 
-def png_pixels(data: bytes) -> bytes:
-    """The same PNG with the chunks that make its pixels and no others: libpng prints the name of a broken profile."""
-    wanted = (
-        data[start - 8 : end + 4] for kind, start, end in png_chunks(data) if kind[:1].isupper() or kind == b"tRNS"
-    )
-    return data[:8] + b"".join(wanted)
-
-
-# --- JPEG (ITU-T T.81, annex B)
-
-_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # entropy-coded data ends at a marker that is no restart
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment up to the end of the image. Raises UnreadableSlice where that is missing."""
-    position = 2
-    for _ in range(MAX_PARTS):
-        while position + 1 < len(data) and data[position] == data[position + 1] == 0xFF:
-            position += 1  # fill bytes
-        if position + 2 > len(data):
-            raise UnreadableSlice(TRUNCATED)
-        if data[position] != 0xFF:
-            raise UnreadableSlice(DAMAGED)
-        marker = data[position + 1]
-        position += 2
-        if marker == 0xD9:
-            return
-        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
-            continue
-        if position + 2 > len(data):
-            raise UnreadableSlice(TRUNCATED)
-        (length,) = struct.unpack_from(">H", data, position)
-        if length < 2:
-            raise UnreadableSlice(DAMAGED)
-        yield marker, data[position + 2 : position + length]
-        position += length
-        if marker == 0xDA:
-            found = _AFTER_SCAN.search(data, position)
-            if not found:
-                raise UnreadableSlice(TRUNCATED)
-            position = found.start()
-    raise UnreadableSlice(UNUSUAL)
+# --- JPEG (ITU-T T.81, annex B) and WebP (RFC 9649)
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    for marker, content in _jpeg_segments(data):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            height, width = struct.unpack_from(">HH", content, 1)
+    if data.count(b"\xff\xda") > MAX_SCANS:
+        raise UnreadableSlice(UNDECODABLE)
+    position = 2
+    for _ in range(MAX_PARTS):
+        marker = data[position + 1]
+        if data[position] != 0xFF or marker in (0xD9, 0xDA):  # the end, or pixels of no stated size
+            raise UnreadableSlice(DAMAGED)
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers alone
+            position += 2
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            height, width = struct.unpack_from(">HH", data, position + 5)
             return width, height
-        if marker == 0xDA:
-            break
-    raise UnreadableSlice(DAMAGED)
-
-
-def _jpeg_walk(data: bytes) -> tuple[int, int]:
-    exif, scans = b"", 0
-    for marker, content in _jpeg_segments(data):
-        if marker == 0xE1 and content.startswith(b"Exif\0\0"):
-            exif = exif or content
-        scans += marker == 0xDA
-    if not scans:
-        raise UnreadableSlice(DAMAGED)
-    if scans > MAX_SCANS:
-        raise UnreadableSlice(UNUSUAL)
-    return 1, _exif_orientation(exif)
-
-
-# --- WebP (RFC 9649)
+        else:
+            position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    raise UnreadableSlice(UNDECODABLE)
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -228,25 +175,6 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     raise UnreadableSlice(DAMAGED)
 
 
-def _webp_walk(data: bytes) -> tuple[int, int]:
-    (size,) = struct.unpack_from("<I", data, 4)
-    end, position = 8 + size, 12
-    if end > len(data):
-        raise UnreadableSlice(TRUNCATED)
-    frames, exif = 0, b""
-    for _ in range(MAX_PARTS):
-        if position + 8 > end:
-            return (2 if frames > 1 else 1), _exif_orientation(exif)
-        kind, length = struct.unpack_from("<4sI", data, position)
-        if position + 8 + length > end:
-            raise UnreadableSlice(DAMAGED)
-        frames += kind == b"ANMF"
-        if kind == b"EXIF":
-            exif = exif or data[position + 8 : position + 8 + length]
-        position += 8 + length + length % 2
-    raise UnreadableSlice(UNUSUAL)
-
-
 # --- BMP (BITMAPCOREHEADER, OS/2 2 and BITMAPINFOHEADER up to BITMAPV5HEADER, told apart by their sizes)
 
 _BMP_HEADERS = tuple(struct.pack("<I", size) for size in (12, 16, 40, 52, 56, 64, 108, 124))
@@ -259,18 +187,6 @@ def _bmp_size(data: bytes) -> tuple[int, int]:
     (header,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
     return width, abs(height)  # negative: rows from top to bottom
-
-
-def _bmp_walk(data: bytes) -> tuple[int, int]:
-    (offset, header) = struct.unpack_from("<II", data, 10)
-    (bits,) = struct.unpack_from("<H", data, 24 if header == 12 else 28)
-    compression, stated = (0, 0) if header == 12 else struct.unpack_from("<II", data, 30)
-    width, height = _bmp_size(data)
-    run_length_coded = compression in (1, 2)
-    needed = stated if run_length_coded else (width * bits + 31) // 32 * 4 * height
-    if offset + needed > len(data) or (run_length_coded and not stated):
-        raise UnreadableSlice(TRUNCATED)
-    return 1, 1
 
 
 def bmp_has_alpha(data: bytes) -> bool:
@@ -289,30 +205,84 @@ def bmp_hides_its_colours(data: bytes) -> bool:
     return struct.unpack_from("<III", data, 54) != _BGR_MASKS
 
 
-# --- TIFF
+# --- TIFF 6.0 (Adobe, 1992), its 64-bit form BigTIFF, and EXIF blocks, which have the same layout
+
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262  # tags (section 8 and appendix A)
+STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR, EXTRA_SAMPLES = 273, 274, 277, 279, 284, 338
+_LISTS = (STRIP_OFFSETS, STRIP_BYTES)  # of which every value is needed, of the others the first
+_TAGS = (WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, SAMPLES, PLANAR, EXTRA_SAMPLES, *_LISTS)
+
+UNCOMPRESSED, CHUNKY, WHITE_IS_ZERO = 1, 1, 0
+JPEG, YCBCR = 7, 6
+# What common programs write. The rest of what libtiff knows is rare, and 4.7.1, which OpenCV brings, has open flaws
+# there: CVE-2026-12912 in the PixarLog codec, CVE-2026-4775 in YCbCr that no JPEG codec has made RGB.
+_COMPRESSIONS = (UNCOMPRESSED, 5, JPEG, 8, 32946, 32773)  # LZW, deflate by its two numbers, PackBits
+_PHOTOMETRICS = (WHITE_IS_ZERO, 1, 2, 3, 5)  # grey, RGB, palette, CMYK
+
+MAX_ENTRIES = 1000  # of a directory; real ones have some tens
+MAX_VALUES = 1 << 20  # of an entry; a strip a row of the tallest slice is far fewer
+_UNSIGNED = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}  # field types; 16 and 18 are BigTIFF's
+
+
+@dataclass(frozen=True)
+class Directory:
+    """The entries of a TIFF's first directory that this program asks for."""
+
+    order: str  # "<" or ">", as in struct
+    tags: dict[int, tuple[int, ...]]
+    is_last: bool
+
+    def first(self, tag: int, default: int) -> int:
+        """The first value of a tag."""
+        values = self.tags.get(tag, ())
+        return values[0] if values else default
+
+
+def read_directory(data: bytes) -> Directory:
+    """The first directory of a TIFF. Raises UnreadableSlice or BROKEN."""
+    order = {b"II": "<", b"MM": ">"}[data[:2]]
+    big = {42: False, 43: True}[struct.unpack_from(f"{order}H", data, 2)[0]]
+    count_kind, pointer, entry_size = ("Q", "Q", 20) if big else ("H", "I", 12)
+    (start,) = struct.unpack_from(order + pointer, data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + count_kind, data, start)
+    if count > MAX_ENTRIES:
+        raise UnreadableSlice(DAMAGED)
+    first = start + struct.calcsize(count_kind)
+    tags: dict[int, tuple[int, ...]] = {}
+    for place in range(first, first + count * entry_size, entry_size):
+        tag, kind, number = struct.unpack_from(f"{order}HH{pointer}", data, place)
+        # The first of two entries of one tag counts, as in libtiff: else its size would not be the one checked here.
+        if tag not in _TAGS or tag in tags:
+            continue
+        if kind not in _UNSIGNED or number > MAX_VALUES:  # libtiff may take it, so it cannot count as absent
+            raise UnreadableSlice(DAMAGED)
+        dtype = np.dtype(order + _UNSIGNED[kind])
+        value = place + 4 + struct.calcsize(pointer)
+        if number * dtype.itemsize > struct.calcsize(pointer):
+            (value,) = struct.unpack_from(order + pointer, data, value)
+        if value + number * dtype.itemsize > len(data):
+            raise UnreadableSlice(DAMAGED)
+        tags[tag] = tuple(np.frombuffer(data, dtype, number if tag in _LISTS else min(number, 1), value).tolist())
+    (following,) = struct.unpack_from(order + pointer, data, first + count * entry_size)
+    return Directory(order, tags, following == 0)
+
+
+def read_orientation(exif: bytes) -> int:
+    """The orientation in an EXIF block, 1 to 8; 1 where there is none or the block is broken: it makes no pixels."""
+    try:
+        orientation = read_directory(exif).first(ORIENTATION, 1)
+    except (*BROKEN, UnreadableSlice):
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
 
 
 def _tiff_size(data: bytes) -> tuple[int, int]:
-    directory = tiff.read_directory(data)
-    return directory.first(tiff.WIDTH, 0), directory.first(tiff.HEIGHT, 0)
-
-
-def _tiff_walk(data: bytes) -> tuple[int, int]:
-    directory = tiff.read_directory(data)
-    if not tiff.is_common(directory):
-        raise UnreadableSlice(UNUSUAL)
-    if not tiff.is_complete(data, directory):
-        raise UnreadableSlice(TRUNCATED)
-    return (2 if directory.next else 1), directory.first(tiff.ORIENTATION, 1)
-
-
-def _exif_orientation(block: bytes) -> int:
-    """The orientation in an EXIF block, 1 where there is none or the block is broken: it is no part of the pixels."""
-    try:
-        return tiff.read_directory(block.removeprefix(b"Exif\0\0")).first(tiff.ORIENTATION, 1)
-    except UnreadableSlice:
-        return 1
+    d = read_directory(data)
+    compression, photometric = d.first(COMPRESSION, UNCOMPRESSED), d.first(PHOTOMETRIC, 1)
+    becomes_rgb = photometric == YCBCR and compression == JPEG and d.first(PLANAR, CHUNKY) == CHUNKY
+    if compression not in _COMPRESSIONS or not (photometric in _PHOTOMETRICS or becomes_rgb):
+        raise UnreadableSlice(UNDECODABLE)
+    return d.first(WIDTH, 0), d.first(HEIGHT, 0)
 
 
 _SIZES = {"png": _png_size, "jpeg": _jpeg_size, "webp": _webp_size, "bmp": _bmp_size, "tiff": _tiff_size}
-_WALKS = {"png": _png_walk, "jpeg": _jpeg_walk, "webp": _webp_walk, "bmp": _bmp_walk, "tiff": _tiff_walk}

@@ -6,7 +6,6 @@ JPEG decoder, and strangers' bytes come here. The header is read first, by `head
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,137 +14,144 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
-from ctscan.io import tiff
-from ctscan.io.headers import (
-    DAMAGED,
-    UNUSUAL,
-    Header,
-    bmp_has_alpha,
-    bmp_hides_its_colours,
-    png_pixels,
-    png_transparent_grey,
-    read_header,
-)
+from ctscan.io import headers
+from ctscan.io.headers import DAMAGED, UNDECODABLE
 from ctscan.notices import Notice
-
-__all__ = ["Slice", "UnreadableSlice", "read_slice"]
 
 LUMA_BGR = (0.114, 0.587, 0.299)  # ITU-R BT.601
 COLOUR_STEP = 24 / 255  # of full scale between two channels; JPEG's colour noise on a grey picture stays below
 ROWS_AT_ONCE = 64  # of a picture that becomes grey: in float64 the whole would take eight times its bytes
 EIGHT_BITS, TWELVE_BITS, SIXTEEN_BITS = 255, 4095, 65535
+UNASSOCIATED = 2  # a TIFF's extra samples: alpha that is not multiplied into the colours
 
-# What forged bytes can raise in a parser, in NumPy or in OpenCV.
-BROKEN = (struct.error, LookupError, ValueError, OverflowError, MemoryError, cv2.error)
+BROKEN = (*headers.BROKEN, ValueError, MemoryError, cv2.error)  # what forged bytes raise in NumPy and OpenCV too
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One slice as it came, upright. No name, date or other text of the file: it cannot leak what it lacks."""
+    """One slice as it came, upright. No name, date or other text of the file: it cannot leak what it lacks.
 
-    pixels: NDArray[np.float32]  # (H, W), grey in [0, 1], read-only
-    notices: tuple[Notice, ...] = ()  # what a viewer should know about the reading
-    colour: float = 0.0  # share of the pixels that are clearly coloured, in [0, 1]
+    Attributes:
+        pixels: Float32 (H, W), grey in [0, 1], read-only.
+        notices: What a viewer should know about the reading.
+        colour: Share of the pixels that are clearly coloured, in [0, 1].
+    """
+
+    pixels: NDArray[np.float32]
+    notices: tuple[Notice, ...] = ()
+    colour: float = 0.0
 
 
 def read_slice(data: bytes) -> Slice:
-    """PNG, JPEG, WebP, BMP or TIFF, recognised by content. Raises UnreadableSlice and nothing else."""
+    """The slice in the bytes of a file.
+
+    Args:
+        data: A PNG, JPEG, WebP, BMP or TIFF, recognised by content. Of several frames the first is taken.
+
+    Returns:
+        The slice, turned as its EXIF orientation says, what is transparent on black.
+
+    Raises:
+        UnreadableSlice: And nothing else, whatever the bytes are.
+    """
     try:
-        return _read(data)
-    except UnreadableSlice:
-        raise
+        header = headers.read_header(data)
+        stored, orientation = _decode(data, header.container)
+        grey = to_grey(stored)
+        if sorted(grey.shape) != sorted((header.height, header.width)):  # OpenCV turns a TIFF itself
+            raise UnreadableSlice(DAMAGED)
+        pixels, notices = to_unit_range(grey)
+        colour = share_coloured(stored)
+        if headers.has_several_frames(data, header.container):
+            notices += (Notice("several_frames"),)
     except BROKEN as error:
-        raise UnreadableSlice(Notice("too_much_memory") if is_out_of_memory(error) else DAMAGED) from None
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether NumPy or OpenCV got no memory, as where a process may have little."""
-    return isinstance(error, MemoryError) or getattr(error, "code", 0) == cv2.Error.StsNoMem
-
-
-def _read(data: bytes) -> Slice:
-    header = read_header(data)
-    stored = decode(data, header)
-    grey = to_grey(stored)
-    if grey.shape != (header.height, header.width):
-        raise UnreadableSlice(DAMAGED)
-    pixels, notices = to_unit_range(grey)
-    upright = np.ascontiguousarray(turn(pixels, header.orientation))
+        out_of_memory = isinstance(error, MemoryError) or getattr(error, "code", 0) == cv2.Error.StsNoMem
+        raise UnreadableSlice(Notice("too_much_memory") if out_of_memory else DAMAGED) from None
+    upright = np.ascontiguousarray(turn(pixels, orientation))
     upright.setflags(write=False)
-    return Slice(upright, notices + ((Notice("several_frames"),) if header.frames > 1 else ()), share_coloured(stored))
+    return Slice(upright, notices, colour)
 
 
-def decode(data: bytes, header: Header) -> NDArray[Any]:
-    """The first frame as stored: (H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) BGR or (H, W, 4) BGRA."""
-    match header.container:
-        case "tiff":
-            return decode_tiff(data)
-        case "bmp":
-            return decode_bmp(data)
+def _decode(data: bytes, container: headers.Container) -> tuple[NDArray[Any], int]:
+    """The first frame as stored, (H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) BGR or (H, W, 4) BGRA.
+
+    And the EXIF orientation that is still to be undone.
+    """
+    match container:
         case "png":
-            return decode_png(data)
+            return _decode_png(data)
+        case "bmp":
+            return _decode_bmp(data)
+        case "tiff":
+            return _decode_tiff(data)
         case _:
-            return decode_plain(data)
+            return _decode_by_opencv(data)
 
 
-def decode_plain(data: bytes) -> NDArray[Any]:
-    """By OpenCV. `IMREAD_UNCHANGED` keeps depth and alpha, and leaves the EXIF orientation to us."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+def _decode_by_opencv(data: bytes) -> tuple[NDArray[Any], int]:
+    """`IMREAD_UNCHANGED` keeps depth and alpha, and leaves the EXIF orientation to us."""
+    pixels, kinds, blocks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise UnreadableSlice(UNUSUAL)
-    return pixels
+        raise UnreadableSlice(UNDECODABLE)
+    exif = [block for kind, block in zip(kinds, blocks, strict=True) if kind == cv2.IMAGE_METADATA_EXIF]
+    return pixels, headers.read_orientation(bytes(exif[0])) if exif else 1
 
 
-def decode_png(data: bytes) -> NDArray[Any]:
+def _decode_png(data: bytes) -> tuple[NDArray[Any], int]:
     """By OpenCV, which keeps the transparent grey of a PNG that has one; it is black, as all that is transparent."""
-    pixels = decode_plain(png_pixels(data))
-    transparent = png_transparent_grey(data)
+    pixels, orientation = _decode_by_opencv(headers.png_pixels(data))
+    transparent = headers.png_transparent_grey(data)
     if transparent is None or pixels.ndim != 2:
-        return pixels
+        return pixels, orientation
     stored_top = (1 << data[24]) - 1  # byte 24: bit depth; OpenCV widens 1, 2 and 4 bits to 8
-    return np.where(pixels == transparent * (np.iinfo(pixels.dtype).max // stored_top), 0, pixels).astype(pixels.dtype)
+    widened = transparent * (np.iinfo(pixels.dtype).max // stored_top)
+    return np.where(pixels == widened, 0, pixels).astype(pixels.dtype), orientation
 
 
-def decode_bmp(data: bytes) -> NDArray[Any]:
+def _decode_bmp(data: bytes) -> tuple[NDArray[Any], int]:
     """By OpenCV, which takes any fourth byte behind bit masks for alpha and knows those of short headers as BGR."""
-    if bmp_hides_its_colours(data):
-        raise UnreadableSlice(UNUSUAL)
-    pixels = decode_plain(data)
-    return pixels if pixels.ndim == 2 or bmp_has_alpha(data) else pixels[..., :3]
+    if headers.bmp_hides_its_colours(data):
+        raise UnreadableSlice(UNDECODABLE)
+    pixels, _ = _decode_by_opencv(data)
+    return (pixels if pixels.ndim == 2 or headers.bmp_has_alpha(data) else pixels[..., :3]), 1
 
 
-def decode_tiff(data: bytes) -> NDArray[Any]:
-    """By OpenCV, but for what it gets wrong: orientation, alpha of grey, separate planes, greys whose white is 0."""
-    directory = tiff.read_directory(data)
-    pixels: NDArray[Any] | None = tiff.read_grey_alpha(data, directory)
+def _decode_tiff(data: bytes) -> tuple[NDArray[Any], int]:
+    """By OpenCV, which turns a TIFF upright, but for what it gets wrong: alpha of grey, planes, white that is 0."""
+    directory = headers.read_directory(data)
+    extra = directory.first(headers.EXTRA_SAMPLES, 0)
+    pixels, orientation = _read_grey_alpha(data, directory), directory.first(headers.ORIENTATION, 1)
     by_opencv = pixels is None
     if pixels is None:
-        pixels = _decode_tiff_by_opencv(data, directory)
-    if directory.first(tiff.PHOTOMETRIC, 1) == tiff.WHITE_IS_ZERO and not (by_opencv and pixels.dtype == np.uint8):
+        if directory.first(headers.SAMPLES, 1) == 2 and extra == UNASSOCIATED:  # OpenCV drops the alpha
+            raise UnreadableSlice(Notice("transparent_tiff"))
+        pixels, orientation = _decode_by_opencv(data)
+        in_planes = directory.first(headers.PLANAR, 1) != headers.CHUNKY and directory.first(headers.SAMPLES, 1) > 1
+        if in_planes and pixels.dtype != np.uint8:  # OpenCV reads them as if they were interleaved
+            raise UnreadableSlice(UNDECODABLE)
+    white_is_zero = directory.first(headers.PHOTOMETRIC, 1) == headers.WHITE_IS_ZERO
+    if white_is_zero and not (by_opencv and pixels.dtype == np.uint8):
         pixels = invert(pixels)
-    alpha = pixels.ndim == 3 and pixels.shape[2] in (2, 4)
-    return pixels[..., :-1] if alpha and is_on_black(pixels, directory) else pixels
+    # The file multiplies associated alpha, OpenCV any alpha of 8-bit colours; an extra sample of no stated meaning
+    # (TIFF 6.0, ExtraSamples 0) is no alpha.
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        is_on_black = extra != UNASSOCIATED or (pixels.shape[2] == 4 and pixels.dtype == np.uint8)
+        pixels = pixels[..., :-1] if is_on_black else pixels
+    return pixels, orientation
 
 
-def _decode_tiff_by_opencv(data: bytes, directory: tiff.Directory) -> NDArray[Any]:
-    unassociated = directory.first(tiff.EXTRA_SAMPLES, 0) == tiff.UNASSOCIATED
-    if directory.first(tiff.SAMPLES, 1) == 2 and unassociated:  # OpenCV drops the alpha
-        raise UnreadableSlice(Notice("transparent_tiff"))
-    pixels = decode_plain(tiff.without_orientation(data, directory))
-    separate = directory.first(tiff.PLANAR, tiff.CHUNKY) != tiff.CHUNKY and directory.first(tiff.SAMPLES, 1) > 1
-    if separate and pixels.dtype != np.uint8:  # OpenCV reads them as if they were interleaved
-        raise UnreadableSlice(UNUSUAL)
-    return pixels
-
-
-def is_on_black(pixels: NDArray[Any], directory: tiff.Directory) -> bool:
-    """Whether the last of 2 or 4 channels of a TIFF is to be dropped: no alpha, or multiplied into the others already.
-
-    The file multiplies associated alpha, OpenCV any alpha of 8-bit colours; an extra sample of no stated meaning
-    (TIFF 6.0, ExtraSamples 0) is none.
-    """
-    by_opencv = pixels.shape[2] == 4 and pixels.dtype == np.uint8
-    return by_opencv or directory.first(tiff.EXTRA_SAMPLES, 0) != tiff.UNASSOCIATED
+def _read_grey_alpha(data: bytes, directory: headers.Directory) -> NDArray[Any] | None:
+    """Pixels (H, W, 2) of an uncompressed grey TIFF with alpha, whose alpha OpenCV would drop; None for others."""
+    first, bits = directory.first, directory.first(headers.BITS, 1)
+    is_plain = first(headers.COMPRESSION, 1) == headers.UNCOMPRESSED and first(headers.PLANAR, 1) == headers.CHUNKY
+    is_grey_alpha = first(headers.SAMPLES, 1) == 2 and first(headers.PHOTOMETRIC, 1) <= 1
+    if not (is_plain and is_grey_alpha and bits in (8, 16) and headers.STRIP_OFFSETS in directory.tags):
+        return None
+    strips = zip(directory.tags[headers.STRIP_OFFSETS], directory.tags[headers.STRIP_BYTES], strict=True)
+    raw = b"".join(data[offset : offset + size] for offset, size in strips)
+    shape = first(headers.HEIGHT, 0), first(headers.WIDTH, 0), 2
+    dtype = np.dtype(f"{directory.order}u{bits // 8}")
+    return np.frombuffer(raw, dtype, int(np.prod(shape))).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def invert(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -46,7 +46,11 @@ GONE = (OSError, EOFError, ValueError, TypeError, KeyError)
 
 ROOT = Path(__file__).parent.parent.parent
 STATM = Path("/proc/self/statm")
-ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "SILENT"}
+ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OPENCV_LOG_LEVEL": "SILENT",
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(MAX_PIXELS),  # for a size that another part of a file states
+}
 
 
 class Decoder:
