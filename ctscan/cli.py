@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-from datetime import date
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,21 +79,21 @@ def audit(
 ) -> None:
     """Find copies, conflicting labels and visual groups in a data folder."""
     require("sklearn", "scikit-learn")
-    from ctscan.results.entries import append
+    from ctscan.evaluation.studies import count_copies
+    from ctscan.results.ledger import update
     from ctscan.training import audit as auditing
-    from ctscan.training.audit_report import write_report
+    from ctscan.training.data import read_dataset
 
-    found = auditing.audit(data)
-    for line in found.unreadable:
+    found = auditing.audit(read_dataset(data, most_unreadable=1))
+    for _, line in found.data.skipped:
         say(line)
     print(json.dumps(found.manifest.facts(), indent=1))
     if manifest:
         manifest.write_text(found.manifest.to_json(), encoding="utf-8")
     if ledger:
-        entry = {"date": f"{date.today()}", "manifest": found.manifest.digest[:16], **found.manifest.facts()}
-        append(ledger, "audits", entry)
+        update(ledger, count_copies(found.manifest))
     if report:
-        write_report(report, found)
+        auditing.write_report(report, found)
         print(f"{report} holds pictures of the data: for its owner, not for publication.", file=sys.stderr)
 
 
@@ -107,14 +106,15 @@ def gate(
 ) -> None:
     """Fit the input gate of a checkpoint, and measure it on pictures that it has not seen."""
     require("sklearn", "scikit-learn")
-    from ctscan.evaluation.gate_study import study
-    from ctscan.results.entries import append
-    from ctscan.results.gate_words import alarm, summary
+    from ctscan.evaluation.gate import fit_gate
+    from ctscan.evaluation.studies import open_setting
+    from ctscan.results.ledger import update
 
     path = checkpoint or bundled(MODEL)
-    found = study(data, pictures, path, runs)
-    append(path.parent / "metrics.json", "gates", found)
-    print(f"{summary(found)} {alarm(found)}")
+    setting = open_setting(data, path.parent / "manifest.json", runs=runs)
+    entry = fit_gate(path, setting.pool, pictures, runs)
+    update(path.parent / "metrics.json", entry)
+    print(entry.model_dump_json(indent=1))
 
 
 @app.command()
@@ -133,7 +133,7 @@ def export(
     from ctscan.export import build_onnx, export_onnx, export_torchscript
     from ctscan.model.checkpoint import read_checkpoint
     from ctscan.quantisation import export_int8
-    from ctscan.training.data import load_split
+    from ctscan.training.data import read_dataset
 
     if int8 and not data:
         raise CtscanError("--int8 needs --data.")
@@ -142,8 +142,8 @@ def export(
     examples, write = bundled("examples"), partial(print, flush=True)
     model = read_checkpoint(checkpoint or bundled(MODEL))
     if onnx and data and int8:
-        train, valid = (load_split(data / name, model.card.preprocess.square) for name in ("train", "valid"))
-        export_int8(model.card, build_onnx(model, examples, write), train, valid, onnx, force, write)
+        slices = read_dataset(data, ("train", "valid"))
+        export_int8(model.card, build_onnx(model, examples, write), slices, onnx, force, write)
     elif onnx:
         export_onnx(model, onnx, examples, write)
     if torchscript:

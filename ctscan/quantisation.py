@@ -26,7 +26,7 @@ from ctscan.metrics import Score, paired_interval, score
 from ctscan.model.card import Card
 from ctscan.model.onnx_file import OnnxFile, write_onnx_file
 from ctscan.model.onnx_runtime import INPUT, OnnxRuntime
-from ctscan.training.data import Split
+from ctscan.training.data import Dataset
 
 QUANTISED = ("Conv", "Add", "Relu", "MaxPool")
 CALIBRATION_SLICES = 64  # evenly over the training slices, which are sorted by class; their values take 2 GB
@@ -52,11 +52,11 @@ class Loss:
         )
 
 
-def export_int8(
-    card: Card, model: bytes, train: Split, valid: Split, path: Path, force: bool, say: Callable[[str], None]
-) -> None:
+def export_int8(card: Card, model: bytes, data: Dataset, path: Path, force: bool, say: Callable[[str], None]) -> None:
     """Quantise a serialised fp32 graph and write it. Raises ModelError where it loses more than `MAX_LOSS`."""
-    chosen = train.squares[np.linspace(0, len(train) - 1, min(CALIBRATION_SLICES, len(train))).astype(int)]
+    train, valid = data.of("train"), data.of("valid")
+    evenly = np.linspace(0, len(train) - 1, min(CALIBRATION_SLICES, len(train))).astype(int)
+    chosen = train.take(evenly).squares(card.preprocess.square)
     say(f"int8: calibrating on {len(chosen)} training slices.")
     quantised = quantise(model, chosen)
     loss = measure_loss(card, model, quantised, valid)
@@ -103,9 +103,10 @@ class CalibrationSquares:
         return None if square is None else {INPUT: square[None]}
 
 
-def measure_loss(card: Card, fp32: bytes, int8: bytes, valid: Split) -> Loss:
+def measure_loss(card: Card, fp32: bytes, int8: bytes, valid: Dataset) -> Loss:
     """Both graphs on the same slices."""
-    logits = [compute_logits(OnnxRuntime(model, card), valid.squares) for model in (fp32, int8)]
+    squares = valid.squares(card.preprocess.square)
+    logits = [compute_logits(OnnxRuntime(model, card), squares) for model in (fp32, int8)]
     right = [values.argmax(axis=1) == valid.labels for values in logits]
     n, lost, won = len(valid), int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     low, high = paired_interval(lost, won, n)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -11,45 +10,24 @@ import cv2
 import numpy as np
 import pytest
 
+from ctscan.cli import main
 from ctscan.errors import DataError
-from ctscan.imaging.anatomy import find_anatomy
-from ctscan.imaging.phantom import draw_phantom
-from ctscan.imaging.preprocess import Preprocess
-from ctscan.training.audit import Audit, audit, known_or_new, link
-from ctscan.training.audit_report import write_report
-from ctscan.training.data import SPLITS, Split, join, load_split
-from ctscan.training.manifest import FOLDS, Manifest, read_manifest
-from tests.conftest import Ctscan
-from tests.test_data import LONG
+from ctscan.evaluation.studies import count_copies
+from ctscan.results.ledger import read_ledger
+from ctscan.training.audit import Audit, audit, known_or_new, link, write_report
+from ctscan.training.data import FOLDS, Dataset, Manifest, read_dataset, read_manifest
+from tests.samples import FOLDERS, spoiled, write_data
 
-ROOT = Path(__file__).parent.parent
-COMMITTED = ROOT / "checkpoints" / "manifest.json"
+COMMITTED = Path(__file__).parent.parent / "checkpoints" / "manifest.json"
 EACH = {"train": 6, "valid": 2, "test": 3}
-
-
-def draw_patient(seed: int) -> np.ndarray:
-    """A slice that is like no other seed's: large random shapes inside the body."""
-    rng = np.random.default_rng(seed)
-    pixels = draw_phantom(120, 150)
-    coarse = cv2.resize(rng.random((5, 6), np.float32), (150, 120), interpolation=cv2.INTER_CUBIC)
-    return np.clip(np.where(find_anatomy(pixels).body, 0.15 + 0.85 * coarse, pixels), 0, 1)
-
-
-def save(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+DISTINCT = 4 * sum(EACH.values()) + 1
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """44 slices; one copied from train to test, one nearly, one under two classes."""
-    folder, seed = tmp_path_factory.mktemp("audited"), 0
-    for split, each in EACH.items():
-        for name in LONG.values():
-            for number in range(each):
-                save(folder / split / name / f"{number}.png", draw_patient(seed))
-                seed += 1
-    normal, adeno = LONG["normal"], LONG["adenocarcinoma"]
+    folder = write_data(tmp_path_factory.mktemp("audited"), EACH)
+    normal, adeno = FOLDERS["normal"], FOLDERS["adenocarcinoma"]
     shutil.copy(folder / "train" / normal / "0.png", folder / "test" / normal / "copy.png")
     shutil.copy(folder / "train" / adeno / "1.png", folder / "train" / normal / "conflict.png")
     near = cv2.imread(str(folder / "train" / adeno / "0.png"), cv2.IMREAD_UNCHANGED)
@@ -60,20 +38,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def audited(data: Path) -> Audit:
-    return audit(data)
+def dataset(data: Path) -> Dataset:
+    return read_dataset(data)
+
+
+@pytest.fixture(scope="module")
+def audited(dataset: Dataset) -> Audit:
+    return audit(dataset)
 
 
 def test_what_was_planted_is_found(audited: Audit) -> None:
-    facts = audited.manifest.facts()
-    assert facts["files"] == 4 * sum(EACH.values()) + 3
-    assert facts["images"] == 4 * sum(EACH.values()) + 1
-    assert facts["images_in_several_splits"] == 1
-    assert facts["conflicting_labels"] == 1
-    assert facts["test_files_seen_in_train_or_valid"]["normal"] == 1
-    assert facts["near_duplicates"] == {"pairs": 1, "pairs_across_splits": 1}
-    counts = list(facts["groups"].values())
-    assert counts == sorted(counts)  # a higher threshold never joins more
+    counts = count_copies(audited.manifest)
+    assert sum(counts.files_by_split.values()) == DISTINCT + 2
+    assert counts.images == DISTINCT
+    assert counts.images_in_several_splits == counts.conflicting_labels == 1
+    assert counts.test_files_seen_in_train_or_valid["normal"] == 1
+    assert counts.near_duplicate_pairs == counts.near_duplicate_pairs_across_splits == 1
+    groups = [counts.groups[t] for t in sorted(counts.groups)]
+    assert groups == sorted(groups)  # a higher threshold never joins more
 
 
 def assert_nothing_crosses(manifest: Manifest) -> None:
@@ -92,25 +74,21 @@ def test_no_hash_and_no_group_crosses_a_fold(audited: Audit) -> None:
     assert_nothing_crosses(audited.manifest)
 
 
-def test_the_pool_holds_each_distinct_image_once_and_no_conflict(audited: Audit, data: Path) -> None:
-    train, valid, test = (load_split(data / name, Preprocess(32).square) for name in SPLITS)
-    pool = audited.manifest.pool(join(join(train, valid), test), 0.90)
-    assert len(set(pool.split.hashes)) == len(pool.split) == audited.manifest.facts()["images"] - 1
+def test_the_pool_holds_each_distinct_image_once_and_no_conflict(audited: Audit, dataset: Dataset) -> None:
+    pool = audited.manifest.pool(dataset, 0.90)
+    assert len(set(pool.hashes)) == len(pool) == DISTINCT - 1
     for group in np.unique(pool.groups):
         assert len(np.unique(pool.folds[pool.groups == group])) == 1
-    with pytest.raises(DataError, match="no threshold"):
-        audited.manifest.pool(train, 0.123)
+    train = set(dataset.of("train").hashes)
+    assert all(record.split == "train" for record in pool.records if record.sha256 in train)  # copies were learned from
+    with pytest.raises(DataError, match=r"0\.123"):
+        audited.manifest.pool(dataset, 0.123)
 
 
-def test_deduplicated_keeps_an_image_in_the_first_split_that_holds_it(data: Path) -> None:
-    train, valid, test = (load_split(data / name, Preprocess(32).square) for name in SPLITS)
-    unseen = test.unseen_by(train, valid)
-    assert len(unseen) == len(test) - 1
-    assert not set(unseen.hashes) & (set(train.hashes) | set(valid.hashes))
-
-
-def test_a_manifest_comes_back_as_it_was_written(audited: Audit) -> None:
-    again = Manifest.from_json(audited.manifest.to_json())
+def test_a_manifest_comes_back_as_it_was_written(audited: Audit, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(audited.manifest.to_json())
+    again = read_manifest(path)
     assert again == audited.manifest
     assert again.digest == audited.manifest.digest
 
@@ -119,7 +97,7 @@ def test_a_manifest_comes_back_as_it_was_written(audited: Audit) -> None:
 def test_a_broken_manifest_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_text(text)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=re.escape(str(path))):
         read_manifest(path)
 
 
@@ -131,82 +109,58 @@ def test_linkage_is_single_and_numbered_by_first_members() -> None:
     assert link(similarity, 0.95).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_command_writes_manifest_report_and_counts(data: Path, tmp_path: Path, run_ctscan: Ctscan) -> None:
-    flags = ["--manifest", "m.json", "--report", "r.html", "--ledger", "l.json"]
-    done = run_ctscan("audit", "--data", data, *flags)
-    assert done.returncode == 0, done.stderr
-    manifest = read_manifest(tmp_path / "m.json")
-    assert str(data) not in (tmp_path / "m.json").read_text()
-    (entry,) = json.loads((tmp_path / "l.json").read_text())["audits"]
-    assert entry["manifest"] == manifest.digest[:16]
-    report = (tmp_path / "r.html").read_text()
-    assert "Conflicting labels: 1" in report
-    assert report.count("data:image/png") > 10
+def test_the_command_writes_manifest_report_and_counts(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    (broken / "train" / FOLDERS["normal"] / "broken.png").write_bytes(b"no picture")
+    files = [tmp_path / name for name in ("m.json", "r.html", "l.json")]
+    flags = [f"--{kind}={file}" for kind, file in zip(("manifest", "report", "ledger"), files, strict=True)]
+    assert main(["audit", "--data", str(broken), *flags]) == 0
+    assert f"train/{FOLDERS['normal']}/broken.png: " in capsys.readouterr().err
+    manifest = read_manifest(files[0])
+    assert str(broken) not in files[0].read_text()
+    (entry,) = read_ledger(files[2]).audits
+    assert entry.manifest == manifest.digest
+    report = files[1].read_text()
+    assert "broken.png" in report
+    assert report.count("data:image/png") > len(audit(read_dataset(data)).data) // 2
 
 
-def test_the_report_names_what_cannot_be_read(data: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    shutil.copytree(data, folder)
-    (folder / "train" / LONG["normal"] / "broken.png").write_bytes(b"no picture")
-    found = audit(folder)
-    assert len(found.unreadable) == 1
-    write_report(tmp_path / "r.html", found)
-    assert "broken.png" in (tmp_path / "r.html").read_text()
+def test_pictures_and_names_in_the_report_are_no_markup(audited: Audit, tmp_path: Path) -> None:
+    write_report(tmp_path / "r.html", Audit(**vars(audited) | {"data": Dataset(audited.data.records, (("a", "<b>"),))}))
+    assert "&lt;b&gt;" in (tmp_path / "r.html").read_text()
 
 
-def test_the_command_says_what_cannot_be_read(data: Path, tmp_path: Path, run_ctscan: Ctscan) -> None:
-    folder = tmp_path / "data"
-    shutil.copytree(data, folder)
-    (folder / "train" / LONG["normal"] / "broken.png").write_bytes(b"no picture")
-    done = run_ctscan("audit", "--data", folder)
-    assert done.returncode == 0
-    assert f"ctscan: train/{LONG['normal']}/broken.png: " in done.stderr
-
-
-def test_a_folder_in_which_nothing_can_be_read_is_one_sentence(tmp_path: Path) -> None:
-    for split in SPLITS:
-        for name in LONG.values():
-            (tmp_path / split / name).mkdir(parents=True)
-            (tmp_path / split / name / "0.png").write_bytes(b"no picture")
+def test_a_folder_in_which_nothing_can_be_read_is_one_sentence(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"No file in .* can be read, first train/"):
-        audit(tmp_path)
-
-
-def splits_of(folder: Path) -> dict[str, Split]:
-    return {name: load_split(folder / name, Preprocess(32).square) for name in SPLITS}
+        read_dataset(spoiled(data, tmp_path / "data"), most_unreadable=1)
 
 
 def test_a_manifest_is_used_again_until_an_image_has_another_place(audited: Audit, data: Path, tmp_path: Path) -> None:
     folder, path = tmp_path / "data", tmp_path / "manifest.json"
     shutil.copytree(data, folder)
     path.write_text(audited.manifest.to_json())
-    (folder / "test" / LONG["normal"] / "2.png").unlink()  # what remains is known
-    known = known_or_new(path, folder, splits_of(folder))
+    (folder / "test" / FOLDERS["normal"] / "2.png").unlink()  # what remains is known
+    known = known_or_new(path, read_dataset(folder))
     assert known == audited.manifest
-    first, second = (folder / "train" / LONG[key] / "2.png" for key in ("normal", "adenocarcinoma"))
+    first, second = (folder / "train" / FOLDERS[key] / "2.png" for key in ("normal", "adenocarcinoma"))
     swapped = first.read_bytes()
     shutil.copy(second, first)
     second.write_bytes(swapped)
-    found = known_or_new(path, folder, splits_of(folder))
-    moved = [i.sha256 for i in found.images if i.places != known.by_hash[i.sha256].places]
-    assert len(moved) == 2
-    shutil.copy(second, folder / "train" / LONG["squamous_cell_carcinoma"] / "copy.png")
-    conflicts = [i.sha256 for i in known_or_new(path, folder, splits_of(folder)).images if len(i.labels) > 1]
+    new = known_or_new(path, read_dataset(folder))
+    assert len([i for i in new.images if i.places != known.by_hash[i.sha256].places]) == 2
+    shutil.copy(second, folder / "train" / FOLDERS["squamous_cell_carcinoma"] / "copy.png")
+    conflicts = [i for i in known_or_new(path, read_dataset(folder)).images if len(i.labels) > 1]
     assert len(conflicts) == 2  # the one that was planted, and this
-
-
-def test_a_folder_that_is_no_data_set_is_one_sentence(tmp_path: Path, run_ctscan: Ctscan) -> None:
-    done = run_ctscan("audit", "--data", tmp_path)
-    assert done.returncode == 2
-    assert "train" in done.stderr
 
 
 def test_the_committed_manifest_is_leak_free_and_holds_only_hashes() -> None:
     manifest = read_manifest(COMMITTED)
+    assert COMMITTED.read_text() == manifest.to_json()
     assert_nothing_crosses(manifest)
     assert all(re.fullmatch("[0-9a-f]{64}", image.sha256) for image in manifest.images)
-    assert ".png" not in COMMITTED.read_text()
-    counts = manifest.facts()
-    assert (counts["files"], counts["images"], counts["images_in_several_splits"]) == (944, 791, 22)
-    folds = np.array([image.folds[manifest.column(0.90)] for image in manifest.images if image.folds])
+    column = manifest.thresholds.index(0.90)
+    folds = np.array([image.folds[column] for image in manifest.images if image.folds])
     assert np.bincount(folds).min() > 0.15 * len(folds)

@@ -1,4 +1,4 @@
-"""The published layout is found by name; what is wrong with a folder is named."""
+"""The published layout is found by name, read once, and what is wrong with a folder is named."""
 
 from __future__ import annotations
 
@@ -12,42 +12,25 @@ import pytest
 from ctscan.classes import CLASS_KEYS, class_of_folder
 from ctscan.errors import DataError
 from ctscan.imaging.phantom import draw_phantom
-from ctscan.imaging.preprocess import Preprocess
-from ctscan.training.data import find_files, fingerprint, join, load_split
+from ctscan.io.images import read_slice
+from ctscan.training.data import find_files, find_outside_files, pack, read_dataset
+from tests.samples import FOLDERS, draw_patient, save, write_data
 
-LONG = {
-    "adenocarcinoma": "adenocarcinoma_left.lower.lobe_T2_N0_M0_Ib",
-    "large_cell_carcinoma": "large.cell.carcinoma_left.hilum_T2_N2_M0_IIIa",
-    "squamous_cell_carcinoma": "squamous.cell.carcinoma_left.hilum_T1_N2_M0_IIIa",
-    "normal": "normal",
-}
-SHORT = {
-    "adenocarcinoma": "adenocarcinoma",
-    "large_cell_carcinoma": "large.cell.carcinoma",
-    "squamous_cell_carcinoma": "squamous.cell.carcinoma",
-    "normal": "normal",
-}
-
-
-def write_split(folder: Path, names: dict[str, str], each: int, seed: int = 0) -> Path:
-    """A split of synthetic slices, whose classes differ by where a bright spot lies."""
-    rng = np.random.default_rng(seed)
-    for label, key in enumerate(CLASS_KEYS):
-        (folder / names[key]).mkdir(parents=True)
-        for number in range(each):
-            pixels = draw_phantom(120, 150) + rng.normal(0, 0.01, (120, 150))
-            pixels[40:60, 25 + 25 * label : 45 + 25 * label] = 1
-            grey = np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
-            assert cv2.imwrite(str(folder / names[key] / f"{number:03d}.png"), grey)
-    return folder
+SHORT = {key: name.split("_")[0] for key, name in FOLDERS.items()}  # as the published test split has them
+EACH = {"train": 3, "valid": 1, "test": 2}
 
 
 @pytest.fixture
-def split(tmp_path: Path) -> Path:
-    return write_split(tmp_path / "train", LONG, each=2)
+def data(tmp_path: Path) -> Path:
+    return write_data(tmp_path / "data", EACH)
 
 
-@pytest.mark.parametrize("names", [LONG, SHORT])
+def rename(split: Path, names: dict[str, str]) -> None:
+    for key, name in FOLDERS.items():
+        (split / name).rename(split / names[key])
+
+
+@pytest.mark.parametrize("names", [FOLDERS, SHORT])
 def test_folders_are_matched_by_name(names: dict[str, str]) -> None:
     assert [class_of_folder(names[key]) for key in CLASS_KEYS] == list(CLASS_KEYS)
     assert class_of_folder("Normal") == "normal"
@@ -56,54 +39,86 @@ def test_folders_are_matched_by_name(names: dict[str, str]) -> None:
     assert class_of_folder("adenocarcinomatous") is None
 
 
-def test_both_spellings_give_the_same_labels_whatever_the_sort_order(tmp_path: Path) -> None:
-    long = load_split(write_split(tmp_path / "a", LONG, 2), Preprocess(64).square)
-    other = {key: f"{name}" if key != "normal" else "Normal" for key, name in SHORT.items()}
-    short = load_split(write_split(tmp_path / "b", other, 2), Preprocess(64).square)
-    assert long.labels.tolist() == short.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert long.hashes == short.hashes
-    assert fingerprint([long]) == fingerprint([short])
-    assert long.squares.shape == (8, 1, 64, 64)
+def test_a_dataset_is_the_same_whatever_its_folders_and_files_are_called(data: Path) -> None:
+    before = read_dataset(data)
+    rename(data / "test", SHORT | {"normal": "Normal"})
+    (data / "train" / FOLDERS["normal"] / "0.png").rename(data / "train" / FOLDERS["normal"] / "z.png")
+    after = read_dataset(data)
+    assert after.of("test").labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert after.fingerprint == before.fingerprint
+    assert after.of("train", "valid").fingerprint != before.of("train").fingerprint
 
 
-def test_a_missing_split_and_missing_unknown_or_empty_classes_are_named(split: Path) -> None:
-    with pytest.raises(DataError, match="valid"):
-        find_files(split.parent / "valid")
+def test_pixels_and_squares_are_those_of_the_files(data: Path) -> None:
+    dataset = read_dataset(data, ["valid"])
+    for record in dataset.records:
+        assert np.array_equal(record.pixels, read_slice((data / record.path).read_bytes()).pixels)
+        assert np.array_equal(record.slice.pixels, record.pixels)
+    squares = dataset.squares(lambda pixels: pixels[None, :8, :8])
+    assert squares.shape == (4, 1, 8, 8)
+    assert np.array_equal(squares[2, 0], dataset.records[2].pixels[:8, :8])
+
+
+def test_greys_are_packed_only_where_nothing_is_lost() -> None:
+    eight = (np.arange(256).reshape(16, 16) / np.float32(255)).astype(np.float32)
+    assert pack(eight).dtype == np.uint8
+    sixteen = (np.arange(256).reshape(16, 16) / np.float32(65535)).astype(np.float32)
+    assert np.array_equal(pack(sixteen), sixteen)
+
+
+def test_a_missing_split_and_missing_unknown_or_empty_classes_are_named(data: Path) -> None:
+    split = data / "train"
+    with pytest.raises(DataError, match="nowhere"):
+        find_files(data / "nowhere")
     (split / "sarcoma").mkdir()
     with pytest.raises(DataError, match="sarcoma"):
         find_files(split)
     (split / "sarcoma").rmdir()
     for file in (split / "normal").iterdir():
         file.unlink()
-    with pytest.raises(DataError, match=r"normal .* is empty"):
+    with pytest.raises(DataError, match="normal"):
         find_files(split)
     (split / "normal").rmdir()
-    with pytest.raises(DataError, match="no folder for the class normal"):
+    with pytest.raises(DataError, match="normal"):
         find_files(split)
 
 
-def test_an_unreadable_picture_is_named_skipped_and_counted(tmp_path: Path) -> None:
-    folder = write_split(tmp_path / "train", SHORT, each=30)
-    (folder / "normal" / "007.png").write_bytes(b"not a picture")
-    (folder / "normal" / ".hidden").write_bytes(b"")
-    loaded = load_split(folder, Preprocess(32).square)
-    assert len(loaded) == 119
-    assert len(loaded.skipped) == 1
-    assert "007.png" in loaded.skipped[0]
-    (folder / "normal" / "008.png").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"2 of 120 .*007\.png"):
-        load_split(folder, Preprocess(32).square)
+def test_a_file_that_cannot_be_read_is_skipped_and_said_and_two_of_a_hundred_are_too_many(tmp_path: Path) -> None:
+    for name in FOLDERS.values():
+        for number in range(30):
+            path = tmp_path / "train" / name / f"{number:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(path), (draw_phantom(32, 32) * 255).astype(np.uint8))
+    normal = tmp_path / "train" / FOLDERS["normal"]
+    (normal / "07.png").write_bytes(b"not a picture")
+    (normal / ".hidden").write_bytes(b"")
+    dataset = read_dataset(tmp_path, ["train"])
+    assert len(dataset) == 119
+    ((split, line),) = dataset.skipped
+    assert split == "train"
+    assert line.startswith(f"train/{FOLDERS['normal']}/07.png: ")
+    (normal / "08.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"2 of 120 .*07\.png"):
+        read_dataset(tmp_path, ["train"])
+    assert len(read_dataset(tmp_path, ["train"], most_unreadable=1)) == 118
 
 
-def test_slices_seen_elsewhere_are_found_by_their_pixels(tmp_path: Path) -> None:
-    train = write_split(tmp_path / "train", LONG, 2)
-    test = write_split(tmp_path / "test", SHORT, 2, seed=1)
-    shutil.copy(train / "normal" / "000.png", test / "normal" / "under another name.png")
-    one, other = load_split(train, Preprocess(32).square), load_split(test, Preprocess(32).square)
-    assert len(other) == 9
-    unseen = other.unseen_by(one)
-    assert len(unseen) == 8
-    assert not set(unseen.hashes) & set(one.hashes)
-    both = join(one, other)
-    assert len(both) == len(both.hashes) == 17
-    assert fingerprint([one, other]) != fingerprint([other, one])
+def test_slices_seen_elsewhere_are_found_by_their_pixels(data: Path) -> None:
+    shutil.copy(data / "train" / "normal" / "0.png", data / "test" / "normal" / "under another name.png")
+    dataset = read_dataset(data)
+    test, train = dataset.of("test"), dataset.of("train")
+    unseen = test.unseen_by(train)
+    assert len(test) == 9
+    assert unseen.sum() == 8
+    assert not set(test.take(unseen).hashes) & set(train.hashes)
+
+
+@pytest.mark.parametrize(
+    ("names", "word"),
+    [(("cats",), "cats"), (("tumor-free",), "tumor-free"), (("tumour", "adenocarcinoma"), "mixes"), ((), "no class")],
+)
+def test_what_is_wrong_with_a_folder_from_elsewhere_is_said(names: tuple[str, ...], word: str, tmp_path: Path) -> None:
+    for name in names:
+        save(tmp_path / name / "1.png", draw_patient(1))
+    with pytest.raises(DataError, match=word):
+        find_outside_files(tmp_path)

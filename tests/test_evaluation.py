@@ -1,11 +1,8 @@
-"""Intervals hold groups together; evaluate.py from folders to metrics.json, on synthetic slices."""
+"""Intervals hold groups together; studies from a folder to records, on synthetic slices."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +12,23 @@ from scipy.stats import t
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
-from ctscan.evaluation.intervals import Answers, Estimate, Evaluation, average, difference, evaluate, resample
+from ctscan.evaluation import studies
+from ctscan.evaluation.cross_validation import CONTROLS, check_classes, shuffle_labels, view
+from ctscan.evaluation.intervals import Answers, average, difference, evaluate, resample
+from ctscan.evaluation.studies import Setting, open_setting
 from ctscan.imaging.anatomy import find_anatomy
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.classifier import Classifier
-from ctscan.model.card import Calibration
-from ctscan.model.checkpoint import read_checkpoint, write_checkpoint
-from ctscan.results.findings import judge_control, judge_subtype
-from ctscan.training.control import CONTROLS, shuffle_labels, view
-from ctscan.training.data import Split
-from ctscan.training.manifest import Pool
-from evaluate import check_classes, main
-from tests.conftest import Command
-from tests.test_audit import draw_patient, save
-from tests.test_data import LONG
+from ctscan.model.checkpoint import read_checkpoint
+from ctscan.results.ledger import read_ledger, update
+from ctscan.results.records import Estimate
+from ctscan.training.data import Dataset, Record
+from ctscan.training.recipe import CTSCAN, PLAIN, override
+from ctscan.training.trainer import train
+from tests.samples import draw_patient, save, write_data
 
-ROOT = Path(__file__).parent.parent
+TINY = override(CTSCAN, ["size=32", "batch=8", "epochs=1", "precision=fp32", "name=tiny"])
 
 
 def make_answers(groups: np.ndarray, seed: int = 0) -> Answers:
@@ -44,11 +41,11 @@ def make_answers(groups: np.ndarray, seed: int = 0) -> Answers:
 
 def test_a_draw_takes_whole_groups_and_the_same_ones_for_both() -> None:
     first, second = np.array([0, 0, 1, 2, 2, 2]), np.array([2, 5, 0])
-    for one, other in resample([first, second], 20):
-        times = [int((first[one] == g).sum() / (first == g).sum()) for g in range(3)]
-        assert len(one) == sum(t * n for t, n in zip(times, (2, 1, 3), strict=True))
-        assert (second[other] == 2).sum() == times[2]
-        assert (second[other] == 0).sum() == times[0]
+    for ours, theirs in resample([first, second], 20):
+        times = [int((first[ours] == g).sum() / (first == g).sum()) for g in range(3)]
+        assert len(ours) == sum(t * n for t, n in zip(times, (2, 1, 3), strict=True))
+        assert (second[theirs] == 2).sum() == times[2]
+        assert (second[theirs] == 0).sum() == times[0]
 
 
 def test_copies_in_a_group_do_not_narrow_the_interval() -> None:
@@ -62,31 +59,44 @@ def test_copies_in_a_group_do_not_narrow_the_interval() -> None:
 def test_a_perfect_score_still_has_an_interval() -> None:
     labels = np.arange(40) % 4
     sure = Answers((np.eye(4)[labels] * 20).astype(np.float32), labels, np.arange(40) // 2)
-    found = evaluate(sure, CLASS_KEYS, 100)
-    assert found.measures["accuracy"].value == 1
-    assert 0.75 < found.measures["accuracy"].low < 0.9  # Wilson for 20 of 20 groups
-    assert found.groups == 20
+    result = evaluate(sure, CLASS_KEYS, 100)
+    assert result.measures["accuracy"].value == 1
+    assert 0.75 < result.measures["accuracy"].low < 0.9  # Wilson for 20 of 20 groups
+    assert result.groups == 20
 
 
 def test_measures_of_absent_classes_are_left_out() -> None:
     some = make_answers(np.arange(80))
-    found = evaluate(some.take(some.labels != 2), CLASS_KEYS, 100).measures
-    assert "sensitivity.squamous_cell_carcinoma" not in found
-    assert "sensitivity.normal" in found
-    assert all(np.isfinite([e.value, e.low, e.high]).all() for e in found.values())
+    measures = evaluate(some.take(some.labels != 2), CLASS_KEYS, 100).measures
+    assert "sensitivity.squamous_cell_carcinoma" not in measures
+    assert "sensitivity.normal" in measures
 
 
 def test_the_difference_of_a_thing_and_itself_is_nothing() -> None:
     some = make_answers(np.arange(80) // 3)
     gap = difference(some, some, CLASS_KEYS, ["accuracy", "auroc_macro"], 100)
-    assert gap["accuracy"] == Estimate(0, 0, 0, 0)
+    assert gap["accuracy"] == Estimate(value=0, low=0, high=0, se=0)
+
+
+def test_an_average_is_as_sure_as_its_repeats_agree() -> None:
+    repeats = [evaluate(make_answers(np.arange(80) // 2, seed), CLASS_KEYS, 100) for seed in range(4)]
+    values = [repeat.measures["accuracy"].value for repeat in repeats]
+    whole = average(repeats)
+    accuracy = whole.measures["accuracy"]
+    expected = t.interval(0.95, 3, np.mean(values), np.std(values, ddof=1) / 2)
+    assert (accuracy.low, accuracy.high) == pytest.approx(expected)
+    assert accuracy.value == pytest.approx(np.mean(values))
+    assert np.sum(whole.confusion) == 4 * 80
+
+
+# --- controls
 
 
 def test_controls_hide_what_they_say() -> None:
-    preprocess, pixels = Preprocess(96, surround="keep"), draw_phantom(200, 260)
-    plain = preprocess.square(pixels)
+    preprocess, pixels = Preprocess(96, tone="none", surround="keep"), draw_phantom(200, 260)
+    plain, anatomy = preprocess.square(pixels), find_anatomy(pixels)
     border = view("border_only", preprocess)(pixels)
-    inside = preprocess.place(find_anatomy(pixels)).apply(find_anatomy(pixels).body.astype(np.float32)) == 1
+    inside = preprocess.place(anatomy).apply(anatomy.body.astype(np.float32)) == 1
     assert (border[0][inside] == 0).all()
     lungs = view("lungs_black", preprocess)(pixels)
     assert 0 < (lungs != plain).mean() < 0.8
@@ -94,7 +104,7 @@ def test_controls_hide_what_they_say() -> None:
     assert np.array_equal(np.sort(tone.ravel()), np.sort(plain.ravel()))
     assert not np.array_equal(tone, plain)
     assert np.array_equal(tone, view("tone_only", preprocess)(pixels))
-    assert np.array_equal(view("none", preprocess)(pixels), plain)
+    assert np.array_equal(view(None, preprocess)(pixels), plain)
 
 
 def test_where_the_surround_is_black_the_border_is_an_outline() -> None:
@@ -102,247 +112,130 @@ def test_where_the_surround_is_black_the_border_is_an_outline() -> None:
     anatomy = find_anatomy(pixels)
     border = view("border_only", preprocess)(pixels)
     assert set(np.unique(border)) == {0, 0.5}
-    shown = preprocess.place(anatomy).apply(preprocess.visible(anatomy).astype(np.float32))
-    assert ((border > 0) == (shown > 0)).all()
+    assert ((border > 0) == (preprocess.place(anatomy).apply(anatomy.hull.astype(np.float32)) > 0)).all()
+
+
+def made_up(labels: np.ndarray, groups: np.ndarray, folds: np.ndarray) -> Dataset:
+    square = np.zeros((8, 8), np.uint8)
+    rows = zip(labels.tolist(), groups.tolist(), folds.tolist(), strict=True)
+    return Dataset(tuple(Record(Path(), "train", k, str(i), square, 0, g, f) for i, (k, g, f) in enumerate(rows)))
 
 
 def test_shuffled_labels_are_one_a_group_and_keep_their_frequencies() -> None:
     groups = np.arange(400) // 4
-    labels = (groups % 4).astype(np.int64)
-    shuffled = shuffle_labels(labels, groups)
+    pool = made_up(groups % 4, groups, groups % 5)
+    shuffled = shuffle_labels(pool, 0).labels
     assert all(len(np.unique(shuffled[groups == g])) == 1 for g in np.unique(groups))
-    assert np.array_equal(np.bincount(shuffled), np.bincount(labels))
-    assert 0.1 < (shuffled == labels).mean() < 0.4
-
-
-def test_an_average_is_as_sure_as_its_repeats_agree() -> None:
-    repeats = [evaluate(make_answers(np.arange(80) // 2, seed), CLASS_KEYS, 100) for seed in range(4)]
-    values = [repeat.measures["accuracy"].value for repeat in repeats]
-    whole, found = average(repeats), average(repeats).measures["accuracy"]
-    expected = t.interval(0.95, 3, np.mean(values), np.std(values, ddof=1) / 2)
-    assert (found.low, found.high) == pytest.approx(expected)
-    assert found.value == pytest.approx(np.mean(values))
-    assert np.sum(whole.confusion) == 4 * 80
-    assert (whole.n, whole.groups) == (80, 40)
-
-
-def judged(balanced: float, normal: float, pair: float = 0.7) -> Evaluation:
-    values = {"balanced_accuracy": balanced, "auroc.normal": normal}
-    values |= {"auroc.adenocarcinoma.squamous_cell_carcinoma": pair}
-    estimates = {name: Estimate(v, v - 0.04, v + 0.04, 0.02) for name, v in values.items()}
-    return Evaluation(100, 50, estimates, (), [], [])
-
-
-def test_a_finding_says_which_way_it_went() -> None:
-    reference = judged(0.8, 0.98)
-    assert "as it must be" in judge_control("shuffled_labels", judged(0.27, 0.5), reference)
-    assert "must not be" in judge_control("shuffled_labels", judged(0.32, 0.5), reference)
-    for control in CONTROLS[1:]:
-        assert "Above chance" in judge_control(control, judged(0.4, 0.9), reference)
-        assert "the look of a picture" in judge_control(control, judged(0.4, 0.9), reference)
-        assert "Not clearly above chance" in judge_control(control, judged(0.28, 0.6), reference)
-        assert "not above" in judge_control(control, judged(0.28, 0.6), reference)
-    assert "One flat grey" in judge_control("border_only", judged(0.4, 0.9), reference, "black")
-    assert "suspect" in judge_subtype(judged(0.8, 0.9, pair=0.85))
-    assert "suspect" not in judge_subtype(judged(0.8, 0.9, pair=0.75))
-
-
-# --- the command
-
-Run = Command
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, seed = tmp_path_factory.mktemp("data"), 100
-    for split, each in {"train": 5, "valid": 1, "test": 2}.items():
-        for name in LONG.values():
-            for number in range(each):
-                save(folder / split / name / f"{number}.png", draw_patient(seed))
-                seed += 1
-    return folder
-
-
-@pytest.fixture
-def run(checkpoint_path: Path, init: Path, command: Command) -> Run:
-    small = ["--checkpoint", str(checkpoint_path), "--draws", "100", "--ledger", "metrics.json", "--init", str(init)]
-    small += ["--size", "64", "--batch", "8", "--epochs", "1"]
-    return partial(command, main, "evaluate.py", *small)
-
-
-def test_a_checkpoint_is_scored_with_intervals_and_plots(run: Run, data: Path, tmp_path: Path) -> None:
-    done = run("--data", str(data))
-    assert done.returncode == 0, done.stderr
-    entries = json.loads((tmp_path / "metrics.json").read_text())["evaluations"]
-    assert [e["split"] for e in entries] == ["published", "deduplicated"]
-    for name in ("accuracy", "balanced_accuracy", "auroc_macro", "nll", "brier", "ece"):
-        found = entries[0]["measures"][name]
-        assert found["low"] <= found["value"] <= found["high"]
-    plots = {p.name for p in (tmp_path / "runs").rglob("*.png")}
-    assert {f"published-{plot}.png" for plot in ("confusion", "roc", "reliability", "risk-coverage")} <= plots
-    assert str(data) not in (tmp_path / "metrics.json").read_text()
-    run("--data", str(data))
-    assert len(json.loads((tmp_path / "metrics.json").read_text())["evaluations"]) == 2  # no news is not kept
-
-
-def test_a_file_that_is_skipped_is_said(run: Run, data: Path, tmp_path: Path) -> None:
-    shutil.copytree(data, tmp_path / "some")
-    for number in range(100):
-        save(tmp_path / "some" / "test" / LONG["normal"] / f"more-{number}.png", draw_patient(1000 + number))
-    (tmp_path / "some" / "test" / LONG["normal"] / "broken.png").write_bytes(b"no picture")
-    done = run("--data", str(tmp_path / "some"))
-    assert done.returncode == 0, done.stderr
-    assert "test: skipped" in done.stdout
-    assert "broken.png" in done.stdout
-
-
-def test_a_folder_from_elsewhere_goes_alone(run: Run) -> None:
-    done = run("--folder", "x", "--explain")
-    assert done.returncode == 2
-    assert "--folder goes alone" in done.stderr
-
-
-def test_a_test_split_of_nothing_but_copies_is_no_crash(run: Run, data: Path, tmp_path: Path) -> None:
-    copied = tmp_path / "copied"
-    shutil.copytree(data / "train", copied / "train")
-    shutil.copytree(data / "valid", copied / "valid")
-    shutil.copytree(data / "train", copied / "test")
-    done = run("--data", str(copied))
-    assert done.returncode == 0, done.stderr
-    assert "deduplicated test split: no slice is left" in done.stdout
-    (entry,) = json.loads((tmp_path / "metrics.json").read_text())["evaluations"]
-    assert entry["split"] == "published"
+    assert np.array_equal(np.bincount(shuffled), np.bincount(pool.labels))
+    assert 0.1 < (shuffled == pool.labels).mean() < 0.4
+    assert not np.array_equal(shuffled, shuffle_labels(pool, 1).labels)
 
 
 def test_folds_without_a_class_are_refused_before_training() -> None:
     labels = np.array([0, 1, 2, 3, 0, 1, 2])
-    split = Split(np.zeros((7, 1, 32, 32), np.float32), labels, tuple("abcdefg"), np.ones(7, bool))
-    pool = Pool(split, np.arange(7), np.array([0, 0, 0, 0, 1, 1, 1]))
+    pool = made_up(labels, np.arange(7), np.array([0, 0, 0, 0, 1, 1, 1]))
     check_classes(pool, [0])
     check_classes(pool, [0, 1])
-    with pytest.raises(DataError, match="Folds 1 hold no slice of Normal"):
+    with pytest.raises(DataError, match="Folds 1 hold no slice of normal"):
         check_classes(pool, [1])
 
 
+# --- studies
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"), {"train": 5, "valid": 1, "test": 2}, seed=100)
+
+
+@pytest.fixture
+def setting(data: Path, init: Path, tmp_path: Path) -> Setting:
+    return open_setting(data, tmp_path / "manifest.json", runs=tmp_path / "runs", draws=100, init=init, device="cpu")
+
+
+def test_a_checkpoint_is_scored_with_intervals_and_plots(
+    setting: Setting, classifier: Classifier, tmp_path: Path
+) -> None:
+    entries = studies.published(setting, classifier)
+    assert [e.split for e in entries] == ["published", "deduplicated"]
+    for estimate in entries[0].result.measures.values():
+        assert estimate.low <= estimate.value <= estimate.high
+    drawn = {p.name for p in setting.runs.rglob("*.png")}
+    assert {f"published-{plot}.png" for plot in ("confusion", "roc", "reliability", "risk-coverage")} <= drawn
+    update(tmp_path / "metrics.json", *entries)
+    update(tmp_path / "metrics.json", *studies.published(setting, classifier))
+    assert len(read_ledger(tmp_path / "metrics.json").evaluations) == 2  # the same key takes the old one's place
+
+
+def test_a_test_split_of_nothing_but_copies_has_no_deduplicated_part(setting: Setting, classifier: Classifier) -> None:
+    train_ = setting.data.of("train")
+    copies = Dataset(tuple(replace(r, split="test") for r in train_.records))
+    copied = replace(setting, data=Dataset(train_.records + copies.records))
+    assert [e.split for e in studies.published(copied, classifier)] == ["published"]
+
+
 @pytest.mark.slow
-def test_cross_validation_goes_on_where_it_stopped(run: Run, data: Path, tmp_path: Path, init: Path) -> None:
-    done = run("--data", str(data), "--cross-validate", "--folds", "2")
-    assert done.returncode == 0, done.stderr
-    (entry,) = json.loads((tmp_path / "metrics.json").read_text())["grouped"]
-    assert [f["fold"] for f in entry["folds"]] == [0, 1]
-    assert entry["n"] == sum(f["n"] for f in entry["folds"])
-    (folder,) = (tmp_path / "runs").glob("grouped-*")
+def test_cross_validation_goes_on_where_it_stopped(setting: Setting, init: Path, tmp_path: Path) -> None:
+    first = studies.grouped(setting, TINY, folds=2)
+    assert [f.fold for f in first.folds] == [0, 1]
+    assert first.result.n == sum(f.n for f in first.folds)
+    assert first.histogram_fall is not None
+    folder = setting.folder(TINY)
     kept = (folder / "fold-0.npz").stat().st_mtime_ns
     (folder / "fold-1.npz").unlink()
-    again = run("--data", str(data), "--cross-validate", "--folds", "2")
-    assert again.returncode == 0, again.stderr
-    assert "fold 1" in again.stderr
-    assert "fold 0" not in again.stderr
+    again = studies.grouped(setting, TINY, folds=2, against=TINY)
     assert (folder / "fold-0.npz").stat().st_mtime_ns == kept
-    assert "balanced accuracy falls by" in entry["matched"]["finding"]
+    assert again.against is not None
+    assert again.result.measures["nll"].value == pytest.approx(first.result.measures["nll"].value, rel=1e-3)
+    with pytest.raises(DataError, match="does not hold"):
+        studies.grouped(setting, TINY, folds=2, against=PLAIN)
+    with pytest.raises(DataError, match="must have the crop"):
+        studies.control(setting, "tone_only", TINY, about=PLAIN, folds=2)
     (folder / "fold-1.npz").write_bytes((folder / "fold-1.npz").read_bytes()[:200])
-    damaged = run("--data", str(data), "--cross-validate", "--folds", "2")
-    assert damaged.returncode == 2
-    assert "fold-1.npz is damaged; delete it" in damaged.stderr
-    assert "Traceback" not in damaged.stderr
+    with pytest.raises(DataError, match=r"fold-1\.npz is damaged; delete it"):
+        studies.grouped(setting, TINY, folds=2)
+    (folder / "fold-1.npz").unlink()
     weights = {name: values + 1 for name, values in safetensors.torch.load_file(init).items()}
     safetensors.torch.save_file(weights, tmp_path / "other.safetensors")
-    other = run("--data", str(data), "--cross-validate", "--folds", "2", "--init", str(tmp_path / "other.safetensors"))
-    assert other.returncode == 2
-    assert "began with other starting weights" in other.stderr
-    assert entry["matched"]["fall"]["low"] <= entry["matched"]["fall"]["value"] <= entry["matched"]["fall"]["high"]
+    with pytest.raises(DataError, match="began with other starting weights"):
+        studies.grouped(replace(setting, init=tmp_path / "other.safetensors"), TINY, folds=2)
 
 
 @pytest.mark.slow
-def test_a_recipe_is_compared_with_another_and_calibrated(
-    run: Run, data: Path, tmp_path: Path, checkpoint_path: Path
+def test_a_checkpoint_takes_the_calibration_of_its_own_recipe_from_all_folds(
+    setting: Setting, data: Path, init: Path, tmp_path: Path
 ) -> None:
-    some = ("--data", str(data), "--folds", "2")
-    assert run(*some, "--calibrate").returncode == 2  # there is nothing yet
-    assert run(*some, "--cross-validate").returncode == 0
-    (plain,) = (tmp_path / "runs").glob("grouped-*")
-    done = run(*some, "--cross-validate", "--surround", "hull", "--against", str(plain))
-    assert done.returncode == 0, done.stderr
-    first, second = json.loads((tmp_path / "metrics.json").read_text())["grouped"]
-    assert second["settings"] == first["settings"] | {"surround": "hull"}
-    gap = second["against"]
-    assert gap["settings"] == first["settings"]
-    for name in ("balanced_accuracy", "nll"):
-        expected = second["measures"][name]["value"] - first["measures"][name]["value"]
-        assert gap["measures"][name]["value"] == pytest.approx(expected)
-    refused = run(*some, "--cross-validate", "--surround", "hull", "--against", str(tmp_path))
-    assert refused.returncode == 2
-    assert "Traceback" not in refused.stderr
-
-    done = run(*some, "--calibrate")
-    assert done.returncode == 0, done.stderr
-    (found,) = json.loads((tmp_path / "metrics.json").read_text())["calibrations"]
-    assert found["settings"] == first["settings"]
-    assert found["temperature"]["low"] <= found["temperature"]["value"] <= found["temperature"]["high"]
-    assert len(found["sets"]["thresholds"]) == 4
-    assert set(found["sets"]["coverage"]) == set(CLASS_KEYS)
-    assert read_checkpoint(checkpoint_path).card.calibration is None  # it comes from another recipe
-
-    own, checkpoint = tmp_path / "own.safetensors", read_checkpoint(checkpoint_path)
-    written = write_checkpoint(own, replace(checkpoint.card, training=first["settings"]), checkpoint.tensors)
-    assert "stays as it is" in run(*some, "--calibrate", "--checkpoint", str(own)).stdout
-    assert read_checkpoint(own).card.calibration is None  # two folds are not all
-    every = ("--data", str(data), "--checkpoint", str(own))
-    assert run(*every, "--cross-validate").returncode == 0
-    done = run(*every, "--calibrate")
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "metrics.json").read_text())["calibrations"][-1]
-    card = Classifier.load(own).card
-    assert card.calibration == Calibration(found["temperature"]["value"], 0.10, tuple(found["sets"]["thresholds"]))
-    assert card.model_id == written.model_id
+    made = train(data, TINY, tmp_path / "own.safetensors", init=init, runs=setting.runs, device="cpu")
+    with pytest.raises(DataError, match="evaluate grouped"):
+        studies.calibrate(setting, TINY, checkpoint=made.checkpoint)
+    whole = studies.grouped(setting, TINY, classifier=Classifier.load(made.checkpoint))
+    assert whole.model_id == made.card.model_id
+    assert whole.published_minus_grouped is not None
+    for other in ({"folds": 2}, {"recipe": PLAIN}):
+        with pytest.raises(DataError, match="its own recipe"):
+            studies.calibrate(setting, checkpoint=made.checkpoint, **{"recipe": TINY, "folds": 5} | other)  # type: ignore[arg-type]
+    entry = studies.calibrate(setting, TINY, checkpoint=made.checkpoint)
+    assert entry.temperature.low <= entry.temperature.value <= entry.temperature.high
+    card = read_checkpoint(made.checkpoint).card
+    assert card.calibration is not None
+    assert card.calibration.temperature == entry.temperature.value
+    assert card.model_id == made.card.model_id
+    for kind in CONTROLS[1:]:
+        control = studies.control(setting, kind, TINY, folds=1)
+        assert (control.control, control.repeats, control.recipe) == (kind, 1, TINY.digest)
 
 
-@pytest.mark.slow
-def test_a_control_without_its_reference_is_one_sentence(run: Run, data: Path) -> None:
-    done = run("--data", str(data), "--control", "border_only", "--folds", "2")
-    assert done.returncode == 2
-    assert "--cross-validate first" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_an_outside_folder_of_two_kinds_is_scored(run: Run, tmp_path: Path) -> None:
+def test_an_outside_folder_of_two_kinds_is_scored(classifier: Classifier, tmp_path: Path) -> None:
     for name, seeds in {"Malignant cases": range(4), "normal": range(10, 14)}.items():
         for seed in seeds:
             save(tmp_path / "outside" / name / f"{seed}.png", draw_patient(seed))
-    done = run("--folder", "outside")
-    assert done.returncode == 0, done.stderr
-    (kept,) = (tmp_path / "runs").rglob("metrics.json")
-    result = json.loads(kept.read_text())
-    assert result["n"] == 8
-    assert "auroc.tumour.normal" in result["measures"]
-    assert not (tmp_path / "metrics.json").exists()
+    (tmp_path / "outside" / "normal" / "broken.png").write_bytes(b"no picture")
+    result, unread, refused = studies.score_outside(tmp_path / "outside", classifier, tmp_path / "plots", draws=100)
+    assert (result.n, unread, refused) == (8, 1, 0)
+    assert "auroc.tumour.normal" in result.measures
+    assert (tmp_path / "plots" / "outside-roc.png").exists()
 
 
-@pytest.mark.slow
-def test_an_outside_folder_of_some_classes_is_scored(run: Run, tmp_path: Path) -> None:
-    for name in ("large.cell.carcinoma", "normal"):
-        for seed in range(3):
-            save(tmp_path / "outside" / name / f"{seed}.png", draw_patient(seed + len(name)))
-    assert run("--folder", "outside").returncode == 0
-    (kept,) = (tmp_path / "runs").rglob("metrics.json")
-    assert "sensitivity.adenocarcinoma" not in json.loads(kept.read_text())["measures"]
-
-
-@pytest.mark.parametrize(
-    ("names", "word"),
-    [
-        (("cats",), "named like none"),
-        (("tumor-free",), "named like none"),
-        (("tumour", "adenocarcinoma"), "mixes"),
-        ((), "holds no class"),
-    ],
-)
-def test_what_is_wrong_with_an_outside_folder_is_said(
-    run: Run, tmp_path: Path, names: tuple[str, ...], word: str
-) -> None:
-    (tmp_path / "outside").mkdir()
-    for name in names:
-        save(tmp_path / "outside" / name / "1.png", draw_patient(1))
-    done = run("--folder", "outside")
-    assert done.returncode == 2
-    assert word in done.stderr
+def test_too_few_draws_are_refused_before_anything_is_read() -> None:
+    with pytest.raises(DataError, match="too few"):
+        open_setting(Path("nowhere"), Path("nowhere.json"), draws=10)

@@ -36,9 +36,9 @@ from ctscan.model.onnx_file import OPSET, OnnxFile, read_onnx_file, write_onnx_f
 from ctscan.model.onnx_runtime import OnnxRuntime
 from ctscan.model.runtime import TorchRuntime
 from ctscan.quantisation import export_int8
-from ctscan.training.data import load_split
+from ctscan.training.data import read_dataset
 from tests.conftest import ROOT, running_app, write_random_checkpoint
-from tests.test_data import LONG, write_split
+from tests.samples import write_data
 
 EXAMPLES = ROOT / "examples"
 HEADS = ("linear", "mlp")
@@ -352,15 +352,15 @@ def test_int8_is_measured_and_written_where_it_loses_little(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    train = load_split(write_split(tmp_path / "train", LONG, 2), source.card.preprocess.square)
-    valid = load_split(write_split(tmp_path / "valid", LONG, 3, seed=1), source.card.preprocess.square)
+    data = read_dataset(write_data(tmp_path / "data", {"train": 2, "valid": 3}), ("train", "valid"))
+    squares = data.of("valid").squares(source.card.preprocess.square)
     capfd.readouterr()
     path, said = tmp_path / "int8.onnx", list[str]()
     monkeypatch.setattr(quantisation, "MAX_LOSS", -101.0)
     with pytest.raises(ModelError, match=r"points of accuracy on valid \(n = 12, .* nothing was written"):
-        export_int8(source.card, model, train, valid, path, False, silent)
+        export_int8(source.card, model, data, path, False, silent)
     assert not path.exists()
-    export_int8(source.card, model, train, valid, path, True, said.append)
+    export_int8(source.card, model, data, path, True, said.append)
     assert capfd.readouterr().out == ""
     assert any("95 % interval" in line for line in said)
     assert path.stat().st_size < len(model) / 3
@@ -371,8 +371,8 @@ def test_int8_is_measured_and_written_where_it_loses_little(
     assert file.quantisation["of"] == source.card.model_id != file.card.model_id
     assert file.card.metrics == {"valid": loss["int8"]}
     assert loss["interval95"][0] <= loss["points"] <= loss["interval95"][1]
-    fp32 = TorchRuntime.from_checkpoint(source).run(valid.squares)
-    int8 = OnnxRuntime(path, file.card).run(valid.squares)
+    fp32 = TorchRuntime.from_checkpoint(source).run(squares)
+    int8 = OnnxRuntime(path, file.card).run(squares)
     assert 0 < float(np.abs(int8.logits - fp32.logits).max()) < 1
     assert float(np.abs(int8.maps - fp32.maps).max()) < 0.5 * float(np.abs(fp32.maps).max())
     assert classifier.card.golden_logits != source.card.golden_logits

@@ -15,14 +15,23 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError, ModelError
-from ctscan.evaluation.gate_fit import WRONG, Subject, deal, fit, fit_linear, subject, subjects_of_pictures
-from ctscan.evaluation.gate_measure import choose, exact_interval, judge, tabulate
-from ctscan.evaluation.gate_study import first_files
+from ctscan.evaluation.gate import (
+    WRONG,
+    Judged,
+    Subject,
+    choose,
+    count_verdicts,
+    deal,
+    fit,
+    fit_linear,
+    judge,
+    subject,
+    subjects_of_pictures,
+    tabulate,
+)
 from ctscan.imaging.anatomy import find_anatomy
 from ctscan.imaging.phantom import draw_phantom
-from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.answer import answer
 from ctscan.inference.classifier import Classifier
 from ctscan.inference.gate import (
@@ -35,6 +44,7 @@ from ctscan.inference.gate import (
     STRANGE,
     UNGATED,
     WHAT_IT_IS,
+    Judgement,
     Reference,
     Signals,
     Thresholds,
@@ -46,13 +56,11 @@ from ctscan.inference.gate import (
 )
 from ctscan.inference.gate_file import GateCard, gate_path, read_gate, write_gate
 from ctscan.inference.rules import find_fault
-from ctscan.inference.shortcut import share_outside, where_disease_can_be
 from ctscan.io.images import Slice, read_slice
 from ctscan.model.runtime import Output
 from ctscan.results.ledger import read_ledger
 from ctscan.results.summary import facts_of
 from tests.conftest import COMMITTED, ROOT
-from tests.test_audit import draw_patient, save
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
 AT = Thresholds(refused=0.5, unusual=0.8, far=2.0, strange=20.0, tone=0.04, greys=64, outside=0.2)
@@ -213,8 +221,8 @@ def test_thresholds_keep_what_they_promise() -> None:
     assert (outside > at.outside).mean() <= 0.05
     assert at.refused <= at.unusual
     rows = tabulate(judged)
-    assert sum(r["n"] for r in rows if r["group"]) == 1000
-    assert all(r["refused"] + r["unusual"] + r["ok"] == r["n"] for r in rows)
+    assert sum(r.n for r in rows if r.group) == 1000
+    assert all(r.refused + r.unusual + r.ok == r.n for r in rows)
 
 
 def test_no_source_is_in_two_parts(subjects: list[Subject]) -> None:
@@ -233,44 +241,12 @@ def test_a_picture_whose_name_does_not_tell_its_source_is_named(name: str, tmp_p
         subjects_of_pictures(tmp_path, 64)
 
 
-def test_exact_intervals_are_those_of_the_tables() -> None:
-    assert exact_interval(0, 10) == pytest.approx((0, 0.3085), abs=1e-4)  # Clopper and Pearson's own rule of three
-    assert exact_interval(5, 10) == pytest.approx((0.1871, 0.8129), abs=1e-4)
+def test_exact_intervals_are_those_of_the_tables(subjects: list[Subject]) -> None:
+    def counted(refused: int) -> list[Judged]:
+        return [Judged(s, Judgement("refused" if i < refused else "ok")) for i, s in enumerate(subjects[:10])]
 
-
-# --- where evidence lies
-
-
-def test_evidence_in_the_bars_counts_as_outside() -> None:
-    pixels = draw_phantom(200, 400)
-    placement, everything = Preprocess().place(find_anatomy(pixels)), np.ones(pixels.shape, bool)
-    target = placement.target
-    assert target.height < 0.9 * placement.size
-    square = np.zeros((placement.size, placement.size), np.float32)
-    square[target.top : target.top + target.height, target.left : target.left + target.width] = 1
-    assert share_outside(square, placement, everything) == pytest.approx(0, abs=1e-6)
-    assert share_outside(1 - square, placement, everything) == pytest.approx(1)
-    bars = 1 - square.mean()
-    assert share_outside(np.ones((7, 7), np.float32), placement, everything) == pytest.approx(bars)
-    assert np.isnan(share_outside(0 * square, placement, everything))
-
-
-def test_inside_and_outside_are_all_the_evidence() -> None:
-    pixels = draw_phantom(256, 320)
-    placement, inside = Preprocess().place(find_anatomy(pixels)), where_disease_can_be(find_anatomy(pixels))
-    cells = np.random.default_rng(0).random((7, 7), np.float32)
-    within, without, bars = (share_outside(cells, placement, m) for m in (~inside, inside, np.ones_like(inside)))
-    assert (1 - within) + (1 - without) == pytest.approx(1 - bars, abs=1e-5)
-    assert share_outside(3 * cells, placement, inside) == pytest.approx(without)
-    assert 0 < bars < without < 1
-
-
-def test_the_pictures_border_is_not_where_disease_can_be() -> None:
-    bright = np.full((100, 140), 0.6, np.float32)
-    inside = where_disease_can_be(find_anatomy(bright))
-    assert not inside[0].any()
-    assert not inside[:, -1].any()
-    assert inside[2:-2, 2:-2].all()
+    assert count_verdicts(CHEST, "", counted(0)).refused95 == pytest.approx((0, 0.3085), abs=1e-4)
+    assert count_verdicts(CHEST, "", counted(5)).refused95 == pytest.approx((0.1871, 0.8129), abs=1e-4)
 
 
 # --- the file
@@ -411,12 +387,3 @@ def test_the_ledger_holds_what_the_committed_gate_is_worth(committed: Classifier
     for row in facts.gate.rows:
         assert row.refused + row.unusual + row.ok == row.n
     assert facts.gate_row("chest", "data set").refused == facts.gate.refused
-
-
-def test_a_copy_of_a_training_slice_counts_as_learned_from(tmp_path: Path) -> None:
-    for seed, key in enumerate(CLASS_KEYS):
-        for split in ("train", "valid", "test"):
-            save(tmp_path / split / key / "same.png", draw_patient(seed))
-        save(tmp_path / "test" / key / "other.png", draw_patient(100 + seed))
-    files = {path.relative_to(tmp_path).as_posix() for path in first_files(tmp_path).values()}
-    assert files == {f"{place}.png" for key in CLASS_KEYS for place in (f"train/{key}/same", f"test/{key}/other")}

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from ctscan.classes import CLASS_KEYS, NORMAL
@@ -18,9 +14,6 @@ from ctscan.evaluation.volumes import judge_volumes, slices_away, slices_with_lu
 from ctscan.inference.classifier import Classifier
 from ctscan.io.images import Slice
 from ctscan.io.volumes import WINDOWS, Volume, read_free_volumes, read_volumes
-from tests.conftest import ROOT
-from tests.test_audit import draw_patient, save
-from tests.test_data import LONG
 from tests.test_volumes import LUNGLESS, draw_units, write_free, write_outlined
 
 OUTLINED, OTHERS = [6, 7], [2, 3, 10, 11]  # of twelve slices, the first two without lung
@@ -51,7 +44,7 @@ def test_others_hold_lung_and_lie_away_from_the_outline(folder: Path) -> None:
 
 def test_outlined_slices_are_ranked_as_scikit_learn_ranks_them(folder: Path, best: Classifier) -> None:
     (volume,) = read_volumes(folder)
-    found = judge_volumes(best, [volume], [])
+    found, _ = judge_volumes(best, [volume], [])
     assert [(r.volume, r.window, r.outlined, r.others) for r in found.outlined] == [("one", w, 2, 4) for w in WINDOWS]
     for ranking in found.outlined:
         slices = slices_of(volume, OUTLINED + OTHERS, ranking.window)
@@ -63,19 +56,17 @@ def test_outlined_slices_are_ranked_as_scikit_learn_ranks_them(folder: Path, bes
 
 def test_alarms_are_counted_among_slices_with_lung(folder: Path, best: Classifier) -> None:
     (volume,) = read_free_volumes(folder)
-    found = judge_volumes(best, [], [volume])
+    found, _ = judge_volumes(best, [], [volume])
     assert [(a.volume, a.window, a.slices) for a in found.free] == [("chest_one", w, 10) for w in WINDOWS]
     for alarms in found.free:
         slices = slices_of(volume, list(range(LUNGLESS, 12)), alarms.window)
         assert alarms.alarms == sum(best.predict(slice_).top != NORMAL for slice_ in slices)
-        exact = binomtest(alarms.alarms, 10).proportion_ci(method="exact")
-        assert (alarms.low, alarms.high) == pytest.approx((exact.low, exact.high))
         verdicts = Counter(best.judge(slice_).verdict for slice_ in slices)
         assert (alarms.refused, alarms.unusual) == (verdicts["refused"], verdicts["unusual"])
 
 
 def test_without_a_gate_every_slice_is_unusual_and_scored(folder: Path, classifier: Classifier) -> None:
-    found = judge_volumes(classifier, read_volumes(folder), read_free_volumes(folder))
+    found, _ = judge_volumes(classifier, read_volumes(folder), read_free_volumes(folder))
     assert all((r.refused, r.unusual) == (0, 6) and 0 <= r.auroc <= 1 for r in found.outlined)
     assert all((a.refused, a.unusual) == (0, 10) for a in found.free)
 
@@ -96,31 +87,7 @@ def test_volumes_with_nothing_to_compare_are_left_out_and_named(classifier: Clas
     lungless, nothing = np.repeat(units[:1], 3, axis=0), np.zeros(units.shape, bool)
     everywhere = Volume("everywhere", units, ~nothing)
     free = Volume("lungless", lungless, nothing[:3])
-    found = judge_volumes(classifier, [everywhere], [free])
-    assert found.left_out == ["everywhere", "lungless"]
-    assert found.to_dict() == {"outlined": [], "free": []}
-
-
-@pytest.mark.slow
-def test_the_command_keeps_and_prints_every_volume_and_window(
-    folder: Path, checkpoint_path: Path, tmp_path: Path
-) -> None:
-    for seed, (split, name) in enumerate((s, n) for s in ("train", "valid", "test") for n in LONG.values()):
-        save(tmp_path / "data" / split / name / "1.png", draw_patient(seed))
-    command = [sys.executable, str(ROOT / "evaluate.py"), "--checkpoint", str(checkpoint_path), "--draws", "100"]
-    command += ["--data", "data", "--ledger", "metrics.json", "--explain", "--volumes", str(folder)]
-    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    ledger = json.loads((tmp_path / "metrics.json").read_text())
-    (entry,) = ledger["volumes"]
-    assert set(entry) == {"date", "model_id", "outlined", "free"}
-    assert [list(row) for row in entry["outlined"]] == [
-        ["volume", "window", "outlined", "others", "auroc", "refused", "unusual"]
-    ] * len(WINDOWS)
-    assert [list(row) for row in entry["free"]] == [
-        ["volume", "window", "slices", "alarms", "low", "high", "refused", "unusual"]
-    ] * len(WINDOWS)
-    assert [lesion["window"] for lesion in ledger["explanations"][0]["lesions"]] == list(WINDOWS)
-    for window in WINDOWS:
-        assert f"one, {window} window: AUROC" in done.stdout
-        assert f"chest_one, {window} window:" in done.stdout
+    found, left_out = judge_volumes(classifier, [everywhere], [free])
+    assert left_out == ["everywhere", "lungless"]
+    assert not found.outlined
+    assert not found.free

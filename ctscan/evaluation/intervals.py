@@ -8,18 +8,17 @@ percentiles of the draws.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.stats import binomtest, t
 from tqdm.auto import tqdm
 
-from ctscan.metrics import measures, reliability, risk_coverage, score, softmax, wilson_interval
+from ctscan.metrics import measures, score
+from ctscan.results.records import Estimate, Evaluation
 
 BOOTSTRAP_SEED = 0
-COVERAGES = 20  # points of the risk-coverage curve that are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,32 +32,6 @@ class Answers:
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> Answers:
         """The answers at these places, or where the mask is true."""
         return Answers(self.logits[index], self.labels[index], self.groups[index])
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and how sure it is."""
-
-    value: float
-    low: float  # 95 % interval over groups
-    high: float
-    se: float  # standard deviation of the draws
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All that is reported of some answers."""
-
-    n: int
-    groups: int
-    measures: dict[str, Estimate]  # those that are defined for the classes that occur
-    confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class]
-    reliability: list[tuple[int, float, float]]  # ten bins: slices, mean top probability, share right
-    risk_coverage: list[tuple[float, float]]  # share of slices kept, share of those that are wrong
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def resample(groups: Sequence[NDArray[np.int64]], draws: int) -> Iterator[list[NDArray[np.int64]]]:
@@ -77,14 +50,19 @@ def resample(groups: Sequence[NDArray[np.int64]], draws: int) -> Iterator[list[N
 def estimate(value: float, drawn: Sequence[float]) -> Estimate:
     """A value with the spread of its draws; those where it is not defined do not count."""
     defined = np.array(drawn)[~np.isnan(drawn)]
-    if not len(defined):
-        return Estimate(value, float("nan"), float("nan"), float("nan"))
     low, high = np.percentile(defined, [2.5, 97.5])
-    return Estimate(value, float(low), float(high), float(defined.std()))
+    return Estimate(value=value, low=float(low), high=float(high), se=float(defined.std()))
 
 
 def evaluate(answers: Answers, keys: Sequence[str], draws: int, title: str = "bootstrap") -> Evaluation:
-    """Every measure that is defined, with its interval over groups; a progress bar meanwhile."""
+    """Every measure that is defined, with its interval over groups.
+
+    Args:
+        answers: Of one slice or more.
+        keys: The K classes.
+        draws: Of groups.
+        title: Of the progress bar.
+    """
     now = measures(answers.logits, answers.labels, keys)
     named = {name: value for name, value in now.items() if not np.isnan(value)}
     drawn: dict[str, list[float]] = {name: [] for name in named}
@@ -92,22 +70,19 @@ def evaluate(answers: Answers, keys: Sequence[str], draws: int, title: str = "bo
         again = measures(answers.logits[index], answers.labels[index], keys)
         for name, values in drawn.items():
             values.append(again[name])
-    found = {name: _widen(name, estimate(named[name], drawn[name]), answers, keys) for name in named}
-    probabilities = softmax(answers.logits)
+    defined = {name: values for name, values in drawn.items() if not np.isnan(values).all()}
     return Evaluation(
         n=len(answers.labels),
         groups=len(np.unique(answers.groups)),
-        measures=found,
+        measures={n: _widen(n, estimate(named[n], values), answers, keys) for n, values in defined.items()},
         confusion=score(answers.logits, answers.labels).confusion,
-        reliability=reliability(probabilities, answers.labels),
-        risk_coverage=_thin(risk_coverage(probabilities, answers.labels)),
     )
 
 
 def average(repeats: Sequence[Evaluation]) -> Evaluation:
     """The mean of every measure over independent repeats on the same slices, intervals from how far these differ.
 
-    Student's t: the repeats are few. The confusion is that of all together; the rest is the first one's.
+    Student's t: the repeats are few. The confusion is that of all together.
     """
     first, n = repeats[0], len(repeats)
     means = {}
@@ -116,9 +91,9 @@ def average(repeats: Sequence[Evaluation]) -> Evaluation:
         if len(values) == n:
             mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(n))
             half = float(t.ppf(0.975, n - 1)) * error
-            means[name] = Estimate(mean, mean - half, mean + half, error)
+            means[name] = Estimate(value=mean, low=mean - half, high=mean + half, se=error)
     confusion = np.sum([repeat.confusion for repeat in repeats], axis=0).tolist()
-    return replace(first, measures=means, confusion=tuple(tuple(row) for row in confusion))
+    return first.model_copy(update={"measures": means, "confusion": tuple(map(tuple, confusion))})
 
 
 def _widen(name: str, found: Estimate, answers: Answers, keys: Sequence[str]) -> Estimate:
@@ -129,14 +104,8 @@ def _widen(name: str, found: Estimate, answers: Answers, keys: Sequence[str]) ->
     of_class = answers.labels == keys.index(key) if key else np.ones(len(answers.labels), bool)
     counted = ~of_class if kind == "specificity" else of_class
     trials = len(np.unique(answers.groups[counted]))
-    low, high = wilson_interval(round(found.value * trials), trials)
-    return Estimate(found.value, low, high, found.se)
-
-
-def _thin(risk: NDArray[np.float64]) -> list[tuple[float, float]]:
-    n = len(risk)
-    kept = sorted({max(1, round(n * part / COVERAGES)) for part in range(1, COVERAGES + 1)})
-    return [(k / n, float(risk[k - 1])) for k in kept]
+    interval = binomtest(round(found.value * trials), trials).proportion_ci(method="wilson")
+    return found.model_copy(update={"low": float(interval.low), "high": float(interval.high)})
 
 
 def difference(
@@ -145,9 +114,9 @@ def difference(
     """First minus second for the named measures, groups drawn for both at once."""
     before, after = (measures(a.logits, a.labels, keys) for a in (first, second))
     drawn: dict[str, list[float]] = {name: [] for name in names}
-    for one, other in tqdm(resample([first.groups, second.groups], draws), "difference", draws, leave=False):
-        a = measures(first.logits[one], first.labels[one], keys)
-        b = measures(second.logits[other], second.labels[other], keys)
+    for ours, theirs in tqdm(resample([first.groups, second.groups], draws), "difference", draws, leave=False):
+        a = measures(first.logits[ours], first.labels[ours], keys)
+        b = measures(second.logits[theirs], second.labels[theirs], keys)
         for name in names:
             drawn[name].append(a[name] - b[name])
     return {name: estimate(before[name] - after[name], drawn[name]) for name in names}

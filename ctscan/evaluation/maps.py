@@ -4,24 +4,28 @@ sanity   with blocks of the network at random, from the head down, maps must bec
          than the maps of two different slices are (Adebayo et al., NeurIPS 2018; Arun et al., Radiology AI 2021)
 road     what a map marks is filled in from its neighbours, first the most, then the least relevant; the better the
          map, the more the first costs over the second (Rong et al., ICML 2022), beside two maps that know nothing
+outside  how much of the evidence lies where no disease can be, beside that of a map spread evenly over what is shown
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from datetime import date
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pytorch_grad_cam.metrics.road import ROADCombined
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+from scipy.stats import spearmanr
+from skimage.metrics import structural_similarity
 from torch import nn
 from tqdm.auto import tqdm
 
 from ctscan.classes import NORMAL
-from ctscan.evaluation.intervals import Estimate, estimate, resample
+from ctscan.evaluation.intervals import estimate, resample
 from ctscan.imaging.anatomy import Mask, Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.shortcut import share_outside
@@ -30,6 +34,7 @@ from ctscan.model.blocks import blocks_of
 from ctscan.model.checkpoint import Checkpoint
 from ctscan.model.network import SliceNet
 from ctscan.model.runtime import TorchRuntime, load_tensors, run_in_batches
+from ctscan.results.records import Estimate, Lesion, Likeness, MapTests
 
 PAIRS = 50
 PERCENTILES = [50, 70, 90]  # of a map's values: half, three tenths and a tenth of the square are filled in
@@ -40,21 +45,43 @@ CENTRE_SIGMA = 0.25  # of the square's side
 Maps = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """How alike maps are on average: 1 for the same."""
+def judge_maps(
+    checkpoint: Checkpoint, slices: Sequence[Pixels], volumes: Sequence[Volume] = (), draws: int = 1000
+) -> MapTests:
+    """All tests of a checkpoint's maps; on two cores about a second a slice and map.
 
-    spearman: float
-    ssim: float
+    Args:
+        checkpoint: Whose maps.
+        slices: (H, W) each, two or more, of different visual groups.
+        volumes: With outlined lesions.
+        draws: Of slices, for the intervals.
+    """
+    net, preprocess = build(checkpoint), checkpoint.card.preprocess
+    squares = np.stack([preprocess.square(pixels) for pixels in slices])
+    outside, even = outside_shares(preprocess, slices, np.maximum(predicted_maps(net, squares), 0))
+    positive = ~np.isnan(outside)
+    randomised, pairs = judge_sanity(net, squares)
+    road_, over_random, over_centre = judge_road(net, squares, draws)
+    return MapTests(
+        date=date.today().isoformat(),
+        model_id=checkpoint.card.model_id,
+        n=len(slices),
+        randomised=randomised,
+        pairs=pairs,
+        road=road_,
+        road_over_random=over_random,
+        road_over_centre=over_centre,
+        outside=mean(outside[positive], draws),
+        outside_lead=mean((outside - even)[positive], draws),
+        lesions=tuple(judge_lesion(net, preprocess, volume, window) for volume in volumes for window in WINDOWS),
+    )
 
 
-@dataclass(frozen=True)
-class Sanity:
-    """Maps of a network beside those of the same network with blocks at random."""
-
-    randomised: dict[str, Likeness]  # by the lowest block at random; all above it are too
-    pairs: Likeness  # of two different slices, the weights intact
-    passed: bool  # all blocks at random: less alike than the pairs
+def build(checkpoint: Checkpoint) -> SliceNet:
+    """The network of a checkpoint, to be looked at."""
+    net = SliceNet(checkpoint.card.architecture)
+    load_tensors(net, checkpoint.tensors)
+    return net.eval().requires_grad_(False)
 
 
 def predicted_maps(net: SliceNet, squares: Pixels, labels: NDArray[np.integer] | None = None) -> Maps:
@@ -85,13 +112,10 @@ def enlarge(maps: Maps, size: int) -> Maps:
 
 def likeness(first: Maps, second: Maps) -> Likeness:
     """Two sets of maps (N, h, w), pair by pair: ranks of the cells, and structure after each is scaled to 0 to 1."""
-    from scipy.stats import spearmanr
-    from skimage.metrics import structural_similarity
-
     ranks = [float(spearmanr(a.ravel(), b.ravel()).statistic) for a, b in zip(first, second, strict=True)]
     pictures = zip(*(enlarge(unit_range(maps), SSIM_SIDE) for maps in (first, second)), strict=True)
     structure = [float(structural_similarity(a, b, data_range=1.0)) for a, b in pictures]  # type: ignore[no-untyped-call]
-    return Likeness(float(np.nanmean(ranks)), float(np.mean(structure)))
+    return Likeness(spearman=float(np.nanmean(ranks)), ssim=float(np.mean(structure)))
 
 
 def unit_range(maps: Maps) -> Maps:
@@ -101,17 +125,20 @@ def unit_range(maps: Maps) -> Maps:
     return scaled
 
 
-def judge_sanity(net: SliceNet, squares: Pixels, seed: int = 0) -> Sanity:
-    """Squares (N, 1, S, S) of N different scans, two or more."""
+def judge_sanity(net: SliceNet, squares: Pixels, seed: int = 0) -> tuple[dict[str, Likeness], Likeness]:
+    """Squares (N, 1, S, S) of N different scans, two or more.
+
+    Returns:
+        Likeness to the true maps by the lowest block at random, and that of the maps of two different slices.
+    """
     labels = run_in_batches(TorchRuntime(net), squares).logits.argmax(axis=1)
-    own = predicted_maps(net, squares, labels)
+    true = predicted_maps(net, squares, labels)
     stages = tqdm(randomise(net, seed), "randomised weights", len(STAGES), leave=False)
-    randomised = {stage: likeness(own, predicted_maps(other, squares, labels)) for stage, other in stages}
+    randomised = {stage: likeness(true, predicted_maps(other, squares, labels)) for stage, other in stages}
     generator = np.random.default_rng(seed)
     first = generator.integers(len(squares), size=PAIRS)
     second = (first + generator.integers(1, len(squares), size=PAIRS)) % len(squares)
-    pairs, last = likeness(own[first], own[second]), randomised[STAGES[-1]]
-    return Sanity(randomised, pairs, last.spearman < pairs.spearman and last.ssim < pairs.ssim)
+    return randomised, likeness(true[first], true[second])
 
 
 def road(net: nn.Module, squares: Pixels, maps: Maps, labels: NDArray[np.integer], seed: int = 0) -> Maps:
@@ -120,9 +147,6 @@ def road(net: nn.Module, squares: Pixels, maps: Maps, labels: NDArray[np.integer
     Squares (N, 1, S, S), maps (N, S, S) of any scale: their order alone counts, so the signed map is given, for a map
     cut off at zero has no order where it is zero.
     """
-    from pytorch_grad_cam.metrics.road import ROADCombined
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
-
     metric, found = ROADCombined(PERCENTILES), []
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the filled-in pixels carry a little noise
@@ -133,17 +157,15 @@ def road(net: nn.Module, squares: Pixels, maps: Maps, labels: NDArray[np.integer
     return np.array(found, np.float32)
 
 
-def judge_road(
-    net: SliceNet, squares: Pixels, groups: NDArray[np.integer], draws: int, seed: int = 0
-) -> dict[str, Estimate]:
-    """ROAD of our maps, and its lead over random and centred maps, slice by slice, with intervals over groups."""
+def judge_road(net: SliceNet, squares: Pixels, draws: int, seed: int = 0) -> tuple[Estimate, Estimate, Estimate]:
+    """ROAD of our maps, and its lead over random and over centred maps, slice by slice."""
     labels = run_in_batches(TorchRuntime(net), squares).logits.argmax(axis=1)
     maps, size = predicted_maps(net, squares, labels), squares.shape[-1]
     noise = np.random.default_rng(seed).random(maps.shape, np.float32)
-    kinds = {"random": enlarge(noise, size), "centre": np.repeat(centre_map(size)[None], len(maps), axis=0)}
-    own = road(net, squares, enlarge(maps, size), labels, seed)
-    leads = {f"over_{kind}": own - road(net, squares, other, labels, seed) for kind, other in kinds.items()}
-    return {name: mean_over_groups(values, groups, draws) for name, values in {"road": own, **leads}.items()}
+    others = enlarge(noise, size), np.repeat(centre_map(size)[None], len(maps), axis=0)
+    ours = road(net, squares, enlarge(maps, size), labels, seed)
+    over_random, over_centre = (mean(ours - road(net, squares, other, labels, seed), draws) for other in others)
+    return mean(ours, draws), over_random, over_centre
 
 
 def centre_map(size: int) -> Maps:
@@ -153,74 +175,17 @@ def centre_map(size: int) -> Maps:
     return np.asarray(np.exp(-squared / (2 * CENTRE_SIGMA**2)), np.float32)
 
 
-def mean_over_groups(values: NDArray[np.floating], groups: NDArray[np.integer], draws: int) -> Estimate:
-    """The mean of values (N,), with its interval over groups."""
-    places = np.asarray(groups, np.int64)
-    return estimate(float(values.mean()), [float(values[index].mean()) for (index,) in resample([places], draws)])
-
-
-def share_inside(evidence: Maps, mask: Mask) -> float:
-    """Of evidence >= 0 (H, W) the share that lies in the mask; NaN where there is no evidence."""
-    total = float(evidence.sum())
-    return float(evidence[mask].sum()) / total if total > 0 else float("nan")
-
-
-@dataclass(frozen=True)
-class Lesion:
-    """The map of the likeliest tumour class beside a radiologist's outline, over the outlined slices of a volume."""
-
-    volume: str
-    window: str
-    slices: int
-    inside: float  # mean share of the evidence that lies in the outline
-    area: float  # mean share of the body that it covers: what evidence without a place would have inside
-    peaks: int  # slices whose strongest place lies in the outline
-
-
-@dataclass(frozen=True)
-class Faithfulness:
-    """What is reported of a checkpoint's maps, over slices of which no two are of one visual group."""
-
-    n: int
-    sanity: Sanity
-    road: dict[str, Estimate]  # probability: ours, and its lead over a random and a centred map
-    outside: Estimate  # mean share of the evidence for the predicted class that lies outside the body
-    outside_lead: Estimate  # the same minus that of a map as coarse, spread evenly over what the model is shown
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-
-def build(checkpoint: Checkpoint) -> SliceNet:
-    """The network of a checkpoint, to be looked at."""
-    net = SliceNet(checkpoint.card.architecture)
-    load_tensors(net, checkpoint.tensors)
-    return net.eval().requires_grad_(False)
-
-
-def judge_faithfulness(checkpoint: Checkpoint, slices: Sequence[Pixels], draws: int) -> Faithfulness:
-    """All tests on slices (H, W) of different visual groups; on two cores about a second a slice and map."""
-    net, preprocess = build(checkpoint), checkpoint.card.preprocess
-    squares, alone = np.stack([preprocess.square(pixels) for pixels in slices]), np.arange(len(slices))
-    maps = np.maximum(predicted_maps(net, squares), 0)
-    own, even = outside_shares(preprocess, slices, maps)
-    some = ~np.isnan(own)
-    return Faithfulness(
-        n=len(slices),
-        sanity=judge_sanity(net, squares),
-        road=judge_road(net, squares, alone, draws),
-        outside=mean_over_groups(own[some], alone[some], draws),
-        outside_lead=mean_over_groups((own - even)[some], alone[some], draws),
-    )
+def mean(values: NDArray[np.floating], draws: int) -> Estimate:
+    """The mean of values (N,) of N different visual groups, with its interval over them."""
+    drawn = [float(values[index].mean()) for (index,) in resample([np.arange(len(values))], draws)]
+    return estimate(float(values.mean()), drawn)
 
 
 def outside_shares(preprocess: Preprocess, slices: Sequence[Pixels], maps: Maps) -> tuple[Maps, Maps]:
     """(N,) and (N,): the share outside the body of each map >= 0 (N, h, w), and of one spread over what is shown.
 
     The whole square counts, its black bars too. The second is as coarse as the first: cells at the body's rim reach
-    beyond it, whatever a network has learned.
-    NaN where a map is 0 everywhere.
+    beyond it, whatever a network has learned. NaN where a map is 0 everywhere.
     """
     pairs = []
     for pixels, map_ in zip(slices, maps, strict=True):
@@ -229,14 +194,14 @@ def outside_shares(preprocess: Preprocess, slices: Sequence[Pixels], maps: Maps)
         shown = placement.apply(preprocess.visible(anatomy).astype(np.float32))
         even = np.asarray(cv2.resize(shown, map_.shape[::-1], interpolation=cv2.INTER_AREA), np.float32)
         pairs.append([share_outside(cells, placement, anatomy.body) for cells in (map_, even)])
-    own, spread = np.array(pairs, np.float32).T
-    return own, spread
+    ours, spread = np.array(pairs, np.float32).T
+    return ours, spread
 
 
-def judge_lesions(checkpoint: Checkpoint, volumes: Sequence[Volume]) -> list[Lesion]:
-    """Every volume under every window."""
-    net, preprocess = build(checkpoint), checkpoint.card.preprocess
-    return [judge_lesion(net, preprocess, volume, window) for volume in volumes for window in WINDOWS]
+def share_inside(evidence: Maps, mask: Mask) -> float:
+    """Of evidence >= 0 (H, W) the share that lies in the mask; NaN where there is no evidence."""
+    total = float(evidence.sum())
+    return float(evidence[mask].sum()) / total if total > 0 else float("nan")
 
 
 def judge_lesion(net: SliceNet, preprocess: Preprocess, volume: Volume, window: str) -> Lesion:

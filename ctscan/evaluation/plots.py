@@ -1,42 +1,33 @@
-"""Evaluations and answers -> the four plots of a report, as PNG. Matplotlib is asked for here and nowhere else."""
+"""Answers -> the four plots of an evaluation, as PNG. Matplotlib is asked for here and in the trainer alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from ctscan.evaluation.intervals import Answers, Evaluation
-from ctscan.metrics import softmax
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from ctscan.evaluation.intervals import Answers
+from ctscan.metrics import reliability, risk_coverage, score, softmax
 
 SIZE = (5.2, 4.6)  # inches
 
 
-def draw_all(folder: Path, name: str, evaluation: Evaluation, answers: Answers, titles: Sequence[str]) -> None:
+def draw_all(folder: Path, name: str, answers: Answers, titles: Sequence[str]) -> None:
     """Confusion matrix, ROC curves, reliability and risk against coverage, as `<name>-<plot>.png`."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save(folder / f"{name}-confusion.png", lambda axes: draw_confusion(axes, evaluation, titles))
-    _save(folder / f"{name}-roc.png", lambda axes: draw_roc(axes, answers, titles))
-    _save(folder / f"{name}-reliability.png", lambda axes: draw_reliability(axes, evaluation))
-    _save(folder / f"{name}-risk-coverage.png", lambda axes: draw_risk_coverage(axes, evaluation))
+    for draw in (draw_confusion, draw_roc, draw_reliability, draw_risk_coverage):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        draw(figure.subplots(), answers, titles)
+        plot = draw.__name__.removeprefix("draw_").replace("_", "-")
+        figure.savefig(folder / f"{name}-{plot}.png", dpi=120)
 
 
-def _save(path: Path, draw: Any) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=SIZE, layout="constrained")
-    draw(figure.subplots())
-    figure.savefig(path, dpi=120)
-
-
-def draw_confusion(axes: Axes, evaluation: Evaluation, titles: Sequence[str]) -> None:
+def draw_confusion(axes: Axes, answers: Answers, titles: Sequence[str]) -> None:
     """Counts, shaded by the share of the true class."""
-    counts = np.array(evaluation.confusion)
+    counts = np.array(score(answers.logits, answers.labels).confusion)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Greys", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
@@ -45,7 +36,8 @@ def draw_confusion(axes: Axes, evaluation: Evaluation, titles: Sequence[str]) ->
     ticks = range(len(titles))
     axes.set_xticks(ticks, titles, rotation=20, ha="right", fontsize=8)
     axes.set_yticks(ticks, titles, fontsize=8)
-    axes.set(xlabel="predicted", ylabel="true", title=f"n = {evaluation.n}, {evaluation.groups} visual groups")
+    n, groups = len(answers.labels), len(np.unique(answers.groups))
+    axes.set(xlabel="predicted", ylabel="true", title=f"n = {n}, {groups} visual groups")
 
 
 def draw_roc(axes: Axes, answers: Answers, titles: Sequence[str]) -> None:
@@ -63,17 +55,17 @@ def draw_roc(axes: Axes, answers: Answers, titles: Sequence[str]) -> None:
     axes.legend(fontsize=8, loc="lower right")
 
 
-def draw_reliability(axes: Axes, evaluation: Evaluation) -> None:
+def draw_reliability(axes: Axes, answers: Answers, titles: Sequence[str]) -> None:
     """How often the top class is right against its probability; the area of a dot is its number of slices."""
-    table = np.array([entry for entry in evaluation.reliability if entry[0]])
+    table = np.array([entry for entry in reliability(softmax(answers.logits), answers.labels) if entry[0]])
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     axes.scatter(table[:, 1], table[:, 2], s=600 * table[:, 0] / table[:, 0].sum() + 8)
     axes.set(xlabel="probability of the top class", ylabel="share right", xlim=(0, 1.02), ylim=(0, 1.02))
 
 
-def draw_risk_coverage(axes: Axes, evaluation: Evaluation) -> None:
+def draw_risk_coverage(axes: Axes, answers: Answers, titles: Sequence[str]) -> None:
     """The share of wrong answers when only the surest slices are answered."""
-    coverage, risk = zip(*evaluation.risk_coverage, strict=True)
-    axes.plot(coverage, risk, marker=".")
+    risk = risk_coverage(softmax(answers.logits), answers.labels)
+    axes.plot(np.arange(1, len(risk) + 1) / len(risk), risk)
     axes.set(xlabel="share of slices answered, surest first", ylabel="share of these that is wrong", xlim=(0, 1.02))
     axes.set_ylim(bottom=0)

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from datetime import date
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.classes import NORMAL
-from ctscan.evaluation.gate_measure import exact_interval
 from ctscan.imaging.anatomy import find_anatomy
 from ctscan.inference.classifier import Classifier
 from ctscan.inference.gate import Verdict
@@ -26,63 +24,34 @@ from ctscan.io.images import Slice
 from ctscan.io.volumes import WINDOWS, Volume
 from ctscan.metrics import auroc
 from ctscan.model.runtime import run_in_batches
+from ctscan.results.records import Alarms, Ranking, VolumeReadings
 
 MARGIN = 3  # slices: one that lies nearer to an outlined one may still show a part of the mass
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """How an outlined volume's slices are ordered under a window."""
+def judge_volumes(
+    classifier: Classifier, outlined: Sequence[Volume], free: Sequence[Volume]
+) -> tuple[VolumeReadings, list[str]]:
+    """Volumes with an outline and without a mass, under every window; about two forward passes a slice and window.
 
-    volume: str
-    window: str
-    outlined: int  # slices
-    others: int  # slices
-    auroc: float  # how often an outlined slice has the higher odds of a tumour than another
-    refused: int  # by the gate, of all these slices
-    unusual: int  # the same
-
-
-@dataclass(frozen=True)
-class Alarms:
-    """How many slices of a volume without a mass are called a tumour under a window."""
-
-    volume: str
-    window: str
-    slices: int
-    alarms: int  # slices whose most likely class is a tumour
-    low: float  # Clopper and Pearson's 95 % interval of their share; it takes slices as independent, which they are not
-    high: float
-    refused: int  # by the gate
-    unusual: int
-
-
-@dataclass(frozen=True)
-class VolumeReading:
-    """Every volume under every window, but for those in `left_out`."""
-
-    outlined: list[Ranking]
-    free: list[Alarms]
-    left_out: list[str]  # volumes in which there is nothing to compare, or no lung
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"outlined": [asdict(r) for r in self.outlined], "free": [asdict(a) for a in self.free]}
-
-
-def judge_volumes(classifier: Classifier, outlined: Sequence[Volume], free: Sequence[Volume]) -> VolumeReading:
-    """Volumes with an outline and without a mass; about two forward passes a slice and window.
-
-    A volume whose every slice with lung lies near the outline, or that has none with lung, is left out.
+    Returns:
+        The readings, and the names of the volumes that are left out: those whose every slice with lung lies near the
+        outline, or that have none with lung.
     """
     others = [slices_away(volume) for volume in outlined]
     lungs = [slices_with_lung(volume) for volume in free]
-    pairs = [*zip(outlined, others, strict=True), *zip(free, lungs, strict=True)]
-    return VolumeReading(
-        [rank(classifier, v, away, w) for v, away in zip(outlined, others, strict=True) if away for w in WINDOWS],
-        [count_alarms(classifier, v, lung, w) for v, lung in zip(free, lungs, strict=True) if lung for w in WINDOWS],
-        [volume.name for volume, slices in pairs if not slices],
+    readings = VolumeReadings(
+        date=date.today().isoformat(),
+        model_id=classifier.card.model_id,
+        outlined=tuple(
+            rank(classifier, v, away, w) for v, away in zip(outlined, others, strict=True) if away for w in WINDOWS
+        ),
+        free=tuple(
+            count_alarms(classifier, v, lung, w) for v, lung in zip(free, lungs, strict=True) if lung for w in WINDOWS
+        ),
     )
+    pairs = zip([*outlined, *free], [*others, *lungs], strict=True)
+    return readings, [volume.name for volume, slices in pairs if not slices]
 
 
 def slices_with_lung(volume: Volume) -> list[int]:
@@ -100,17 +69,28 @@ def rank(classifier: Classifier, volume: Volume, others: Sequence[int], window: 
     """The outlined slices of a volume against others of it, one or more."""
     outlined = volume.outlined()
     logits, verdicts = score(classifier, volume, [*outlined, *others], window)
-    positive = np.arange(len(logits)) < len(outlined)
-    area, refused, unusual = auroc(tumour_odds(logits), positive), verdicts["refused"], verdicts["unusual"]
-    return Ranking(volume.name, window, len(outlined), len(others), area, refused, unusual)
+    return Ranking(
+        volume=volume.name,
+        window=window,
+        outlined=len(outlined),
+        others=len(others),
+        auroc=auroc(tumour_odds(logits), np.arange(len(logits)) < len(outlined)),
+        refused=verdicts["refused"],
+        unusual=verdicts["unusual"],
+    )
 
 
 def count_alarms(classifier: Classifier, volume: Volume, slices: Sequence[int], window: str) -> Alarms:
-    """Slices, one or more, of a volume without a mass."""
+    """How many slices of a volume without a mass are called a tumour."""
     logits, verdicts = score(classifier, volume, slices, window)
-    alarms = int((logits.argmax(axis=1) != NORMAL).sum())
-    low, high = exact_interval(alarms, len(slices))
-    return Alarms(volume.name, window, len(slices), alarms, low, high, verdicts["refused"], verdicts["unusual"])
+    return Alarms(
+        volume=volume.name,
+        window=window,
+        slices=len(slices),
+        alarms=int((logits.argmax(axis=1) != NORMAL).sum()),
+        refused=verdicts["refused"],
+        unusual=verdicts["unusual"],
+    )
 
 
 def score(

@@ -8,44 +8,37 @@ may share one; the second only makes a split stricter, so the sweep of threshold
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from jinja2 import Environment, PackageLoader
 from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
 
-from ctscan.classes import CLASS_KEYS
-from ctscan.errors import DataError, UnreadableSlice
+from ctscan.classes import CLASS_KEYS, CLASSES
 from ctscan.imaging.anatomy import Pixels, find_anatomy
-from ctscan.io.images import Slice
-from ctscan.training.data import SPLITS, Split, find_files, pixel_hash, read_all
-from ctscan.training.manifest import FOLDS, Image, Manifest, read_manifest
+from ctscan.imaging.render import data_uri, fit, to_bytes
+from ctscan.training.data import FOLDS, Dataset, Image, Manifest, Record, read_manifest
 
 THUMBNAIL = (48, 36)  # px, width and height
 THRESHOLDS = (0.80, 0.85, 0.90, 0.95, 0.98)
 NEAR_DUPLICATE = 0.98
 FOLD_SEED = 0
 
-
-@dataclass(frozen=True, eq=False)
-class Record:
-    """One file that could be read."""
-
-    path: Path
-    split: str
-    label: int
-    sha256: str
-    thumbnail: NDArray[np.float64]  # (1728,), mean 0, length 1
+PICTURE = 112  # px, longer side in the report
+MAX_ROWS = 60  # of each list of the report; the counts are given in full
+MAX_MEMBERS = 12  # pictures of a visual group
+SHOWN_THRESHOLD = 0.90
 
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """All that was found, with the paths that only the owner of the data has."""
+    """All that was found, with the files that only the owner of the data has."""
 
-    records: tuple[Record, ...]  # one a file
-    unreadable: tuple[str, ...]
+    data: Dataset
     distinct: tuple[Record, ...]  # the first file of each distinct image, by hash
     correlation: NDArray[np.float64]  # (D, D) of the distinct images' thumbnails
     manifest: Manifest
@@ -77,87 +70,69 @@ def link(correlation: NDArray[np.float64], threshold: float) -> NDArray[np.int64
 
 
 def assign_folds(labels: Sequence[int], groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(D,) -> (D,), 0 to 4: stratified by class, no group in two folds, by scikit-learn with a fixed seed."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    folds = np.empty(len(groups), np.int64)
+    """(D,) -> (D,), 0 to 4: stratified by class, no group in two folds; -1 where there are too few of either."""
+    folds = np.full(len(groups), -1, np.int64)
+    if np.bincount(labels, minlength=len(CLASS_KEYS)).min() < FOLDS or len(np.unique(groups)) < FOLDS:
+        return folds
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
     for number, (_, outside) in enumerate(splitter.split(groups, labels, groups)):
         folds[outside] = number
     return folds
 
 
-def read_records(data: Path) -> tuple[list[Record], list[str]]:
-    """Every readable file of the three splits, and why others are not. Raises DataError as `find_files` does."""
-    records: list[Record] = []
-    unreadable: list[str] = []
+def audit(data: Dataset) -> Audit:
+    """Compare every picture of a data set with every other.
 
-    def see(slice_: Slice) -> tuple[str, NDArray[np.float64]]:
-        return pixel_hash(slice_), draw_thumbnail(slice_.pixels)
+    Args:
+        data: The three published splits.
 
-    for split in SPLITS:
-        files = find_files(data / split)
-        for (path, label), result in zip(files, read_all([p for p, _ in files], see, f"auditing {split}"), strict=True):
-            if isinstance(result, UnreadableSlice):
-                unreadable.append(f"{path.relative_to(data)}: {result}")
-            else:
-                records.append(Record(path, split, label, *result))
-    return records, unreadable
+    Returns:
+        What is identical, nearly so, or under two classes, with groups and folds at each of `THRESHOLDS`.
+    """
+    first: dict[str, Record] = {}
+    for record in data.records:
+        first.setdefault(record.sha256, record)
+    distinct = tuple(first[digest] for digest in sorted(first))
+    thumbnails = np.stack([draw_thumbnail(record.pixels) for record in distinct])
+    correlation = np.clip(thumbnails @ thumbnails.T, -1, 1)
+    np.fill_diagonal(correlation, 1)
+    places = places_of(data)
+    clear = np.array([len({label for _, label in places[record.sha256]}) == 1 for record in distinct])
+    labels = [record.label for record, ok in zip(distinct, clear, strict=True) if ok]
+    groups = np.stack([link(correlation, threshold) for threshold in THRESHOLDS], axis=1)
+    folds = np.full(groups.shape, -1)
+    for column in range(len(THRESHOLDS)):
+        folds[clear, column] = assign_folds(labels, groups[clear, column])
+    images = tuple(
+        Image(sha256=r.sha256, places=places[r.sha256], groups=g, folds=f if ok else ())
+        for r, g, f, ok in zip(distinct, groups.tolist(), folds.tolist(), clear, strict=True)
+    )
+    manifest = Manifest(thresholds=THRESHOLDS, near=count_near(correlation, images), images=images)
+    return Audit(data, distinct, correlation, manifest)
 
 
-def places_of(files: Iterable[tuple[str, str, int]]) -> dict[str, tuple[tuple[str, str], ...]]:
-    """Hash, split and label of files -> of each distinct image, by hash, the (split, class) of all its files."""
+def places_of(data: Dataset) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Of each distinct image, by hash, the (split, class) of all its files."""
     places: dict[str, tuple[tuple[str, str], ...]] = {}
-    for digest, split, label in files:
-        places[digest] = (*places.get(digest, ()), (split, CLASS_KEYS[label]))
+    for record in data.records:
+        places[record.sha256] = (*places.get(record.sha256, ()), (record.split, CLASS_KEYS[record.label]))
     return places
 
 
-def known_or_new(path: Path, data: Path, splits: Mapping[str, Split]) -> Manifest:
-    """The manifest at `path` where it knows all slices of `data`, each at its place; else that of a new audit.
+def known_or_new(path: Path, data: Dataset) -> Manifest:
+    """The manifest at `path` where it knows every slice of the data at its place; else that of a new audit.
 
-    An image that has moved to another class, or been copied there, has another label or none that is clear. Raises
-    DataError as `audit` does, and DataError.
+    An image that has moved to another class, or been copied there, has another label or none that is clear.
+
+    Raises:
+        DataError: The manifest is broken.
     """
     if path.exists():
         known = read_manifest(path)
-        of_known = {image.sha256: sorted(image.places) for image in known.images}
-        now = places_of((h, name, k) for name, s in splits.items() for h, k in zip(s.hashes, s.labels, strict=True))
-        if all(of_known.get(digest) == sorted(places) for digest, places in now.items()):
+        known_places = {image.sha256: sorted(image.places) for image in known.images}
+        if all(known_places.get(digest) == sorted(places) for digest, places in places_of(data).items()):
             return known
     return audit(data).manifest
-
-
-def audit(data: Path) -> Audit:
-    """Read a folder of train, valid and test. Raises DataError where it lacks what it needs."""
-    records, unreadable = read_records(data)
-    if not records:
-        raise DataError(f"No file in {data} can be read, first {unreadable[0]}")
-    files: dict[str, Record] = {}
-    for record in records:
-        files.setdefault(record.sha256, record)
-    hashes = sorted(files)
-    distinct = tuple(files[h] for h in hashes)
-    thumbnails = np.stack([record.thumbnail for record in distinct])
-    correlation = np.clip(thumbnails @ thumbnails.T, -1, 1)
-    np.fill_diagonal(correlation, 1)
-    found = places_of((record.sha256, record.split, record.label) for record in records)
-    places = [found[h] for h in hashes]
-    clear = np.array([len({label for _, label in p}) == 1 for p in places])
-    labels = [record.label for record, ok in zip(distinct, clear, strict=True) if ok]
-    enough = np.bincount(labels, minlength=len(CLASS_KEYS)).min() >= FOLDS
-    groups, folds = [], []
-    for threshold in THRESHOLDS:
-        groups.append(link(correlation, threshold))
-        folds.append(np.full(len(hashes), -1))
-        if enough and len(np.unique(groups[-1][clear])) >= FOLDS:
-            folds[-1][clear] = assign_folds(labels, groups[-1][clear])
-    images = tuple(
-        Image(h, p, tuple(int(g[i]) for g in groups), tuple(int(f[i]) for f in folds) if clear[i] else ())
-        for i, (h, p) in enumerate(zip(hashes, places, strict=True))
-    )
-    manifest = Manifest(THRESHOLDS, count_near(correlation, images), images)
-    return Audit(tuple(records), tuple(unreadable), distinct, correlation, manifest)
 
 
 def near_pairs(correlation: NDArray[np.float64]) -> list[tuple[int, int]]:
@@ -172,3 +147,41 @@ def count_near(correlation: NDArray[np.float64], images: tuple[Image, ...]) -> d
     pairs = near_pairs(correlation)
     crossing = sum(not set(images[a].splits) & set(images[b].splits) for a, b in pairs)
     return {"pairs": len(pairs), "pairs_across_splits": crossing}
+
+
+def write_report(path: Path, found: Audit) -> None:
+    """An HTML file with pictures, worst first: for the owner of the data, not for publication."""
+    files: dict[str, list[Record]] = {}
+    for record in found.data.records:
+        files.setdefault(record.sha256, []).append(record)
+    copies = [same for same in files.values() if len(same) > 1]
+    copies.sort(key=lambda same: (len({r.split for r in same}) == 1, -len(same)))
+    near = [[found.distinct[a], found.distinct[b]] for a, b in near_pairs(found.correlation)]
+    near.sort(key=lambda pair: pair[0].split == pair[1].split)
+    members: dict[int, list[Record]] = {}
+    column = found.manifest.thresholds.index(SHOWN_THRESHOLD)
+    for record, image in zip(found.distinct, found.manifest.images, strict=True):
+        members.setdefault(image.groups[column], []).append(record)
+    sections = {
+        "conflicts": [same for same in copies if len({r.label for r in same}) > 1],
+        "copies": copies,
+        "near": near,
+        "groups": sorted((m[:MAX_MEMBERS] for m in members.values()), key=len, reverse=True),
+    }
+    environment = Environment(loader=PackageLoader("ctscan.training"), autoescape=True)
+    html = environment.get_template("audit.html.j2").render(
+        facts=found.manifest.facts(),
+        unreadable=[line for _, line in found.data.skipped],
+        counts={name: len(rows) for name, rows in sections.items()},
+        sections={name: [list(map(show, row)) for row in rows[:MAX_ROWS]] for name, rows in sections.items()},
+        most_members=MAX_MEMBERS,
+        threshold=SHOWN_THRESHOLD,
+        near=NEAR_DUPLICATE,
+    )
+    path.write_text(html, encoding="utf-8")
+
+
+def show(record: Record) -> dict[str, str]:
+    """One file for the report: its picture, where it stands, what it is called."""
+    picture = data_uri(to_bytes(fit(record.pixels, PICTURE)))
+    return {"picture": picture, "split": record.split, "title": CLASSES[record.label].title, "name": record.path.name}

@@ -1,212 +1,140 @@
-"""The configuration of a training run, its recipes, and the command-line flags that come from its fields."""
+"""What decides the weights that come out of some data: the recipe, its three known values and its name by content."""
 
 from __future__ import annotations
 
-import argparse
-import math
-from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
-from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from hashlib import sha256
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from ctscan.errors import DataError
 from ctscan.imaging.preprocess import Crop, Preprocess, Surround, Tone
 from ctscan.model.card import Architecture
-from ctscan.training.augmentation import Augmentation
-from ctscan.training.control import Control
 
-SEEDS = 2**31  # numpy takes 32 bits, and a search adds the numbers of its trials
+Augmentation = Literal["full", "seed", "none"]
+Control = Literal["shuffled_labels", "border_only", "lungs_black", "tone_only"]
 
-
-def _flag(help_: str, default: Any = MISSING) -> Any:
-    return field(metadata={"help": help_}, **({} if default is MISSING else {"default": default}))
-
-
-def _later(help_: str, default: Any) -> Any:
-    """A flag that came after the first checkpoint: `settings` names it only where it differs from the default.
-
-    So the settings in an older card, ledger or run folder stay those of the same recipe.
-    """
-    return field(metadata={"help": help_, "later": True}, default=default)
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What decides the weights that come out of some data. Every field is a flag."""
+    """How a network is trained. The defaults are those of the shipped model.
 
-    recipe: Literal["ctscan", "seed"] = _flag("defaults of all that follows: ours, or the seed design's", "ctscan")
-    precision: Literal["auto", "bf16", "fp32"] = _flag("auto takes bf16 where the processor gains by it", "auto")
-    seed: int = _flag("seed of weights, order and augmentation", 0)
-    epochs: int = _flag("passes over the training slices", 24)
-    batch: int = _flag("slices a step", 32)
-    optimiser: Literal["adamw", "sgd"] = _flag("sgd has momentum .9", "adamw")
-    schedule: Literal["one_cycle", "step"] = _flag("step divides the rate by 10 every 7 epochs", "one_cycle")
-    rate: float = _flag("highest learning rate", 3e-4)
-    weight_decay: float = _flag("weight decay", 0.05)
-    label_smoothing: float = _flag("label smoothing", 0.1)
-    ema: float = _flag("decay a step of the moving average of the weights; 0 keeps the last weights", 0.0)
-    mixup: float = _later("alpha of mixup's beta distribution; 0 mixes nothing", 0.0)
-    layer_decay: float = _later("factor of the rate from each block to the one below it", 1.0)
-    freeze: int = _later("blocks, from the first of five, that stay as ImageNet left them", 0)
-    lungless: float = _later("weight in the loss of a slice without visible lung", 1.0)
-    augmentation: Augmentation = _flag("see ctscan/augmentation.py", "full")
-    strength: float = _later("of the augmentation; 1 as written there", 1.0)
-    size: int = _flag("side of the model's square, px", 224)
-    crop: Crop = _flag("letterbox the body's box, or the whole slice; none: squash it", "body")
-    tone: Tone = _flag("greys; rank: of one histogram; none: as they are", "rank")
-    surround: Surround = _later("hull: black outside the body's hull; keep: as it is", "keep")
-    head: Literal["linear", "mlp"] = _flag("classifier head; mlp is 512-512-256-4", "linear")
-    dropout: float = _flag("dropout in the head", 0.2)
-    normalise: bool = _flag("normalise by ImageNet's mean and deviation", True)
+    Attributes:
+        name: What people call it; `custom` where a known recipe was changed.
+        seed: Seed of weights, order and augmentation.
+        precision: `auto` takes bf16 where the processor gains by it.
+        epochs: Passes over the training slices.
+        batch: Slices a step.
+        optimiser: `sgd` has momentum 0.9.
+        schedule: `step` divides the rate by ten every seven epochs.
+        rate: Highest learning rate.
+        weight_decay: Of the optimiser.
+        label_smoothing: Share of each target that is spread over all classes.
+        layer_decay: Factor of the rate from each block of the network to the one below it.
+        augmentation: `full` as in `trainer.build_augmentation`, `seed` as in the seed design.
+        strength: Of `full`: how far shifts, turns, greys and gaps go.
+        size: Side of the model's square, px.
+        crop: `body` letterboxes the body's box, `whole` the whole slice, `none` squashes it.
+        tone: `rank` gives every slice one histogram, `none` keeps the greys.
+        surround: `hull` blackens what lies outside the body's convex hull, `keep` keeps it.
+        head: `linear`, or the seed design's `mlp` of 512-512-256-4.
+        dropout: In the head.
+        normalise: By ImageNet's mean and deviation.
+    """
 
-    def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (self.rate, self.weight_decay, self.mixup))):
-            raise ValueError("--rate, --weight-decay and --mixup must be finite")
-        if self.epochs < 1 or self.batch < 2 or self.rate <= 0 or not 0 <= self.ema < 1:
-            raise ValueError("--epochs must be at least 1, --batch 2, --rate above 0, --ema in [0, 1)")
-        if self.mixup < 0 or not 0 < self.layer_decay <= 1 or not 0 <= self.freeze <= 5:
-            raise ValueError("--mixup must not be below 0, --layer-decay must be in (0, 1], --freeze 0 to 5")
-        if not 0 < self.lungless <= 1 or not 0 <= self.strength <= 2:
-            raise ValueError("--lungless must be in (0, 1], --strength in [0, 2]")
-        if self.weight_decay < 0 or not 0 <= self.label_smoothing < 1:
-            raise ValueError("--weight-decay must not be below 0, --label-smoothing must be in [0, 1)")
-        if not 0 <= self.seed < SEEDS:
-            raise ValueError(f"--seed must be in [0, {SEEDS})")
-        _ = self.preprocess, self.architecture  # each refuses what it does not know
+    name: str = "ctscan"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # NumPy takes 32 bits, and a search adds the numbers of its trials
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    epochs: Annotated[int, Field(ge=1)] = 16
+    batch: Annotated[int, Field(ge=2)] = 16
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["one_cycle", "step"] = "one_cycle"
+    rate: Positive = 6.6e-4
+    weight_decay: NotNegative = 0.05
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.09
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.91
+    augmentation: Augmentation = "full"
+    strength: Annotated[float, Field(ge=0, le=2)] = 1.1
+    size: Annotated[int, Field(ge=32)] = 224
+    crop: Crop = "body"
+    tone: Tone = "rank"
+    surround: Surround = "hull"
+    head: Literal["linear", "mlp"] = "linear"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    normalise: bool = True
 
     @property
     def preprocess(self) -> Preprocess:
-        """The part that the page needs to feed the model."""
+        """The part that is needed to feed the model."""
         return Preprocess(self.size, self.crop, self.tone, self.surround)
 
     @property
     def architecture(self) -> Architecture:
-        """The part that the page needs to build the model."""
+        """The part that is needed to build the model."""
         return Architecture(self.head, self.dropout, self.normalise)
 
+    @property
     def settings(self) -> dict[str, Any]:
-        """For card and ledger: no paths, which tell of a machine and not of a model."""
-        values = {f: getattr(self, f.name) for f in fields(Recipe)}
-        return {f.name: value for f, value in values.items() if "later" not in f.metadata or value != f.default}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(Recipe):
-    """Train a classifier of chest CT slices."""
-
-    data: Path = _flag("folder with train/, valid/ and test/, each with one folder a class")
-    out: Path = _flag("the checkpoint to write", Path("checkpoints/resnet18.safetensors"))
-    force: bool = _flag("replace an existing checkpoint", False)
-    init: Path | None = _flag("safetensors state dict of torchvision's resnet18 instead of its download", None)
-    runs: Path = _flag("folder that gets one folder a run: log, curves, configuration, scores", Path("runs"))
-    ledger: Path | None = _flag("file that keeps every reading of test (default: metrics.json beside --out)", None)
-    read_test: bool = _flag("score the test split once, at the end", True)
-    trials: int = _flag("search for a recipe with so many trials on two grouped folds, and train nothing else", 0)
-    threshold: float = _flag("of --trials: correlation from which two slices belong to one visual group", 0.90)
-    device: Literal["auto", "cpu", "cuda"] = _flag("where to train", "auto")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.trials < 0:
-            raise ValueError("--trials must not be below 0")
+        """All fields, for card and ledger."""
+        return asdict(self)
 
     @property
-    def ledger_path(self) -> Path:
-        """Where readings are kept."""
-        return self.ledger or self.out.parent / "metrics.json"
+    def digest(self) -> str:
+        """Twelve hex digits that two different recipes do not share; they name it in folders and in the ledger."""
+        return sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Recipe):
-    """Say what a checkpoint is worth. The recipe counts for --cross-validate and --control alone."""
-
-    checkpoint: Path = _flag("the checkpoint to score", Path("checkpoints/resnet18.safetensors"))
-    data: Path | None = _flag("folder with train/, valid/ and test/, each with one folder a class", None)
-    folder: Path | None = _flag("score this folder of class folders from elsewhere, and nothing else", None)
-    cross_validate: bool = _flag("train the recipe on the grouped folds and score what each fold left out", False)
-    against: Path | None = _flag("folder of another cross-validation, to compare this one with slice by slice", None)
-    control: Literal[Control, "all"] = _flag("train a control on the grouped folds instead", "none")
-    calibrate: bool = _flag("temperature and conformal sets from a cross-validation that is there", False)
-    explain: bool = _flag("put the checkpoint's maps to the test, on slices of the test split", False)
-    volumes: Path | None = _flag(
-        "with it: a folder of CT volumes, NAME_image.nrrd with its outlined lesion in NAME_label.nrrd; "
-        "chest*.nii.gz are chests without a mass, and no other NIfTI or DICOM is read",
-        None,
-    )
-    threshold: float = _flag("correlation from which two slices belong to one visual group", 0.90)
-    folds: int = _flag("of the five grouped folds, train this many", 5)
-    init: Path | None = _flag("safetensors state dict of torchvision's resnet18 instead of its download", None)
-    runs: Path = _flag("folder that gets plots, and one folder a cross-validation, from which it resumes", Path("runs"))
-    ledger: Path | None = _flag("file that keeps the results (default: metrics.json beside --checkpoint)", None)
-    draws: int = _flag("bootstrap draws of groups for the intervals", 1000)
-    device: Literal["auto", "cpu", "cuda"] = _flag("where to train", "auto")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.folds <= 5 or self.draws < 100:
-            raise ValueError("--folds must be 1 to 5, --draws at least 100")
-        if (self.data is None) == (self.folder is None):
-            raise ValueError("give either --data or --folder")
-        if self.folder and (self.cross_validate or self.calibrate or self.explain or self.control != "none"):
-            raise ValueError("--folder goes alone; --cross-validate, --calibrate, --explain and --control need --data")
-        if self.against and not self.cross_validate:
-            raise ValueError("--against goes with --cross-validate")
-        if self.volumes and not self.explain:
-            raise ValueError("--volumes goes with --explain")
-        if self.calibrate and self.folds < 2:
-            raise ValueError("--calibrate needs two folds or more, for each is judged by the others")
-
-    @property
-    def ledger_path(self) -> Path:
-        """Where results are kept."""
-        return self.ledger or self.checkpoint.parent / "metrics.json"
+CTSCAN = Recipe()
+PLAIN = Recipe(
+    name="plain", batch=32, rate=3e-4, label_smoothing=0.1, layer_decay=1.0, strength=1.0,
+    crop="none", tone="none", surround="keep", dropout=0.2,
+)  # fmt: skip
+SEED = replace(
+    PLAIN, name="seed", epochs=15, optimiser="sgd", schedule="step", rate=0.01, weight_decay=0.0, label_smoothing=0.0,
+    augmentation="seed", head="mlp", normalise=False,
+)  # fmt: skip
+RECIPES = {recipe.name: recipe for recipe in (CTSCAN, PLAIN, SEED)}
 
 
-# Fields that differ from Recipe's defaults. `ctscan` is what the shortcut tests and a search have chosen: see the model
-# card. `seed` is the seed design: no normalisation, squash, SGD.
-RECIPES: dict[str, dict[str, Any]] = {
-    "ctscan": {
-        "epochs": 16, "batch": 16, "rate": 6.6e-4, "layer_decay": 0.91, "label_smoothing": 0.09, "dropout": 0.3,
-        "strength": 1.1, "tone": "rank", "surround": "hull",
-    },
-    "seed": {
-        "epochs": 15, "optimiser": "sgd", "schedule": "step", "rate": 0.01, "weight_decay": 0.0,
-        "label_smoothing": 0.0, "augmentation": "seed", "crop": "none", "tone": "none",
-        "head": "mlp", "normalise": False,
-    },
-}  # fmt: skip
+def read_recipe(settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with these fields, as a card or a ledger holds them.
 
-
-Config = TypeVar("Config", bound=Recipe)
-
-
-def parse_flags(kind: type[Config], arguments: Sequence[str] | None = None) -> Config:
-    """Command line -> configuration. Contradictory values end in argparse's usage line."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", default="ctscan", choices=RECIPES)
-    recipe = RECIPES[first.parse_known_args(arguments)[0].recipe]
-    parser = argparse.ArgumentParser(
-        description=kind.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
-    hints = get_type_hints(kind)
-    own_first = sorted(fields(kind), key=lambda item: item in fields(Recipe))
-    for item in own_first:
-        _add_flag(parser, item, hints[item.name], recipe.get(item.name, item.default))
+    Raises:
+        DataError: A field is missing or unknown, or its value is not one that training takes.
+    """
+    names = {f.name for f in fields(Recipe)}
+    if set(settings) != names:
+        odd = ", ".join(sorted(set(settings) ^ names))
+        raise DataError(f"This recipe was written by another version of ctscan: {odd}.")
     try:
-        return kind(**vars(parser.parse_args(arguments)))
-    except ValueError as error:
-        parser.error(str(error))
+        return TypeAdapter(Recipe).validate_python(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{first['loc'][0]}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
 
 
-def _add_flag(parser: argparse.ArgumentParser, item: Field[Any], kind: Any, default: Any) -> None:
-    options: dict[str, Any] = {"help": item.metadata["help"]}
-    options |= {"required": True} if default is MISSING else {"default": default}
-    if kind is bool:
-        options["action"] = argparse.BooleanOptionalAction
-    elif get_origin(kind) is Literal:
-        options["choices"] = get_args(kind)
-    elif isinstance(kind, UnionType):
-        options["type"] = get_args(kind)[0]
-    else:
-        options["type"] = kind
-    parser.add_argument(f"--{item.name.replace('_', '-')}", **options)
+def override(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """A recipe with some fields changed, as `--set` gives them.
+
+    Args:
+        recipe: Where the other fields come from.
+        changes: `NAME=VALUE` each, as in `epochs=3`.
+
+    Raises:
+        DataError: A change has another form, an unknown name, or a value that the field does not take.
+    """
+    settings = recipe.settings
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals or name not in settings:
+            raise DataError(f"--set {change}: give NAME=VALUE with a NAME among {', '.join(settings)}.")
+        settings[name] = value
+    changed = read_recipe(settings)
+    return changed if changed == recipe or changed.name != recipe.name else replace(changed, name="custom")

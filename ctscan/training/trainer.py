@@ -1,4 +1,4 @@
-"""TrainConfig and splits -> a fitted network, its history, and the checkpoint it becomes.
+"""A recipe and a data folder -> a fitted network and the checkpoint it becomes.
 
 The best epoch is chosen on `valid` alone; nothing here sees `test` before the network is final.
 """
@@ -6,13 +6,21 @@ The best epoch is chosen on `valid` alone; nothing here sees `test` before the n
 from __future__ import annotations
 
 import copy
+import csv
+import json
 import math
+import os
+import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 from urllib.error import URLError
 
 import numpy as np
@@ -23,8 +31,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models import ResNet18_Weights
+from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from ctscan.classes import CLASS_KEYS
@@ -33,18 +41,21 @@ from ctscan.imaging.phantom import draw_phantom
 from ctscan.inference.classifier import Classifier
 from ctscan.io.images import Slice
 from ctscan.metrics import Score, score
-from ctscan.model.blocks import parameter_groups, train_mode
+from ctscan.model.blocks import blocks_of
 from ctscan.model.card import Card
-from ctscan.model.gradcam import class_maps
+from ctscan.model.checkpoint import write_checkpoint
 from ctscan.model.network import SliceNet
-from ctscan.model.runtime import TorchRuntime, choose_device, load_tensors, store_tensors
-from ctscan.training.augmentation import augment, build_augmentation
-from ctscan.training.data import Split, fingerprint
-from ctscan.training.mixup import Batch, mean_loss, mix
-from ctscan.training.recipe import Recipe, TrainConfig
+from ctscan.model.runtime import TorchRuntime, choose_device, load_tensors, run_in_batches, store_tensors
+from ctscan.training.data import SPLITS, Dataset, read_dataset
+from ctscan.training.recipe import Augmentation, Recipe
 
 EVALUATION_BATCH = 32
 MAP_SCALE_PERCENTILE = 99
+MIN_FREE_BYTES = 64 << 20  # a checkpoint is 22 MB and is written beside the old one
+IMAGENET_URL = ResNet18_Weights.IMAGENET1K_V1.url
+IMAGENET_SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
+
+Device = Literal["auto", "cpu", "cuda"]
 Weights = dict[str, Tensor]
 
 
@@ -69,34 +80,160 @@ class Fitted:
     best: Epoch
 
 
-def uses_bf16(config: Recipe, device: torch.device) -> bool:
-    """Whether this run computes in bf16: as asked, or where the processor has instructions for it."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a training leaves."""
+
+    checkpoint: Path
+    card: Card
+    best: Epoch
+    folder: Path  # of the run: recipe, log, curves, scores
+
+
+def train(
+    data: Path,
+    recipe: Recipe,
+    out: Path,
+    *,
+    init: Path | None = None,
+    runs: Path = Path("runs"),
+    device: Device = "auto",
+    force: bool = False,
+    read_test: bool = True,
+) -> Trained:
+    """Train a classifier and write its checkpoint. Ctrl-C keeps the best epoch so far.
+
+    Args:
+        data: Folder with train/, valid/ and test/, each with one folder a class.
+        recipe: How.
+        out: The checkpoint to write.
+        init: Safetensors state dict of torchvision's resnet18; without it, it is downloaded.
+        runs: Gets a folder for this run.
+        device: Where to train.
+        force: Replace `out` where it exists.
+        read_test: Score the test split, once, at the end.
+
+    Returns:
+        The checkpoint's path and card, the best epoch and the run's folder. Where another training has meanwhile
+        written `out`, the checkpoint lies in the run's folder.
+
+    Raises:
+        DataError: What it needs is missing or damaged, or the loss was never a finite number.
+        ModelError: The device is missing, or the checkpoint cannot be written.
+        KeyboardInterrupt: Interrupted before there was a checkpoint.
+    """
+    check_target(out, force)
+    on = torch.device(choose_device(device))
+    weights = imagenet_weights(init)
+    dataset = read_dataset(data)
+    for split in SPLITS:
+        print(f"{split}: {len(dataset.of(split))} slices", file=sys.stderr)
+        for _, line in dataset.of(split).skipped:
+            print(f"{split}: skipped {line}", file=sys.stderr)
+    runs.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}-", dir=runs))
+    write_json(folder / "recipe.json", recipe.settings)
+    history: list[Epoch] = []
+
+    def log(epoch: Epoch) -> None:
+        history.append(epoch)
+        write_log(folder, history)
+
+    try:
+        fitted = fit(recipe, dataset.of("train"), dataset.of("valid"), weights, on, log)
+        net = round_trip(recipe, fitted.net)
+        card = describe(recipe, net, dataset, read_test)
+    except KeyboardInterrupt:
+        print(f"Interrupted before there was a checkpoint; the log is in {folder}.", file=sys.stderr)
+        raise
+    path = out if force or not out.exists() else folder / out.name
+    card = write_checkpoint(path, card, store_tensors(net))
+    write_json(folder / "scores.json", {"best_epoch": fitted.best.epoch, **card.metrics})
+    return Trained(path, card, fitted.best, folder)
+
+
+def check_target(out: Path, force: bool) -> None:
+    """Refuse before the work, not after it.
+
+    Raises:
+        DataError: The checkpoint exists or cannot be written.
+    """
+    if out.is_dir():
+        raise DataError(f"{out} is a folder; --out names the file of the checkpoint.")
+    if out.exists() and not force:
+        raise DataError(f"{out} exists; give --force to replace it, or another --out.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out.parent} cannot be made ({error.strerror}).") from None
+    if not os.access(out.parent, os.W_OK):
+        raise DataError(f"{out.parent} cannot be written to.")
+    if shutil.disk_usage(out.parent).free < MIN_FREE_BYTES:
+        raise DataError(f"The disk of {out.parent} is full, less than {MIN_FREE_BYTES >> 20} MiB free.")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """One JSON file."""
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_log(folder: Path, history: list[Epoch]) -> None:
+    """log.csv and curves.png: after every epoch, so that an interrupted run is not lost."""
+    from matplotlib.figure import Figure
+
+    with (folder / "log.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(f.name for f in fields(Epoch))
+        writer.writerows(asdict(epoch).values() for epoch in history)
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x = [e.epoch for e in history]
+    left.plot(x, [e.train_loss for e in history], label="train, augmented")
+    left.plot(x, [e.valid_loss for e in history], label="valid")
+    left.set(xlabel="epoch", ylabel="cross-entropy")
+    left.legend()
+    right.plot(x, [e.valid_accuracy for e in history], color="C1")
+    right.set(xlabel="epoch", ylabel="accuracy on valid")
+    figure.savefig(folder / "curves.png", dpi=110)
 
 
 def imagenet_weights(init: Path | None) -> Weights:
-    """The state dict of an ImageNet ResNet18: torchvision's, or the one in `init`. Raises DataError."""
-    if init is None:
+    """The state dict of an ImageNet ResNet18.
+
+    Args:
+        init: A safetensors file, or None for torchvision's own, from torch's cache or a download. Nothing of a file
+            that is not torchvision's is unpickled: its SHA-256 is checked first.
+
+    Raises:
+        DataError: The file is damaged, another one, or cannot be had.
+    """
+    if init is not None:
         try:
-            downloaded: Weights = resnet18(weights=ResNet18_Weights.IMAGENET1K_V1).state_dict()
-            return downloaded
-        except (URLError, OSError):
-            raise DataError("torchvision's ImageNet weights cannot be downloaded; give a file: --init.") from None
+            return {name: values.float() for name, values in safetensors.torch.load_file(init).items()}
+        except (OSError, SafetensorError):
+            raise DataError(f"--init {init}: not a safetensors file that can be read.") from None
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(IMAGENET_URL).name
     try:
-        return {name: values.float() for name, values in safetensors.torch.load_file(init).items()}
-    except (OSError, SafetensorError):
-        raise DataError(f"--init {init}: not a safetensors file that can be read.") from None
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(IMAGENET_URL, str(path), IMAGENET_SHA256)
+        genuine = sha256(path.read_bytes()).hexdigest() == IMAGENET_SHA256
+    except (URLError, OSError, RuntimeError):  # the last where the download has another hash
+        raise DataError("torchvision's ImageNet weights cannot be downloaded; give a file: --init.") from None
+    if not genuine:
+        raise DataError(f"{path} is not torchvision's file of ImageNet weights: delete it, or give a file: --init.")
+    weights: Weights = torch.hub.load_state_dict_from_url(IMAGENET_URL, map_location="cpu", weights_only=True)
+    return weights
 
 
-def build_net(config: Recipe, weights: Weights) -> SliceNet:
-    """A network with ImageNet's trunk and a new head, seeded. Raises DataError where the weights do not fit."""
-    torch.manual_seed(config.seed)
-    net = SliceNet(config.architecture)
+def build_net(recipe: Recipe, weights: Weights) -> SliceNet:
+    """A network with ImageNet's trunk and a new head, seeded.
+
+    Raises:
+        DataError: The weights do not fit.
+    """
+    torch.manual_seed(recipe.seed)
+    net = SliceNet(recipe.architecture)
     trunk = {n: v for n, v in weights.items() if not n.startswith("fc.")}
     trunk = {n: v.long() if n.endswith("num_batches_tracked") else v for n, v in trunk.items()}
     try:
@@ -106,136 +243,159 @@ def build_net(config: Recipe, weights: Weights) -> SliceNet:
     return net
 
 
-def build_optimiser(net: SliceNet, config: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
+def build_optimiser(net: SliceNet, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
     """Optimiser and schedule; both are stepped once a batch, `steps` batches an epoch."""
-    groups = parameter_groups(net, config.rate, config.layer_decay, config.freeze)
+    blocks = list(reversed(blocks_of(net)))  # the head first, at the full rate
+    rates = [recipe.rate * recipe.layer_decay**depth for depth in range(len(blocks))]
+    groups = [{"params": list(block.parameters()), "lr": rate} for block, rate in zip(blocks, rates, strict=True)]
     optimiser: torch.optim.Optimizer
-    if config.optimiser == "adamw":
-        optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    if recipe.optimiser == "adamw":
+        optimiser = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
     else:
-        optimiser = torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
-    if config.schedule == "one_cycle":
-        highest = [group["lr"] for group in groups]
-        return optimiser, OneCycleLR(optimiser, highest, total_steps=steps * config.epochs)
+        optimiser = torch.optim.SGD(groups, momentum=0.9, weight_decay=recipe.weight_decay)
+    if recipe.schedule == "one_cycle":
+        return optimiser, OneCycleLR(optimiser, rates, total_steps=steps * recipe.epochs)
     return optimiser, StepLR(optimiser, step_size=7 * steps, gamma=0.1)
+
+
+def build_augmentation(kind: Augmentation, strength: float = 1.0) -> v2.Transform:
+    """What a training slice may look like instead: a transform of (1, S, S) float tensors in [0, 1].
+
+    `full`: flip, affine, mild jitter of the window, blur, erasing, all but the flip in proportion to `strength`.
+    `seed`: what the seed design did.
+    """
+    bilinear = v2.InterpolationMode.BILINEAR
+    if kind == "none":
+        return v2.Identity()
+    if kind == "seed":
+        return v2.Compose([v2.RandomHorizontalFlip(0.7), v2.RandomRotation(10, bilinear)])
+    fifth, shift = 0.2 * strength, 0.08 * strength
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomAffine(
+                15 * strength, translate=(shift, shift), scale=(1 - fifth, 1 + fifth), interpolation=bilinear
+            ),
+            v2.ColorJitter(brightness=fifth, contrast=fifth),
+            v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.2))], p=fifth),
+            v2.RandomErasing(p=0.25 * strength, scale=(0.02, 0.12)),
+        ]
+    )
 
 
 class Trainer:
     """One network on its way: `epoch()` takes it once through the slices."""
 
-    def __init__(self, config: Recipe, train: Split, weights: Weights, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.squares = torch.from_numpy(train.squares)
-        self.targets = functional.one_hot(torch.from_numpy(train.labels), config.architecture.classes).float()
-        self.weights = torch.from_numpy(np.where(train.lungs, 1.0, config.lungless).astype(np.float32))
-        self.net = build_net(config, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.steps = math.ceil(len(train) / config.batch)
-        self.optimiser, self.schedule = build_optimiser(self.net, config, self.steps)
-        self.transform = build_augmentation(config.augmentation, config.strength)
-        self.bf16 = uses_bf16(config, device)
-        self.average = (
-            AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-            if config.ema
-            else None
-        )
-
-    @property
-    def result(self) -> SliceNet:
-        """The network that counts: the average where one is kept, else the one that is trained."""
-        return cast(SliceNet, self.average.module) if self.average else self.net
+    def __init__(
+        self,
+        recipe: Recipe,
+        squares: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        weights: Weights,
+        device: torch.device,
+    ) -> None:
+        """Squares (N, 1, S, S) in [0, 1], labels (N,)."""
+        self.recipe, self.device = recipe, device
+        self.squares, self.labels = torch.from_numpy(squares), torch.from_numpy(labels)
+        self.net = build_net(recipe, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.steps = math.ceil(len(labels) / recipe.batch)
+        self.optimiser, self.schedule = build_optimiser(self.net, recipe, self.steps)
+        self.transform = build_augmentation(recipe.augmentation, recipe.strength)
+        self.bf16 = uses_bf16(recipe, device)
 
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
         return float(self.optimiser.param_groups[0]["lr"])
 
-    def batches(self) -> Iterator[Batch]:
-        """One epoch of augmented batches, in a new order."""
-        for index in torch.randperm(len(self.weights)).split(self.config.batch):
-            squares = augment(self.transform, self.squares[index])
-            yield mix(Batch(squares, self.targets[index], self.weights[index]), self.config.mixup)
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of batches in a new order, every slice with an augmentation of its own."""
+        for index in torch.randperm(len(self.labels)).split(self.recipe.batch):
+            yield torch.stack([self.transform(square) for square in self.squares[index]]), self.labels[index]
 
-    def step(self, batch: Batch) -> Tensor:
+    def step(self, squares: Tensor, labels: Tensor) -> Tensor:
         """One step of the optimiser on a batch; gives the loss."""
-        squares = batch.squares.to(self.device, memory_format=torch.channels_last)
-        targets, weights = batch.targets.to(self.device), batch.weights.to(self.device)
+        squares, labels = squares.to(self.device, memory_format=torch.channels_last), labels.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            loss = mean_loss(self.net(squares), targets, weights, self.config.label_smoothing)
+            logits = self.net(squares).float()
+            loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
         self.schedule.step()
-        if self.average:
-            self.average.update_parameters(self.net)
         return loss.detach()
 
     def epoch(self, progress: tqdm[Any]) -> float:
         """Once through the slices; gives the mean loss of its steps."""
-        train_mode(self.net, self.config.freeze)
+        self.net.train()
         total = 0.0
-        for batch in self.batches():
-            total += float(self.step(batch))
+        for squares, labels in self.batches():
+            total += float(self.step(squares, labels))
             progress.update()
             progress.set_postfix(loss=f"{total / (progress.n % self.steps or self.steps):.3f}")
         return total / self.steps
 
 
-def compute_logits(net: SliceNet, squares: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
-    """Squares (N, 1, S, S) -> logits (N, K): evaluation mode, fp32, no augmentation."""
-    net.eval()
-    with torch.inference_mode():
-        parts = torch.from_numpy(squares).split(EVALUATION_BATCH)
-        return torch.cat([net(part.to(device)).cpu() for part in parts]).numpy()
+def uses_bf16(recipe: Recipe, device: torch.device) -> bool:
+    """Whether this run computes in bf16: as asked, or where the processor has instructions for it."""
+    if recipe.precision != "auto":
+        return recipe.precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def evaluate(net: SliceNet, split: Split, device: torch.device) -> Score:
-    """The score of a network on a split."""
-    return score(compute_logits(net, split.squares, device), split.labels)
-
-
-def show_progress(config: Recipe, steps: int, title: str) -> tqdm[Any]:
+def show_progress(recipe: Recipe, steps: int, title: str) -> tqdm[Any]:
     """A bar over all steps of a run, with the loss and the time left."""
-    return tqdm(total=steps * config.epochs, desc=title, unit="step", dynamic_ncols=True)
+    return tqdm(total=steps * recipe.epochs, desc=title, unit="step", dynamic_ncols=True)
 
 
 def fit(
-    config: TrainConfig, train: Split, valid: Split, on_epoch: Callable[[Epoch], None] = lambda epoch: None
+    recipe: Recipe,
+    train: Dataset,
+    valid: Dataset,
+    weights: Weights,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Fitted:
     """Train, and keep the epoch with the lowest cross-entropy on `valid`. Ctrl-C ends with the best so far.
 
-    Raises KeyboardInterrupt when interrupted before there is such an epoch, DataError as above and where no epoch
-    has a finite cross-entropy.
+    Raises:
+        DataError: The weights do not fit, or no epoch has a finite cross-entropy.
+        KeyboardInterrupt: Interrupted before there was an epoch to keep.
     """
-    device = torch.device(choose_device(config.device))
-    trainer = Trainer(config, train, imagenet_weights(config.init), device)
+    see = recipe.preprocess.square
+    trainer = Trainer(recipe, train.squares(see), train.labels, weights, device)
+    unseen = valid.squares(see)
     history: list[Epoch] = []
     best: tuple[Epoch, SliceNet] | None = None
-    with show_progress(config, trainer.steps, f"{config.recipe} on {device}") as progress:
+    with show_progress(recipe, trainer.steps, f"{recipe.name} on {device}") as progress:
         try:
-            for number in range(1, config.epochs + 1):
+            for number in range(1, recipe.epochs + 1):
                 start, rate = time.monotonic(), trainer.rate
                 train_loss = trainer.epoch(progress)
-                now = evaluate(trainer.result, valid, device)
+                now = evaluate(trainer.net, unseen, valid.labels, device)
                 seconds = time.monotonic() - start
                 history.append(Epoch(number, rate, train_loss, now.cross_entropy, now.accuracy, seconds))
                 if history[-1].valid_loss < (best[0].valid_loss if best else math.inf):  # NaN is below nothing
-                    best = history[-1], copy.deepcopy(trainer.result)
+                    best = history[-1], copy.deepcopy(trainer.net)
                 on_epoch(history[-1])
         except KeyboardInterrupt:
             if best is None:
                 raise
-            progress.write(f"Interrupted: keeping epoch {best[0].epoch}, the best so far.")
+            progress.write(f"Interrupted: keeping epoch {best[0].epoch}, the best so far.", file=sys.stderr)
     if best is None:
-        raise DataError("The validation loss was never a finite number; try a lower --rate.")
+        raise DataError("The validation loss was never a finite number; try a lower rate, as in --set rate=1e-4.")
     return Fitted(best[1].eval(), tuple(history), best[0])
 
 
-def measure_map_scale(net: SliceNet, train: Split, device: torch.device) -> float:
-    """Logit units: the 99th percentile of the positive map values of all classes over the training slices."""
+def evaluate(net: SliceNet, squares: NDArray[np.float32], labels: NDArray[np.int64], device: torch.device) -> Score:
+    """The score on squares (N, 1, S, S): evaluation mode, fp32, no augmentation."""
+    net.eval()
     with torch.inference_mode():
-        parts = torch.from_numpy(train.squares).split(EVALUATION_BATCH)
-        maps = [class_maps(net.head, net.features(part.to(device)))[1].cpu().numpy() for part in parts]
-    return top_of_scale(np.concatenate(maps))
+        parts = torch.from_numpy(squares).split(EVALUATION_BATCH)
+        return score(torch.cat([net(part.to(device)).cpu() for part in parts]).numpy(), labels)
 
 
 def top_of_scale(maps: NDArray[np.float32]) -> float:
@@ -244,29 +404,40 @@ def top_of_scale(maps: NDArray[np.float32]) -> float:
     return float(np.percentile(positive, MAP_SCALE_PERCENTILE)) if len(positive) else 1.0
 
 
-def round_trip(config: Recipe, net: SliceNet) -> SliceNet:
+def round_trip(recipe: Recipe, net: SliceNet) -> SliceNet:
     """The network as its checkpoint will give it back: weights through float16, on the processor that scores."""
-    stored = SliceNet(config.architecture)
+    stored = SliceNet(recipe.architecture)
     load_tensors(stored, store_tensors(net))
     return stored.eval().requires_grad_(False)
 
 
-def describe(splits: dict[str, Split]) -> dict[str, Any]:
-    """The card's entry on the data."""
-    return {
-        "fingerprint": fingerprint(splits.values()),
-        "slices": {name: len(split) for name, split in splits.items()},
-        "skipped": {name: list(split.skipped) for name, split in splits.items()},
+def describe(recipe: Recipe, net: SliceNet, data: Dataset, read_test: bool) -> Card:
+    """The card of a network that has been through `round_trip`: scores of the splits, and the scale of its maps."""
+    see, runtime = recipe.preprocess.square, TorchRuntime(net)
+    train = run_in_batches(runtime, data.of("train").squares(see))
+    scores = {"train": score(train.logits, data.of("train").labels)}
+    for split in ("valid", "test") if read_test else ("valid",):
+        part = data.of(split)
+        logits = run_in_batches(runtime, part.squares(see)).logits
+        scores[split] = score(logits, part.labels)
+        if split == "test":
+            unseen = part.unseen_by(data.of("train", "valid"))
+            scores["test_unseen"] = score(logits[unseen], part.labels[unseen])
+    facts = {
+        "fingerprint": data.fingerprint,
+        "slices": {split: len(data.of(split)) for split in SPLITS},
+        "skipped": {split: [line for _, line in data.of(split).skipped] for split in SPLITS},
     }
+    return build_card(recipe, net, facts, {name: s.to_dict() for name, s in scores.items()}, top_of_scale(train.maps))
 
 
-def build_card(config: Recipe, net: SliceNet, data: dict[str, Any], metrics: dict[str, Any], scale: float) -> Card:
-    """The card of a network that has been through `round_trip`; `scale` is the top of its maps' scale."""
+def build_card(recipe: Recipe, net: SliceNet, data: dict[str, Any], metrics: dict[str, Any], scale: float) -> Card:
+    """A card with the network's answer to the phantom; `scale` is the top of its maps' scale, in logit units."""
     card = Card(
         classes=CLASS_KEYS,
-        preprocess=config.preprocess,
-        architecture=config.architecture,
-        training=config.settings(),
+        preprocess=recipe.preprocess,
+        architecture=recipe.architecture,
+        training=recipe.settings,
         data=data,
         metrics=metrics,
         map_scale_top=scale,

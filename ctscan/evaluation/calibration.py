@@ -7,72 +7,36 @@ one visual group are no two witnesses: intervals draw groups, and sets are made 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
-from ctscan.evaluation.intervals import Answers, Estimate, estimate, evaluate, resample
-from ctscan.inference.calibration import calibrate, fit_temperature, perfect_errors
+from ctscan.evaluation.intervals import Answers, estimate, evaluate, resample
+from ctscan.inference.calibration import calibrate
 from ctscan.inference.conformal import ALPHA, class_thresholds, prediction_sets
+from ctscan.metrics import calibration_error, softmax
+from ctscan.results.records import Coverage, Estimate, Sets
 
+COLDEST, HOTTEST = 0.05, 20.0
 SET_DRAWS = 100  # of one slice a group
 NULL_PERCENTILE = 95
 JUDGED = ("nll", "brier", "ece", "augrc", "risk_at_80")
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """How often a class's slices have it in their set."""
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """The temperature with the lowest mean cross-entropy on labelled logits (N, K), between 0.05 and 20."""
+    wide, rows = logits.astype(np.float64), np.arange(len(labels))
 
-    value: float  # mean over the draws
-    low: float  # 95 % interval of Clopper and Pearson over groups
-    high: float
-    groups: int
+    def loss(log_temperature: float) -> float:
+        cooled = wide / np.exp(log_temperature)
+        return float((np.logaddexp.reduce(cooled, axis=1) - cooled[rows, labels]).mean())
 
-
-@dataclass(frozen=True)
-class Sets:
-    """Conformal sets: what ships, and what it was worth on groups that had no part in it."""
-
-    alpha: float
-    thresholds: tuple[float, ...]  # one a class, from all folds, mean over the draws
-    coverage: dict[str, Coverage]  # by class
-    size: float  # mean number of classes in a set
-    single: float  # share of sets of one class
-    empty: float  # share of sets of none
-
-
-@dataclass(frozen=True)
-class Confidence:
-    """All that is reported of certainty."""
-
-    temperature: Estimate  # from all folds; interval over groups
-    raw: dict[str, Estimate]  # `JUDGED`, as the logits are
-    calibrated: dict[str, Estimate]  # the same, each fold by the temperature of the others
-    perfect_ece: float  # 95th percentile for a perfectly calibrated model of this size and grouping
-    sets: Sets
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-
-def judge_confidence(answers: Answers, folds: NDArray[np.int64], keys: Sequence[str], draws: int) -> Confidence:
-    """Answers of at least two folds (N,) -> temperature, calibration and sets; progress bars meanwhile."""
-    temperatures = fold_temperatures(answers, folds)
-    cooled = replace(answers, logits=answers.logits / temperatures[:, None])
-    raw, calibrated = (evaluate(a, keys, draws, "calibration").measures for a in (answers, cooled))
-    errors = perfect_errors(calibrate(cooled.logits, 1), answers.groups, draws)
-    return Confidence(
-        temperature=estimate_temperature(answers, draws),
-        raw={name: raw[name] for name in JUDGED},
-        calibrated={name: calibrated[name] for name in JUDGED},
-        perfect_ece=float(np.percentile(errors, NULL_PERCENTILE)),
-        sets=judge_sets(answers, folds, temperatures, keys),
-    )
+    bounds = np.log(COLDEST), np.log(HOTTEST)
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x))
 
 
 def fold_temperatures(answers: Answers, folds: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -93,10 +57,49 @@ def estimate_temperature(answers: Answers, draws: int) -> Estimate:
     return estimate(fit_temperature(answers.logits, answers.labels), drawn)
 
 
+def judge_calibration(
+    answers: Answers, temperatures: NDArray[np.float32], keys: Sequence[str], draws: int
+) -> tuple[dict[str, Estimate], dict[str, Estimate], float]:
+    """The measures of certainty of the scores as they are and at temperatures (N,), and the error of a perfect model.
+
+    The third is the 95th percentile of the calibration error of a perfectly calibrated model of as few groups.
+    """
+    cooled = replace(answers, logits=answers.logits / temperatures[:, None])
+    raw, calibrated = (evaluate(a, keys, draws, "calibration").measures for a in (answers, cooled))
+    errors = perfect_errors(softmax(cooled.logits), answers.groups, draws)
+    of_raw, of_calibrated = ({name: measures[name] for name in JUDGED} for measures in (raw, calibrated))
+    return of_raw, of_calibrated, float(np.percentile(errors, NULL_PERCENTILE))
+
+
+def perfect_errors(
+    probabilities: NDArray[np.float64], groups: NDArray[np.integer], draws: int, seed: int = 0
+) -> NDArray[np.float64]:
+    """(draws,): the calibration errors that a perfectly calibrated model of these probabilities (N, K) would show.
+
+    Its labels are drawn from the probabilities themselves. The slices of a group move together, as those of one scan
+    do: one number a group decides which of its slices are answered right. So few groups mean large errors by luck.
+    """
+    generator = np.random.default_rng(seed)
+    names, place = np.unique(groups, return_inverse=True)
+    surest_first = np.argsort(-probabilities, axis=1, kind="stable")
+    steps = np.take_along_axis(probabilities, surest_first, axis=1).cumsum(axis=1)[:, :-1]
+    errors = []
+    for _ in range(draws):
+        luck = generator.random(len(names))[place]
+        rank = (luck[:, None] >= steps).sum(axis=1)
+        labels = surest_first[np.arange(len(rank)), rank]
+        errors.append(calibration_error(probabilities, labels))
+    return np.array(errors)
+
+
 def judge_sets(
     answers: Answers, folds: NDArray[np.int64], temperatures: NDArray[np.float32], keys: Sequence[str]
-) -> Sets:
-    """Sets for each fold from the others' slices, one a group and class, averaged over `SET_DRAWS` such choices."""
+) -> tuple[Sets, tuple[float, ...]]:
+    """Sets for each fold from the others' slices, one a group and class, averaged over `SET_DRAWS` such choices.
+
+    Returns:
+        What they were worth, and the thresholds of all folds together, one a class: those that ship.
+    """
     generator = np.random.default_rng(0)
     kinds = answers.groups * len(keys) + answers.labels
     shipped = calibrate(answers.logits, fit_temperature(answers.logits, answers.labels))
@@ -110,14 +113,14 @@ def judge_sets(
         sizes.append(sets.sum(axis=1))
     labels = answers.labels[choose_one(kinds, generator)]  # the same in every draw, for kinds are in order
     hit = np.mean(covered, axis=0)
-    return Sets(
+    sets_record = Sets(
         alpha=ALPHA,
-        thresholds=tuple(float(t) for t in np.mean(thresholds, axis=0)),
         coverage={key: cover(hit[labels == index]) for index, key in enumerate(keys) if (labels == index).any()},
         size=float(np.mean(sizes)),
         single=float(np.mean(np.equal(sizes, 1))),
         empty=float(np.mean(np.equal(sizes, 0))),
     )
+    return sets_record, tuple(float(t) for t in np.mean(thresholds, axis=0))
 
 
 def choose_one(kinds: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
@@ -139,7 +142,5 @@ def cross_fitted_sets(some: Answers, folds: NDArray[np.int64], temperatures: dic
 
 def cover(hit: NDArray[np.float64]) -> Coverage:
     """Of each group's share of hits, the mean and its exact interval with as many trials as groups."""
-    from scipy.stats import binomtest
-
     interval = binomtest(round(float(hit.sum())), len(hit)).proportion_ci(method="exact")
-    return Coverage(float(hit.mean()), float(interval.low), float(interval.high), len(hit))
+    return Coverage(value=float(hit.mean()), low=float(interval.low), high=float(interval.high), groups=len(hit))

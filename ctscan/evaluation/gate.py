@@ -1,0 +1,407 @@
+"""Slices and other pictures -> a gate, its thresholds, and how often it is right about what it has not seen.
+
+    data set's folds --network of the fold--> features --+                     +--> signals of what was left out
+                                                         +--> fit, five times -+        |
+    other pictures, dealt by source into five parts -----+                     thresholds, tables
+    train slices and all pictures --the shipped network--> features --> fit --> the gate that is written
+
+Each slice and each picture is judged by a gate whose network has not seen the slice's visual group and that was not
+fitted to the picture's source; thresholds and all numbers come from these judgements. Wrong sides up are made from
+upright slices, so they need no collecting.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.covariance import LedoitWolf
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
+from tqdm.auto import tqdm
+
+from ctscan.classes import CLASS_KEYS
+from ctscan.errors import DataError, UnreadableSlice
+from ctscan.evaluation.cross_validation import name_run, read_folds, read_output, write_output
+from ctscan.evaluation.intervals import Answers, evaluate
+from ctscan.imaging.anatomy import Pixels, find_anatomy
+from ctscan.imaging.preprocess import Preprocess
+from ctscan.inference.classifier import Classifier
+from ctscan.inference.gate import (
+    CHEST,
+    KINDS,
+    NEIGHBOURS,
+    WHAT_IT_IS,
+    Array,
+    Judgement,
+    Reference,
+    Signals,
+    Thresholds,
+    decide,
+    join,
+    measure,
+    tone_of,
+    unit,
+    view,
+)
+from ctscan.inference.gate_file import GateCard, gate_path, write_gate
+from ctscan.inference.rules import find_fault
+from ctscan.inference.shortcut import share_outside, where_disease_can_be
+from ctscan.io.images import Slice, read_slice
+from ctscan.model.checkpoint import read_checkpoint
+from ctscan.model.runtime import Output, Runtime, TorchRuntime, concatenate
+from ctscan.results.records import GateReport, GateRow
+from ctscan.training.data import FOLDS, Dataset
+from ctscan.training.recipe import read_recipe
+
+SEED = 0
+STRENGTH = 0.1  # C of the logistic regression; of 0.01, 0.1 and 1 the one that lost least at both ends
+FOREIGN_WEIGHT = 5.0  # of a picture from elsewhere against a slice of the data set, of which there are many more
+WRONG_PER_SLICE = 2  # of the five wrong ways up or inverted, drawn anew for each slice
+PER_SLICE = 2 + WRONG_PER_SLICE  # subjects that a slice of the data set gives: as it is, in another window, wrong
+BATCH = 32
+# At most, of upright chests that had not been seen, to catch as much as that allows; goals are 5 and 10 %.
+REFUSED_OF_DATA, REFUSED_ELSEWHERE = 0.02, 0.05
+UNUSUAL_OF_DATA, UNUSUAL_ELSEWHERE = 0.02, 0.10  # the same for doubt about what a picture shows
+FAR_OF_DATA = 0.01  # of the data's slices are called far by either distance between features, or said to have few greys
+OTHER_OF_DATA = 0.05  # of them are called to be of another window: the price of seeing those that are
+ALARM, ALARMED_OF_DATA = 0.20, 0.05  # share of evidence outside the body that alarms; at most so many of the data's
+
+DATA_SET, ELSEWHERE, REWINDOWED = "data set", "other hospitals", "in another window"
+FOLDERS = {"ct_chest": CHEST, "ct_other": "no_lungs", "notct": "no_ct"}  # folder of pictures -> kind
+WRONG: dict[str, tuple[str, Callable[[Pixels], Pixels]]] = {
+    "turned by 90°": ("turned", lambda p: np.rot90(p, 1)),
+    "turned by 270°": ("turned", lambda p: np.rot90(p, 3)),
+    "turned by 180°": ("upside_down", lambda p: p[::-1, ::-1]),
+    "flipped top to bottom": ("upside_down", lambda p: p[::-1]),
+    "inverted": ("inverted", lambda p: 1 - p),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One picture that a gate is fitted to or judged on, in small."""
+
+    square: Array  # (1, S, S): the whole picture
+    tone: Array  # (TONES,)
+    greys: int
+    kind: str  # of KINDS, what it really shows
+    group: str  # the row of the tables that it counts in
+    source: str  # visual group or repository: what must not stand on both sides
+    fault: str | None  # the rule that it breaks
+    part: int = -1  # 0 to FOLDS - 1
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A picture and what the gate said of it."""
+
+    subject: Subject
+    judgement: Judgement
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the first reason says what the picture really shows; a broken rule says it too."""
+        reasons = self.judgement.reasons
+        return bool(reasons) and reasons[0] in (self.subject.fault, WHAT_IT_IS.get(self.subject.kind))
+
+
+def fit_gate(checkpoint: Path, pool: Dataset, pictures: Path, runs: Path, draws: int = 1000) -> GateReport:
+    """Fit the gate of a checkpoint, write it, and say what it does to what it had not seen.
+
+    Args:
+        checkpoint: Gets the gate.
+        pool: Every distinct slice of the data, with the groups and folds of the recipe's cross-validation.
+        pictures: Folder with `ct_chest`, `ct_other` and `notct`, files named `KIND__SOURCE__NAME`.
+        runs: Where the recipe's folds were trained.
+        draws: For the intervals of the grouped scores.
+
+    Raises:
+        DataError: The folds were not trained or are damaged, or the pictures are not as they should be.
+        ModelError: The checkpoint cannot be read or written.
+    """
+    classifier = Classifier.load(checkpoint)
+    card = classifier.card
+    folder = runs / name_run(read_recipe(card.training), pool)
+    out = read_folds(pool, range(FOLDS), folder)
+    answers = take(out.output, np.argsort(out.pool.hashes))  # in the order of the pool, which is that of the hashes
+    subjects = subjects_of_data(pool, card.preprocess.size) + subjects_of_pictures(pictures, card.preprocess.size)
+    outside = shares_outside(pool, answers, card.preprocess)
+    signals = cross_fit(subjects, lambda fold: see_all(folder, fold, subjects))
+    thresholds = choose(signals, subjects, outside)
+    judged = judge(signals, subjects, thresholds)
+    # The gate that ships may learn from what its network has learned from, and from all pictures.
+    of_data = len(pool) * PER_SLICE
+    fitted = [s for i, s in enumerate(subjects) if i >= of_data or pool.records[i // PER_SLICE].split == "train"]
+    reference = fit(run(classifier.runtime, fitted, "the gate itself"), fitted)
+    foreign = [s for s in fitted if not s.group.startswith(DATA_SET)]
+    facts = {
+        "slices": sum(s.group == DATA_SET for s in fitted),
+        "pictures": len(foreign),
+        "sources": len({s.source for s in foreign}),
+    }
+    write_gate(gate_path(checkpoint), GateCard(card.model_id, thresholds, facts), reference)
+    upright = [j for j in judged if j.subject.group == DATA_SET]
+    scored = np.array([j.judgement.verdict != "refused" for j in upright])
+    measured = evaluate(Answers(answers.logits, pool.labels, pool.groups).take(scored), CLASS_KEYS, draws, "scored")
+    return GateReport(
+        date=date.today().isoformat(),
+        model_id=card.model_id,
+        **facts,
+        rows=tabulate(judged),
+        reasons=dict(Counter(reason for j in upright for reason in j.judgement.reasons).most_common()),
+        refused=int((~scored).sum()),
+        scored=measured.measures["balanced_accuracy"],
+        outside=thresholds.outside,
+        alarmed=int((outside > thresholds.outside).sum()),
+        alarm_slices=len(outside),
+    )
+
+
+def subjects_of_data(pool: Dataset, size: int) -> list[Subject]:
+    """Slices of the data set, `PER_SLICE` subjects each; their part is their fold."""
+    generator = np.random.default_rng(SEED)
+    subjects = []
+    for record in tqdm(pool.records, DATA_SET, unit="slice", leave=False):
+        slice_, source = record.slice, f"group {record.group}"
+        other = rewindow(slice_, generator)
+        subjects.append(subject(slice_, size, CHEST, DATA_SET, source, record.fold))
+        subjects.append(subject(other, size, CHEST, f"{DATA_SET}, {REWINDOWED}", source, record.fold))
+        names = generator.choice(list(WRONG), WRONG_PER_SLICE, replace=False).tolist()
+        for shown, picked in zip((slice_, other), names, strict=True):
+            for name, kind, wrong in spoil(shown, [picked]):
+                subjects.append(subject(wrong, size, kind, f"{DATA_SET}, {name}", source, record.fold))
+    return subjects
+
+
+def subjects_of_pictures(folder: Path, size: int) -> list[Subject]:
+    """Pictures from elsewhere, `KIND__SOURCE__NAME` in `ct_chest`, `ct_other` and `notct`, chests also in other ways.
+
+    A picture that cannot be read would be refused anyway, and is left out.
+
+    Raises:
+        DataError: There are none, or a name is not of that form.
+    """
+    generator = np.random.default_rng(SEED)
+    subjects = []
+    files = [(path, kind) for name, kind in FOLDERS.items() for path in sorted((folder / name).glob("*"))]
+    for path, kind in tqdm(files, "pictures", unit="picture", leave=False):
+        try:
+            slice_ = read_slice(path.read_bytes())
+        except UnreadableSlice:
+            continue
+        what, _, rest = path.name.partition("__")
+        source, separator, _ = rest.partition("__")
+        if not separator:
+            raise DataError(f"{path}: the name of a picture must be KIND__SOURCE__NAME.")
+        subjects.append(subject(slice_, size, kind, ELSEWHERE if kind == CHEST else what, source))
+        if kind == CHEST:
+            mirrored = replace(slice_, pixels=np.ascontiguousarray(slice_.pixels[:, ::-1]))
+            other = rewindow(mirrored, generator)
+            subjects.append(subject(other, size, kind, f"{ELSEWHERE}, {REWINDOWED}", source))
+            for name, wrong_kind, wrong in spoil(slice_, list(WRONG)):
+                subjects.append(subject(wrong, size, wrong_kind, f"{ELSEWHERE}, {name}", source))
+    if not {s.kind for s in subjects} >= {CHEST, "no_lungs", "no_ct"}:
+        raise DataError(f"The folder of pictures needs {', '.join(FOLDERS)} with files KIND__SOURCE__NAME in each.")
+    return deal(subjects)
+
+
+def subject(slice_: Slice, size: int, kind: str, group: str, source: str, part: int = -1) -> Subject:
+    """What the gate keeps of a slice."""
+    pixels = np.ascontiguousarray(slice_.pixels, np.float32)
+    anatomy = find_anatomy(pixels)
+    tone, greys = tone_of(pixels, anatomy)
+    square = view(size).square(pixels, anatomy)
+    return Subject(square, tone, greys, kind, group, source, find_fault(slice_), part)
+
+
+def spoil(slice_: Slice, names: Sequence[str]) -> Iterator[tuple[str, str, Slice]]:
+    """Wrong ways to show a slice: name, kind, slice."""
+    for name in names:
+        kind, turn = WRONG[name]
+        yield name, kind, replace(slice_, pixels=np.ascontiguousarray(turn(slice_.pixels)))
+
+
+def rewindow(slice_: Slice, generator: np.random.Generator) -> Slice:
+    """The slice as another window might have saved it: greys clipped at both ends, the rest bent."""
+    low, high, bend = generator.uniform(0, 0.25), generator.uniform(0.55, 1), np.exp(generator.uniform(-0.5, 0.5))
+    pixels = np.clip((slice_.pixels - low) / (high - low), 0, 1) ** bend
+    return replace(slice_, pixels=pixels.astype(np.float32))
+
+
+def deal(subjects: list[Subject]) -> list[Subject]:
+    """The same in `FOLDS` parts: no source in two of them, the kinds spread evenly."""
+    kinds, sources = [s.kind for s in subjects], [s.source for s in subjects]
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED).split(kinds, kinds, sources)
+    part = np.empty(len(subjects), int)
+    for number, (_, inside) in enumerate(folds):
+        part[inside] = number
+    return [replace(s, part=int(p)) for s, p in zip(subjects, part, strict=True)]
+
+
+def shares_outside(pool: Dataset, output: Output, preprocess: Preprocess) -> NDArray[np.float64]:
+    """(N,): of the top class's positive evidence, the share outside the body, by the network of each slice's fold."""
+    maps = np.maximum(output.maps[np.arange(len(pool)), output.logits.argmax(axis=1)], 0)
+    shares = []
+    for record, evidence in zip(tqdm(pool.records, "evidence", unit="slice", leave=False), maps, strict=True):
+        anatomy = find_anatomy(record.pixels)
+        shares.append(share_outside(evidence, preprocess.place(anatomy), where_disease_can_be(anatomy)))
+    return np.nan_to_num(shares)
+
+
+def see_all(folder: Path, fold: int, subjects: list[Subject]) -> Output:
+    """What the network of a fold says of all subjects; kept in the folder, so that a stopped study goes on."""
+    digest = sha256()
+    for s in subjects:
+        digest.update(s.square.tobytes())
+    path = folder / f"gate-{fold}-{digest.hexdigest()[:12]}.npz"
+    if not path.exists():
+        runtime = TorchRuntime.from_checkpoint(read_checkpoint(folder / f"fold-{fold}.safetensors"))
+        write_output(path, run(runtime, subjects, f"fold {fold}"))
+    return read_output(path)
+
+
+def run(runtime: Runtime, subjects: Sequence[Subject], title: str) -> Output:
+    """What a network says of all whole pictures; with a progress bar."""
+    starts = tqdm(range(0, len(subjects), BATCH), title, unit="batch", leave=False)
+    return concatenate([runtime.run(np.stack([s.square for s in subjects[i : i + BATCH]])) for i in starts])
+
+
+def take(output: Output, index: NDArray[np.integer] | NDArray[np.bool_]) -> Output:
+    """The rows at these places."""
+    return Output(*(getattr(output, f.name)[index] for f in fields(Output)))
+
+
+def cross_fit(subjects: Sequence[Subject], output_of: Callable[[int], Output]) -> list[Signals]:
+    """Signals of all subjects, each from the part that it is in: network and gate have not seen its source.
+
+    `output_of` gives what the network of a part's fold says of all subjects.
+    """
+    parts = np.array([s.part for s in subjects])
+    signals: dict[int, Signals] = {}
+    for part in range(FOLDS):
+        output, inside = output_of(part), parts == part
+        reference = fit(take(output, ~inside), [s for s in subjects if s.part != part])
+        judged = judge_all(take(output, inside), [s for s in subjects if s.part == part], reference)
+        signals |= dict(zip(np.flatnonzero(inside).tolist(), judged, strict=True))
+    return [signals[place] for place in range(len(subjects))]
+
+
+def judge_all(output: Output, subjects: Sequence[Subject], reference: Reference) -> list[Signals]:
+    """The signals of pictures whose features are known."""
+    tones, greys = np.stack([s.tone for s in subjects]), np.array([s.greys for s in subjects])
+    return measure(output, tones, greys, reference)
+
+
+def fit(output: Output, subjects: Sequence[Subject]) -> Reference:
+    """Features and what each picture shows -> a reference. Upright slices of the data set are what is near."""
+    kinds = np.array([s.kind for s in subjects])
+    weight = np.array([1.0 if s.group.startswith(DATA_SET) else FOREIGN_WEIGHT for s in subjects])
+    weights, bias = fit_linear(join(output), kinds, weight)
+    near = np.array([s.group == DATA_SET for s in subjects])
+    neighbours = unit(output.pooled[near])
+    covariance = LedoitWolf().fit(output.shallow[near])
+    return Reference(
+        weights=weights,
+        bias=bias,
+        neighbours=neighbours,
+        usual=np.array([usual_distance(neighbours, [s.source for s in subjects if s.group == DATA_SET])], np.float32),
+        mean=covariance.location_.astype(np.float32),
+        whitening=np.linalg.cholesky(covariance.precision_).astype(np.float32),
+        tones=np.stack([s.tone for s in subjects if s.group == DATA_SET]),
+    )
+
+
+def fit_linear(features: Array, kinds: NDArray[np.str_], weight: NDArray[np.float64]) -> tuple[Array, Array]:
+    """Multinomial logistic regression in which every kind weighs the same, standardisation folded in: (K, C), (K,)."""
+    total = {kind: weight[kinds == kind].sum() for kind in KINDS}
+    share = weight / np.array([total[kind] for kind in kinds])
+    scaler = StandardScaler().fit(features)
+    order = np.array([KINDS.index(kind) for kind in kinds])
+    model = LogisticRegression(C=STRENGTH, max_iter=1000)
+    model.fit(scaler.transform(features), order, sample_weight=share / share.mean())
+    weights = model.coef_ / scaler.scale_
+    return weights.astype(np.float32), (model.intercept_ - weights @ scaler.mean_).astype(np.float32)
+
+
+def usual_distance(neighbours: Array, sources: Sequence[str]) -> float:
+    """Median over the training slices of the mean distance to the nearest ones in other visual groups."""
+    distances = np.sqrt(np.maximum(2 - 2 * (neighbours @ neighbours.T), 0))
+    same = np.equal.outer(np.array(sources), np.array(sources))
+    distances[same] = np.inf
+    return float(np.median(np.sort(distances, axis=1)[:, :NEIGHBOURS].mean(axis=1)))
+
+
+def choose(signals: Sequence[Signals], subjects: Sequence[Subject], outside: NDArray[np.float64]) -> Thresholds:
+    """Thresholds from upright chests that neither network nor gate had seen.
+
+    `outside` are the shares of evidence outside the body on the data set's slices.
+    """
+    pairs = list(zip(signals, subjects, strict=True))
+    data = [g for g, s in pairs if s.group == DATA_SET]
+    chest = np.array([g.chest for g in data])
+    elsewhere = np.array([g.chest for g, s in pairs if s.group == ELSEWHERE])
+
+    def below(of_data: float, of_elsewhere: float) -> float:
+        return float(min(np.quantile(chest, of_data), np.quantile(elsewhere, of_elsewhere)))
+
+    def above(values: Sequence[float], of_data: float = FAR_OF_DATA) -> float:
+        return float(np.quantile(values, 1 - of_data))
+
+    refused = below(REFUSED_OF_DATA, REFUSED_ELSEWHERE)
+    return Thresholds(
+        refused=refused,
+        unusual=max(refused, below(UNUSUAL_OF_DATA, UNUSUAL_ELSEWHERE)),
+        far=above([g.distance for g in data]),
+        strange=above([g.strangeness for g in data]),
+        tone=above([g.tone for g in data], OTHER_OF_DATA),
+        greys=float(np.quantile([g.greys for g in data], FAR_OF_DATA)),
+        outside=max(ALARM, float(np.quantile(outside, 1 - ALARMED_OF_DATA, method="higher"))),
+    )
+
+
+def judge(signals: Sequence[Signals], subjects: Sequence[Subject], at: Thresholds) -> list[Judged]:
+    """The verdicts, rules first, as the gate gives them."""
+    return [
+        Judged(s, Judgement("refused", (s.fault,)) if s.fault else decide(g, at))
+        for g, s in zip(signals, subjects, strict=True)
+    ]
+
+
+def tabulate(judged: Sequence[Judged]) -> tuple[GateRow, ...]:
+    """One row for each group of upright chests, and one for each kind of picture."""
+    chests = [j for j in judged if j.subject.kind == CHEST]
+    groups = dict.fromkeys(j.subject.group for j in chests)
+    kinds = dict.fromkeys(j.subject.kind for j in judged)
+    return (
+        *(count_verdicts(CHEST, group, [j for j in chests if j.subject.group == group]) for group in groups),
+        *(count_verdicts(kind, "", [j for j in judged if j.subject.kind == kind]) for kind in kinds),
+    )
+
+
+def count_verdicts(kind: str, group: str, judged: Sequence[Judged]) -> GateRow:
+    """Counts by verdict, and two shares with exact intervals, pictures taken as independent: refused, and not ok."""
+    n, verdicts = len(judged), Counter(j.judgement.verdict for j in judged)
+    refused, unusual = verdicts["refused"], verdicts["unusual"]
+    intervals = (binomtest(k, n).proportion_ci(method="exact") for k in (refused, refused + unusual))
+    refused95, not_ok95 = ((float(interval.low), float(interval.high)) for interval in intervals)
+    return GateRow(
+        kind=kind,
+        group=group,
+        n=n,
+        sources=len({j.subject.source for j in judged}),
+        refused=refused,
+        unusual=unusual,
+        ok=verdicts["ok"],
+        named=sum(j.is_named for j in judged),
+        refused95=refused95,
+        not_ok95=not_ok95,
+    )

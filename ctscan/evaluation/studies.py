@@ -1,0 +1,417 @@
+"""What is asked of a model and of its recipe: one function a question, each gives a record for the ledger.
+
+    published       the published test split, whole and without the slices that train and valid hold too
+    grouped         the recipe out of fold, where no visual group lies in two folds
+    control         a training that must fail, on the same folds
+    calibrate       temperature and conformal sets from the recipe's answers out of fold
+    explain         the checkpoint's maps put to the test
+    read_volumes    whole scans: outlined slices against the others, and how often a tumour is seen in none
+    score_outside   class folders from elsewhere
+
+A `Setting` holds what they share, read once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctscan.classes import CLASS_KEYS, CLASSES, NORMAL
+from ctscan.errors import DataError
+from ctscan.evaluation.calibration import estimate_temperature, fold_temperatures, judge_calibration, judge_sets
+from ctscan.evaluation.cross_validation import (
+    SHUFFLES,
+    OutOfFold,
+    answer_again,
+    cross_validate,
+    name_run,
+    read_folds,
+    shuffle_labels,
+    view,
+)
+from ctscan.evaluation.histogram import body_quantiles, match, mean_quantiles
+from ctscan.evaluation.intervals import Answers, average, difference, evaluate
+from ctscan.evaluation.maps import judge_maps
+from ctscan.evaluation.plots import draw_all
+from ctscan.imaging.anatomy import Pixels, find_anatomy
+from ctscan.inference.classifier import Classifier
+from ctscan.io.volumes import Volume
+from ctscan.metrics import softmax
+from ctscan.model.card import Calibration
+from ctscan.model.checkpoint import read_checkpoint, write_checkpoint
+from ctscan.model.runtime import run_in_batches
+from ctscan.results.ledger import read_ledger
+from ctscan.results.records import (
+    Audit,
+    Confidence,
+    Control,
+    CrossValidation,
+    Difference,
+    Estimate,
+    Evaluation,
+    MapTests,
+    PublishedEvaluation,
+)
+from ctscan.training import recipe as recipes
+from ctscan.training.audit import known_or_new
+from ctscan.training.data import FOLDS, Dataset, Manifest, find_outside_files, read_dataset, read_files
+from ctscan.training.recipe import Recipe, read_recipe
+from ctscan.training.trainer import Device, imagenet_weights
+
+HEADLINE_THRESHOLD = 0.90  # of the visual groups, whose calibration a checkpoint takes
+EXPLAINED = 50  # slices; ROAD fills each of them in eighteen times
+PAIRED = ("accuracy", "balanced_accuracy", "auroc.normal", "nll")
+COMPARED = ("accuracy", "balanced_accuracy", "auroc_macro", "auroc.normal")
+TITLES = tuple(c.title for c in CLASSES)
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What the studies of one data folder share.
+
+    Attributes:
+        data: Every file of the three splits.
+        manifest: Groups and folds of its slices.
+        threshold: Correlation from which two slices belong to one visual group.
+        runs: Folder of plots, and of one folder a cross-validation, from which it resumes.
+        draws: Of groups, for the intervals.
+        device: Where to train.
+        init: Starting weights as safetensors, instead of torchvision's download.
+    """
+
+    data: Dataset
+    manifest: Manifest
+    threshold: float = HEADLINE_THRESHOLD
+    runs: Path = Path("runs")
+    draws: int = 1000
+    device: Device = "auto"
+    init: Path | None = None
+
+    @property
+    def pool(self) -> Dataset:
+        """Each distinct slice once, with its group and fold."""
+        return self.manifest.pool(self.data, self.threshold)
+
+    def folder(self, recipe: Recipe, control: recipes.Control | None = None, pool: Dataset | None = None) -> Path:
+        """Where a cross-validation is kept."""
+        return self.runs / name_run(recipe, pool or self.pool, control)
+
+
+def open_setting(
+    folder: Path,
+    manifest: Path,
+    *,
+    threshold: float = HEADLINE_THRESHOLD,
+    runs: Path = Path("runs"),
+    draws: int = 1000,
+    device: Device = "auto",
+    init: Path | None = None,
+) -> Setting:
+    """Read a data folder, once, and its manifest; where that does not know all of the data, audit it.
+
+    Args:
+        folder: With train/, valid/ and test/, each with one folder a class.
+        manifest: The file of `ctscan audit --manifest`.
+        threshold: As in `Setting`, as the rest.
+        runs: Folder of runs.
+        draws: For intervals, at least 100.
+        device: `auto`, `cpu` or `cuda`.
+        init: Safetensors file.
+
+    Raises:
+        DataError: The folder or the manifest cannot be used, or there are too few draws.
+    """
+    if draws < 100:
+        raise DataError(f"{draws} draws are too few for an interval; 100 are the least.")
+    data = read_dataset(folder)
+    return Setting(data, known_or_new(manifest, data), threshold, runs, draws, device, init)
+
+
+def check_ledger(path: Path) -> None:
+    """Refuse before the work, not after it.
+
+    Raises:
+        DataError: The ledger is broken or cannot be written.
+    """
+    read_ledger(path)
+    if path.parent.exists() and not os.access(path.parent, os.W_OK):
+        raise DataError(f"{path.parent} cannot be written to.")
+
+
+def count_copies(manifest: Manifest) -> Audit:
+    """What the data holds twice, and what crosses its splits."""
+    facts, near = manifest.facts(), manifest.near
+    return Audit(
+        date=date.today().isoformat(),
+        manifest=manifest.digest,
+        near_duplicate_pairs=near["pairs"],
+        near_duplicate_pairs_across_splits=near["pairs_across_splits"],
+        **facts,
+    )
+
+
+def published(setting: Setting, classifier: Classifier) -> list[PublishedEvaluation]:
+    """The published test split, and the part of it that is in neither train nor valid where there is one.
+
+    Raises:
+        DataError: The gate refuses every slice.
+    """
+    test = setting.data.of("test")
+    answers, scored = answer_test(setting, classifier)
+    unseen = test.unseen_by(setting.data.of("train", "valid"))
+    parts: dict[Literal["published", "deduplicated"], NDArray[np.bool_]]
+    parts = {"published": np.ones(len(test), bool), "deduplicated": unseen}
+    entries = []
+    for split, part in parts.items():
+        if not (part & scored).any():
+            continue
+        some = answers.take(part[scored])
+        draw_all(setting.runs / f"published-{classifier.card.model_id}", split, some, TITLES)
+        entry = PublishedEvaluation(
+            date=date.today().isoformat(),
+            model_id=classifier.card.model_id,
+            split=split,
+            threshold=setting.threshold,
+            refused=int((part & ~scored).sum()),
+            result=evaluate(some, CLASS_KEYS, setting.draws, split),
+        )
+        entries.append(entry)
+    return entries
+
+
+def answer_test(setting: Setting, classifier: Classifier) -> tuple[Answers, NDArray[np.bool_]]:
+    """What a model says of the published test split, and which of its slices the gate lets pass."""
+    test = setting.manifest.group(setting.data.of("test"), setting.threshold)
+    return answer(test, classifier)
+
+
+def answer(data: Dataset, classifier: Classifier) -> tuple[Answers, NDArray[np.bool_]]:
+    """Raw logits of the slices that the gate lets pass, and which those are, (N,) of all.
+
+    Raises:
+        DataError: It refuses all of them.
+    """
+    scored = np.array([classifier.judge(record.slice).verdict != "refused" for record in data.records])
+    if not scored.any():
+        raise DataError(f"The gate refuses all {len(data)} slices, so there is nothing to evaluate.")
+    passed = data.take(scored)
+    logits = run_in_batches(classifier.runtime, passed.squares(classifier.card.preprocess.square)).logits
+    return Answers(logits, passed.labels, passed.groups), scored
+
+
+def grouped(
+    setting: Setting,
+    recipe: Recipe,
+    *,
+    folds: int = FOLDS,
+    classifier: Classifier | None = None,
+    against: Recipe | None = None,
+) -> CrossValidation:
+    """A recipe out of fold; trains the folds that are not there yet.
+
+    Args:
+        setting: The data.
+        recipe: What is trained.
+        folds: How many of the five to leave out.
+        classifier: Where it is of this recipe: what the published split adds to its figures is measured too.
+        against: Another recipe whose folds are there, to be compared slice by slice.
+
+    Raises:
+        DataError: As `cross_validate`, or the other recipe's folds are not there.
+    """
+    pool, folder = setting.pool, setting.folder(recipe)
+    other = read_folds(pool, range(folds), setting.folder(against)).answers if against else None
+    out = train_folds(setting, recipe, folds)
+    draw_all(folder, "grouped", out.answers, TITLES)
+    entry = CrossValidation(
+        date=date.today().isoformat(),
+        recipe=recipe.digest,
+        recipe_name=recipe.name,
+        size=recipe.size,
+        epochs=recipe.epochs,
+        threshold=setting.threshold,
+        folds=out.by_fold,
+        result=evaluate(out.answers, CLASS_KEYS, setting.draws, "grouped"),
+        histogram_fall=measure_histogram_fall(setting, recipe, out, folds),
+    )
+    if against and other:
+        gap = difference(out.answers, other, CLASS_KEYS, PAIRED, setting.draws)
+        entry = entry.model_copy(update={"against": Difference(recipe=against.digest, measures=gap)})
+    if classifier and read_recipe(classifier.card.training) == recipe and folds == FOLDS:
+        ours, _ = answer_test(setting, classifier)
+        gap = difference(ours, out.answers, CLASS_KEYS, COMPARED, setting.draws)
+        entry = entry.model_copy(update={"model_id": classifier.card.model_id, "published_minus_grouped": gap})
+    return entry
+
+
+def train_folds(setting: Setting, recipe: Recipe, folds: int = FOLDS) -> OutOfFold:
+    """The recipe's answers out of fold, trained where they are not there yet."""
+    return cross_validate(
+        recipe,
+        setting.pool,
+        range(folds),
+        setting.folder(recipe),
+        lambda: imagenet_weights(setting.init),
+        setting.device,
+    )
+
+
+def measure_histogram_fall(setting: Setting, recipe: Recipe, out: OutOfFold, folds: int) -> Estimate:
+    """How far balanced accuracy falls when every slice has the mean histogram of train.
+
+    The files are changed and the preprocessing runs as it is: what a picture in another window would meet.
+    """
+    reference = mean_quantiles([body_quantiles(record.pixels) for record in setting.data.of("train").records])
+
+    def see(pixels: Pixels) -> Pixels:
+        return recipe.preprocess.square(match(pixels, find_anatomy(pixels).body, reference))
+
+    matched = answer_again(setting.pool, range(folds), setting.folder(recipe), see, setting.device).answers
+    return difference(out.answers, matched, CLASS_KEYS, ["balanced_accuracy"], setting.draws)["balanced_accuracy"]
+
+
+def control(
+    setting: Setting, kind: recipes.Control, recipe: Recipe, *, about: Recipe | None = None, folds: int = FOLDS
+) -> Control:
+    """A training that must fail.
+
+    Args:
+        setting: The data.
+        kind: What is hidden from it.
+        recipe: How it is trained; a smaller or shorter one will do, for it must see as the shipped one does.
+        about: The recipe that it says something about, where that is another.
+        folds: How many of the five.
+
+    Raises:
+        DataError: As `cross_validate`, or the two recipes show other things to the network.
+    """
+    of = about or recipe
+    if (of.crop, of.tone, of.surround) != (recipe.crop, recipe.tone, recipe.surround):
+        raise DataError("A control must have the crop, tone and surround of the recipe that it is about.")
+    seeds = range(SHUFFLES) if kind == "shuffled_labels" else range(1)
+    repeats = []
+    for seed in seeds:
+        pool = shuffle_labels(setting.pool, seed) if kind == "shuffled_labels" else setting.pool
+        out = cross_validate(
+            recipe,
+            pool,
+            range(folds),
+            setting.folder(recipe, kind, pool),
+            lambda: imagenet_weights(setting.init),
+            setting.device,
+            view(kind, recipe.preprocess),
+        )
+        repeats.append(evaluate(out.answers, CLASS_KEYS, setting.draws, kind))
+    whole = average(repeats) if len(repeats) > 1 else repeats[0]
+    return Control(
+        date=date.today().isoformat(),
+        control=kind,
+        recipe=of.digest,
+        size=recipe.size,
+        epochs=recipe.epochs,
+        threshold=setting.threshold,
+        folds=folds,
+        repeats=len(repeats),
+        n=whole.n,
+        groups=whole.groups,
+        balanced_accuracy=whole.measures["balanced_accuracy"],
+        auroc_normal=whole.measures["auroc.normal"],
+    )
+
+
+def calibrate(setting: Setting, recipe: Recipe, *, folds: int = FOLDS, checkpoint: Path | None = None) -> Confidence:
+    """Temperature and sets from the recipe's kept answers out of fold, and what they are worth.
+
+    Args:
+        setting: The data.
+        recipe: Whose folds are there.
+        folds: How many of the five, two or more: each is judged by the others.
+        checkpoint: Gets temperature and thresholds into its card; its weights, and so its name, stay.
+
+    Raises:
+        DataError: The folds are not there, or the checkpoint is of another recipe, threshold or number of folds.
+    """
+    if folds < 2:
+        raise DataError("A calibration needs two folds or more, for each is judged by the others.")
+    written = read_checkpoint(checkpoint) if checkpoint else None
+    if written and (read_recipe(written.card.training), setting.threshold, folds) != (
+        recipe,
+        HEADLINE_THRESHOLD,
+        FOLDS,
+    ):
+        raise DataError(
+            f"{checkpoint} takes a calibration of its own recipe alone, from all {FOLDS} folds at a threshold of "
+            f"{HEADLINE_THRESHOLD:.2f}."
+        )
+    out = read_folds(setting.pool, range(folds), setting.folder(recipe))
+    temperatures = fold_temperatures(out.answers, out.pool.folds)
+    raw, calibrated, perfect = judge_calibration(out.answers, temperatures, CLASS_KEYS, setting.draws)
+    sets, thresholds = judge_sets(out.answers, out.pool.folds, temperatures, CLASS_KEYS)
+    temperature = estimate_temperature(out.answers, setting.draws)
+    if checkpoint and written:
+        calibration = Calibration(temperature.value, sets.alpha, thresholds)
+        write_checkpoint(checkpoint, replace(written.card, calibration=calibration), written.tensors)
+    return Confidence(
+        date=date.today().isoformat(),
+        recipe=recipe.digest,
+        threshold=setting.threshold,
+        folds=folds,
+        temperature=temperature,
+        raw=raw,
+        calibrated=calibrated,
+        perfect_ece=perfect,
+        sets=sets,
+    )
+
+
+def explain(setting: Setting, checkpoint: Path, volumes: Sequence[Volume] = ()) -> MapTests:
+    """The checkpoint's maps on `EXPLAINED` slices of test, one a visual group, chosen at random.
+
+    Args:
+        setting: The data.
+        checkpoint: Whose maps.
+        volumes: With outlined lesions, to hold the maps against.
+    """
+    test = setting.manifest.group(setting.data.of("test"), setting.threshold)
+    groups, first = np.unique(test.groups, return_index=True)
+    chosen = first[np.random.default_rng(0).permutation(len(groups))[:EXPLAINED]]
+    slices = [test.records[place].pixels for place in chosen]
+    return judge_maps(read_checkpoint(checkpoint), slices, volumes, setting.draws)
+
+
+def score_outside(folder: Path, classifier: Classifier, plots: Path, draws: int = 1000) -> tuple[Evaluation, int, int]:
+    """Slices from elsewhere. Each picture counts as a group of its own, for nothing is known of it.
+
+    Args:
+        folder: Class folders: ours, or `tumour` and `normal`.
+        classifier: What answers.
+        plots: Gets the plots.
+        draws: For the intervals.
+
+    Returns:
+        The evaluation, how many files could not be read, and how many slices were refused.
+
+    Raises:
+        DataError: The folder is not as it should be, or nothing is left to score.
+    """
+    files, keys = find_outside_files(folder)
+    data = read_files(folder, [("outside", path, label) for path, label in files])
+    if not data.records:
+        raise DataError(f"No file in {folder} can be read, first {data.skipped[0][1]}")
+    _, groups = np.unique(data.hashes, return_inverse=True)
+    records = tuple(replace(r, group=int(g)) for r, g in zip(data.records, groups, strict=True))
+    answers, scored = answer(Dataset(records), classifier)
+    titles: Sequence[str] = TITLES
+    if keys != CLASS_KEYS:
+        normal = softmax(answers.logits)[:, NORMAL]
+        two = np.log(np.clip(np.stack([1 - normal, normal], axis=1), 1e-12, 1)).astype(np.float32)
+        answers, titles = replace(answers, logits=two), ("Tumour", TITLES[NORMAL])
+    draw_all(plots, "outside", answers, titles)
+    return evaluate(answers, keys, draws, folder.name), len(data.skipped), int((~scored).sum())
