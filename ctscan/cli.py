@@ -10,23 +10,51 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ctscan.bundle import bundled
 from ctscan.errors import CtscanError
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from ctscan.results.records import Entry
+    from ctscan.training.recipe import Recipe
+
 MENDABLE, INTERRUPTED, READER_GONE = 2, 130, 141  # exit statuses; the last two are a shell's for SIGINT and SIGPIPE
 MODEL = "checkpoints/resnet18.safetensors"
+RUNS = Path("runs")
+PACKAGES = {"sklearn": "scikit-learn", "skimage": "scikit-image"}  # module -> what pip calls it, where that differs
+
+
+def file_(help_: str) -> Any:
+    """A flag that takes a file."""
+    return typer.Option(metavar="FILE", help=help_)
+
+
+def folder_(help_: str) -> Any:
+    """A flag that takes a folder."""
+    return typer.Option(metavar="DIR", help=help_)
+
 
 Device = Literal["auto", "cpu", "cuda"]
-Data = Annotated[Path, typer.Option(metavar="DIR", help="folder with train/, valid/ and test/, a folder a class each")]
-Checkpoint = Annotated[Path | None, typer.Option(metavar="FILE", help="a checkpoint  [default: the one ctscan brings]")]
-Runs = Annotated[Path, typer.Option(metavar="DIR", help="folder of logs, plots and folds, from which runs resume")]
+RecipeName = Literal["ctscan", "plain", "seed"]
+ControlName = Literal["shuffled_labels", "border_only", "lungs_black", "tone_only"]
+Data = Annotated[Path, folder_("with train/, valid/ and test/, a folder a class in each")]
+Pictures = Annotated[Path, folder_("with ct_chest/, ct_other/ and notct/")]
+Root = Annotated[Path, folder_("a checkout of ctscan")]
+Runs = Annotated[Path, folder_("logs, plots and folds, from which runs resume")]
+Checkpoint = Annotated[Path | None, file_("a checkpoint  [default: the one ctscan brings]")]
+Ledger = Annotated[Path | None, file_("keeps the results  [default: metrics.json beside the checkpoint]")]
+Init = Annotated[Path | None, file_("starting weights as safetensors, instead of torchvision's download")]
+Changes = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="change a field of the recipe")]
+Threshold = Annotated[float, typer.Option(min=0, max=1, help="correlation that joins slices to a visual group")]
+Draws = Annotated[int, typer.Option(min=100, help="of visual groups, for the intervals")]
 
 app = typer.Typer(
     help="An explained classifier of chest CT slices. For education and research, not for diagnosis.",
@@ -39,9 +67,7 @@ app = typer.Typer(
 @app.command()
 def predict(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="pictures of axial slices")],
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="a checkpoint or an exported file  [default: the one it brings]")
-    ] = None,
+    checkpoint: Checkpoint = None,
     device: Device = "cpu",
 ) -> int:
     """Answer for each file: one line of JSON a file, in order, as the page's API gives it."""
@@ -67,18 +93,104 @@ def predict(
 
 
 @app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, file_("the checkpoint to write")] = Path(MODEL),
+    recipe: RecipeName = "ctscan",
+    changes: Changes = None,
+    ledger: Annotated[Path | None, file_("keeps the scores  [default: metrics.json beside --out]")] = None,
+    read_test: Annotated[bool, typer.Option(help="score the test split once, at the end")] = True,
+    force: Annotated[bool, typer.Option("--force", help="replace the file of --out")] = False,
+    init: Init = None,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Train a classifier. The best epoch is chosen on valid; Ctrl-C keeps the best so far."""
+    from ctscan.evaluation.studies import check_ledger, reading
+    from ctscan.training import trainer
+
+    book = ledger or out.parent / "metrics.json"
+    check_ledger(book)
+    made = trainer.train(
+        data, chosen(recipe, changes), out, init=init, runs=runs, device=device, force=force, read_test=read_test
+    )
+    if read_test:
+        keep(book, reading(made.card))
+    print(f"{made.checkpoint}: {made.card.model_id}, best epoch {made.best.epoch}; log in {made.folder}")
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path | None, folder_("as for train")] = None,
+    folder: Annotated[
+        Path | None, folder_("instead: class folders from elsewhere, our classes or tumour and normal")
+    ] = None,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate", help="the recipe, on folds that share no visual group")
+    ] = False,
+    against: Annotated[
+        RecipeName | None, typer.Option(help="the same, and the difference to another recipe, whose folds are there")
+    ] = None,
+    control: Annotated[ControlName | None, typer.Option(help="a training that must fail, on the same folds")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="temperature and sets from folds that are there, for the checkpoint")
+    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="put the checkpoint's maps to the test")] = False,
+    volumes: Annotated[
+        Path | None, folder_("the same, and scans: NAME_image.nrrd with NAME_label.nrrd, chest*.nii.gz without a mass")
+    ] = None,
+    recipe: RecipeName = "ctscan",
+    changes: Changes = None,
+    threshold: Threshold = 0.90,
+    folds: Annotated[int, typer.Option(min=1, max=5, help="train so many of the five folds")] = 5,
+    draws: Draws = 1000,
+    checkpoint: Checkpoint = None,
+    ledger: Ledger = None,
+    init: Init = None,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Say what a checkpoint is worth on test; with a flag, what its recipe, its scores or its maps are worth."""
+    from ctscan.evaluation import studies
+    from ctscan.inference.classifier import Classifier
+    from ctscan.training.recipe import RECIPES
+
+    path = checkpoint or bundled(MODEL)
+    book = ledger or path.parent / "metrics.json"
+    if (data is None) == (folder is None):
+        raise CtscanError("Give either --data or --folder.")
+    classifier = Classifier.load(path)
+    if folder:
+        result, unread, refused = studies.score_outside(folder, classifier, runs / "outside", draws)
+        show(result)
+        print(f"{unread} files could not be read, {refused} slices were refused; plots in {runs / 'outside'}")
+    if data:
+        studies.check_ledger(book)
+        setting = studies.open_setting(
+            data, path.parent / "manifest.json", threshold=threshold, runs=runs, draws=draws, device=device, init=init
+        )
+        given, about = chosen(recipe, changes), RECIPES[recipe]
+        if cross_validate or against:
+            other = RECIPES[against] if against else None
+            keep(book, studies.grouped(setting, given, folds=folds, classifier=classifier, against=other))
+        if control:
+            keep(book, studies.control(setting, control, given, about=about, folds=folds))
+        if calibrate:
+            keep(book, studies.calibrate(setting, given, folds=folds, checkpoint=path))
+        if explain or volumes:
+            keep(book, *studies.explain(setting, path, volumes))
+        if not (cross_validate or against or control or calibrate or explain or volumes):
+            keep(book, *studies.published(setting, classifier))
+
+
+@app.command()
 def audit(
     data: Data,
-    manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write hashes, groups and folds: no picture, no file name")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write an HTML file with pictures, for the data's owner")
-    ] = None,
-    ledger: Annotated[Path | None, typer.Option(metavar="FILE", help="add the counts to this metrics.json")] = None,
+    manifest: Annotated[Path | None, file_("write hashes, groups and folds: no picture, no file name")] = None,
+    report: Annotated[Path | None, file_("write an HTML file with pictures, for the data's owner")] = None,
+    ledger: Annotated[Path | None, file_("add the counts to this metrics.json")] = None,
 ) -> None:
     """Find copies, conflicting labels and visual groups in a data folder."""
-    require("sklearn", "scikit-learn")
     from ctscan.evaluation.studies import count_copies
     from ctscan.results.ledger import update
     from ctscan.training import audit as auditing
@@ -100,36 +212,56 @@ def audit(
 @app.command()
 def gate(
     data: Data,
-    pictures: Annotated[Path, typer.Option(metavar="DIR", help="folder with ct_chest/, ct_other/ and notct/")],
+    pictures: Pictures,
     checkpoint: Checkpoint = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
 ) -> None:
     """Fit the input gate of a checkpoint, and measure it on pictures that it has not seen."""
-    require("sklearn", "scikit-learn")
     from ctscan.evaluation.gate import fit_gate
     from ctscan.evaluation.studies import open_setting
-    from ctscan.results.ledger import update
 
     path = checkpoint or bundled(MODEL)
     setting = open_setting(data, path.parent / "manifest.json", runs=runs)
-    entry = fit_gate(path, setting.pool, pictures, runs)
-    update(path.parent / "metrics.json", entry)
-    print(entry.model_dump_json(indent=1))
+    keep(path.parent / "metrics.json", fit_gate(path, setting.pool, pictures, runs))
+
+
+@app.command()
+def search(
+    data: Data,
+    trials: Annotated[int, typer.Option(min=1, help="how many there are to be, with those of earlier calls")] = 20,
+    recipe: RecipeName = "ctscan",
+    changes: Changes = None,
+    threshold: Threshold = 0.90,
+    manifest: Annotated[Path | None, file_("of audit  [default: the one ctscan brings]")] = None,
+    ledger: Annotated[Path | None, file_("keeps the summary")] = None,
+    init: Init = None,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Search for a recipe on two grouped folds; the same call goes on where Ctrl-C ended it."""
+    from ctscan.evaluation import search as searching
+    from ctscan.evaluation.studies import open_setting
+    from ctscan.results.ledger import update
+    from ctscan.training.trainer import imagenet_weights
+
+    known = manifest or bundled("checkpoints/manifest.json")
+    setting = open_setting(data, known, threshold=threshold, runs=runs)
+    entry = searching.search(chosen(recipe, changes), setting.pool, imagenet_weights(init), runs, trials, device)
+    if ledger:
+        update(ledger, entry)
+    show(entry)
 
 
 @app.command()
 def export(
-    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="the ONNX file to write")] = None,
+    onnx: Annotated[Path | None, file_("the ONNX file to write")] = None,
     torchscript: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="quantise it; needs --data")] = False,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder with train/ (calibrates) and valid/ (scores)")
-    ] = None,
+    data: Annotated[Path | None, folder_("folder with train/ (calibrates) and valid/ (scores)")] = None,
     force: Annotated[bool, typer.Option("--force", help="write the int8 file however much accuracy it loses")] = False,
     checkpoint: Checkpoint = None,
 ) -> None:
     """Write a checkpoint as an ONNX file, held against PyTorch before it is written."""
-    require("torch")
     from ctscan.export import build_onnx, export_onnx, export_torchscript
     from ctscan.model.checkpoint import read_checkpoint
     from ctscan.quantisation import export_int8
@@ -139,6 +271,8 @@ def export(
         raise CtscanError("--int8 needs --data.")
     if onnx is None and (int8 or not torchscript):
         onnx = bundled("checkpoints") / ("resnet18.int8.onnx" if int8 else "resnet18.onnx")
+    if onnx and (onnx.is_dir() or not onnx.parent.is_dir()):  # before the work, not after it
+        raise CtscanError(f"{onnx} cannot be written: it is a folder, or lies in none.")
     examples, write = bundled("examples"), partial(print, flush=True)
     model = read_checkpoint(checkpoint or bundled(MODEL))
     if onnx and data and int8:
@@ -152,7 +286,7 @@ def export(
 
 @app.command()
 def report(
-    root: Annotated[Path, typer.Option(metavar="DIR", help="a checkout of ctscan")] = Path(),
+    root: Root = Path(),
 ) -> None:
     """Write the numbers in README.md and the cards anew."""
     from ctscan.results.report import write
@@ -160,10 +294,63 @@ def report(
     write(root)
 
 
-def require(module: str, name: str = "") -> None:
-    """Raises CtscanError where a package that a command needs is not installed."""
-    if find_spec(module) is None:
-        raise CtscanError(f"{name or module} is not installed: `pip install -r requirements-train.txt` brings it.")
+@app.command()
+def reproduce(
+    data: Data,
+    pictures: Annotated[Path | None, folder_("as for gate, whose step is left out without it")] = None,
+    volumes: Annotated[Path | None, folder_("scans, as for evaluate")] = None,
+    root: Root = Path(),
+    recipe: RecipeName = "ctscan",
+    changes: Changes = None,
+    draws: Draws = 1000,
+    init: Init = None,
+    runs: Runs = RUNS,
+    device: Device = "auto",
+) -> None:
+    """Run the whole chain, from training to README and cards; what is there already is not done again."""
+    from ctscan.reproduce import reproduce as run
+
+    steps = run(
+        root, data, chosen(recipe, changes),
+        pictures=pictures, volumes=volumes, init=init, runs=runs, draws=draws, device=device,
+    )  # fmt: skip
+    for line in steps:
+        print(line, flush=True)
+
+
+def chosen(name: RecipeName, changes: list[str] | None) -> Recipe:
+    """A known recipe with the changes of `--set`. Raises DataError."""
+    from ctscan.training.recipe import RECIPES, override
+
+    return override(RECIPES[name], changes or [])
+
+
+def keep(ledger: Path, *entries: Entry) -> None:
+    """Put results into the ledger and print them."""
+    from ctscan.results.ledger import update
+
+    update(ledger, *entries)
+    for entry in entries:
+        show(entry)
+
+
+def show(record: BaseModel) -> None:
+    """Print a record, a figure a line; an estimate as `0.81 (0.74 to 0.87)`."""
+
+    def lines(name: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
+            yield name, f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                yield from lines(f"{name}.{key}" if name else key, inner)
+        elif isinstance(value, tuple) and value and isinstance(value[0], dict):
+            for place, inner in enumerate(value):
+                yield from lines(f"{name}.{place}", inner)
+        elif value is not None:
+            yield name, f"{value:.3f}" if isinstance(value, float) else f"{value}"
+
+    for name, figure in lines("", record.model_dump()):
+        print(f"{name:<60} {figure}")
 
 
 def say(line: object) -> int:
@@ -191,9 +378,15 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.Exit as done:  # after --help
         return done.exit_code
     except typer.TyperException as error:
-        return say(error.format_message())
+        return say(error.format_message().replace("Value error, ", ""))  # pydantic's
     except CtscanError as error:
         return say(error)
+    except ModuleNotFoundError as error:
+        name = error.name or ""
+        if name.startswith("ctscan"):
+            raise
+        file = "requirements.txt" if name == "torch" else "requirements-train.txt"
+        return say(f"{PACKAGES.get(name, name)} is not installed: `pip install -r {file}` brings it.")
     except BrokenPipeError:  # as in `ctscan predict ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes as it ends
         return READER_GONE

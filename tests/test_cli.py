@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
 from ctscan.cli import app
 from ctscan.inference.answer import answer
@@ -108,6 +110,23 @@ def test_help_needs_neither_torch_nor_the_page() -> None:
     assert not {"torch", "torchvision", "gradio", "onnxruntime", "sklearn", "scipy"} & set(done.stderr.split())
 
 
+def fenced(path: Path) -> str:
+    """The blocks of code in a Markdown file."""
+    return "".join(path.read_text(encoding="utf-8").split("```")[1::2])
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTED = [line for path in DOCUMENTS for line in re.findall(r"^ctscan (.+)$", fenced(path), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("line", DOCUMENTED)
+def test_commands_in_the_documents_have_the_flags_that_they_are_given(line: str) -> None:
+    command, *arguments = shlex.split(line, comments=True)
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    group.commands[command].make_context(command, arguments)
+
+
 # --- what a user can mend
 
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 22000000\n"
@@ -160,11 +179,56 @@ export --checkpoint {checkpoint} --int8 --data {folder}
 report --root {missing}
 report --root {folder}
 report --root {text}
+train
+train --data {missing}
+train --data {spoiled} --init {init}
+train --data {data} --out {folder}
+train --data {data} --out {checkpoint}
+train --data {data} --out {unwritable}
+train --data {data} --init {missing}
+train --data {data} --init {text}
+train --data {data} --init {pointer}
+train --data {data} --set epochs
+train --data {data} --set epochs=0
+train --data {data} --set epochs=many
+train --data {data} --set mixup=1
+train --data {data} --recipe old
+train --data {data} --device tpu
+train --data {data} --ledger {text}
+train --data {data} --ledger {unwritable}
+evaluate
+evaluate --data {data} --folder {folder}
+evaluate --data {missing}
+evaluate --data {spoiled}
+evaluate --data {data} --checkpoint {pointer}
+evaluate --data {data} --ledger {text}
+evaluate --data {data} --ledger {unwritable}
+evaluate --data {data} --draws 3
+evaluate --data {data} --folds 9
+evaluate --data {data} --threshold 2
+evaluate --data {data} --control sideways
+evaluate --data {data} --cross-validate --set crop=lungs
+evaluate --data {data} --calibrate
+evaluate --data {data} --against plain
+evaluate --data {data} --volumes {missing}
+evaluate --data {data} --volumes {folder}
+evaluate --folder {missing}
+evaluate --folder {text}
+evaluate --folder {folder}
+search --data {missing}
+search --data {data} --trials 0
+search --data {data} --set rate=5 --init {init}
+search --data {data} --init {text}
+reproduce --data {missing} --root {checkout}
+reproduce --data {data} --root {missing}
+reproduce --data {data} --root {checkout} --init {missing}
 """
 
 
 @pytest.fixture(scope="module")
-def places(checkpoint_path: Path, slice_png: bytes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def places(
+    checkpoint_path: Path, init: Path, slice_png: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """What a command may be pointed at."""
     at = tmp_path_factory.mktemp("places")
     raw = checkpoint_path.read_bytes()
@@ -179,10 +243,11 @@ def places(checkpoint_path: Path, slice_png: bytes, tmp_path_factory: pytest.Tem
     for name, content in files.items():
         (at / name).write_bytes(content)
     (at / "folder").mkdir()
+    (at / "checkout" / "checkpoints").mkdir(parents=True)
     data = write_data(at / "data", {"train": 2, "valid": 1, "test": 1})
     spoiled(data, at / "spoiled")
-    named = {name: at / name for name in [*files, "data", "folder", "missing", "spoiled"]}
-    return named | {"checkpoint": checkpoint_path, "unwritable": at / "text" / "file"}
+    named = {name: at / name for name in [*files, "checkout", "data", "folder", "missing", "spoiled"]}
+    return named | {"init": init, "checkpoint": checkpoint_path, "unwritable": at / "text" / "file"}
 
 
 @pytest.mark.parametrize("line", MISTAKES.strip().splitlines())

@@ -4,8 +4,7 @@
     grouped         the recipe out of fold, where no visual group lies in two folds
     control         a training that must fail, on the same folds
     calibrate       temperature and conformal sets from the recipe's answers out of fold
-    explain         the checkpoint's maps put to the test
-    read_volumes    whole scans: outlined slices against the others, and how often a tumour is seen in none
+    explain         the checkpoint's maps put to the test; whole scans, outlined slices against the others
     score_outside   class folders from elsewhere
 
 A `Setting` holds what they share, read once.
@@ -14,6 +13,7 @@ A `Setting` holds what they share, read once.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -40,11 +40,12 @@ from ctscan.evaluation.histogram import body_quantiles, match, mean_quantiles
 from ctscan.evaluation.intervals import Answers, average, difference, evaluate
 from ctscan.evaluation.maps import judge_maps
 from ctscan.evaluation.plots import draw_all
+from ctscan.evaluation.volumes import judge_volumes
 from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.inference.classifier import Classifier
-from ctscan.io.volumes import Volume
+from ctscan.io.volumes import read_free_volumes, read_volumes
 from ctscan.metrics import softmax
-from ctscan.model.card import Calibration
+from ctscan.model.card import Calibration, Card
 from ctscan.model.checkpoint import read_checkpoint, write_checkpoint
 from ctscan.model.runtime import run_in_batches
 from ctscan.results.ledger import read_ledger
@@ -58,6 +59,9 @@ from ctscan.results.records import (
     Evaluation,
     MapTests,
     PublishedEvaluation,
+    Reading,
+    Score,
+    VolumeReadings,
 )
 from ctscan.training import recipe as recipes
 from ctscan.training.audit import known_or_new
@@ -154,6 +158,22 @@ def count_copies(manifest: Manifest) -> Audit:
         near_duplicate_pairs=near["pairs"],
         near_duplicate_pairs_across_splits=near["pairs_across_splits"],
         **facts,
+    )
+
+
+def reading(card: Card) -> Reading:
+    """The scores that a training has put into its card."""
+    recipe = read_recipe(card.training)
+    scores = {
+        split: Score(**{name: value for name, value in figures.items() if name in Score.model_fields})
+        for split, figures in card.metrics.items()
+    }
+    return Reading(
+        date=date.today().isoformat(),
+        model_id=card.model_id,
+        recipe=recipe.digest,
+        recipe_name=recipe.name,
+        scores=scores,
     )
 
 
@@ -371,19 +391,31 @@ def calibrate(setting: Setting, recipe: Recipe, *, folds: int = FOLDS, checkpoin
     )
 
 
-def explain(setting: Setting, checkpoint: Path, volumes: Sequence[Volume] = ()) -> MapTests:
+def explain(setting: Setting, checkpoint: Path, volumes: Path | None = None) -> tuple[MapTests | VolumeReadings, ...]:
     """The checkpoint's maps on `EXPLAINED` slices of test, one a visual group, chosen at random.
 
     Args:
         setting: The data.
         checkpoint: Whose maps.
-        volumes: With outlined lesions, to hold the maps against.
+        volumes: Folder of scans: the maps are held against the lesions that are outlined there, and the scans are read
+            slice by slice, which is the second record.
+
+    Raises:
+        DataError: The folder of scans cannot be used.
     """
+    outlined = read_volumes(volumes) if volumes else []
+    free = read_free_volumes(volumes) if volumes else []
     test = setting.manifest.group(setting.data.of("test"), setting.threshold)
     groups, first = np.unique(test.groups, return_index=True)
     chosen = first[np.random.default_rng(0).permutation(len(groups))[:EXPLAINED]]
     slices = [test.records[place].pixels for place in chosen]
-    return judge_maps(read_checkpoint(checkpoint), slices, volumes, setting.draws)
+    maps = judge_maps(read_checkpoint(checkpoint), slices, outlined, setting.draws)
+    if not volumes:
+        return (maps,)
+    readings, left_out = judge_volumes(Classifier.load(checkpoint), outlined, free)
+    for name in left_out:
+        print(f"{name} is left out: it has no slice with lung, or none away from the outline.", file=sys.stderr)
+    return maps, readings
 
 
 def score_outside(folder: Path, classifier: Classifier, plots: Path, draws: int = 1000) -> tuple[Evaluation, int, int]:

@@ -1,0 +1,106 @@
+"""The whole chain, from a data folder to the texts of a checkout. Each step leaves something; what is there is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+from ctscan.errors import DataError
+from ctscan.evaluation import studies
+from ctscan.evaluation.gate import fit_gate
+from ctscan.export import export_onnx
+from ctscan.inference.classifier import Classifier
+from ctscan.model.checkpoint import read_checkpoint
+from ctscan.results import report
+from ctscan.results.ledger import read_ledger, update
+from ctscan.results.records import Entry
+from ctscan.results.summary import HEADLINE_THRESHOLD, STRICT_THRESHOLD
+from ctscan.training.recipe import Control, Recipe, read_recipe
+from ctscan.training.trainer import Device, train
+
+
+def reproduce(
+    root: Path,
+    data: Path,
+    recipe: Recipe,
+    *,
+    pictures: Path | None = None,
+    volumes: Path | None = None,
+    init: Path | None = None,
+    runs: Path = Path("runs"),
+    draws: int = 1000,
+    device: Device = "auto",
+) -> Iterator[str]:
+    """Do what is missing, in order.
+
+    Args:
+        root: Checkout whose checkpoint, metrics.json, README and cards are written.
+        data: Folder with train/, valid/ and test/.
+        recipe: How the model is trained.
+        pictures: For the gate, with ct_chest/, ct_other/ and notct/; without them it is neither fitted nor measured.
+        volumes: Scans for the maps, where there are any.
+        init: Starting weights as safetensors, instead of torchvision's download.
+        runs: Folder of folds, logs and plots.
+        draws: Of visual groups, for the intervals.
+        device: `auto`, `cpu` or `cuda`.
+
+    Yields:
+        A line for each step, when it is done.
+
+    Raises:
+        CtscanError: As the steps; what was done until then is kept, and the next call goes on from there.
+    """
+    checkpoint, ledger = root / "checkpoints" / "resnet18.safetensors", root / "checkpoints" / "metrics.json"
+    manifest = ledger.with_name("manifest.json")
+    setting = studies.open_setting(data, manifest, runs=runs, draws=draws, device=device, init=init)
+    step = partial(do_or_skip, ledger)
+
+    manifest.write_text(setting.manifest.to_json(), encoding="utf-8")
+    copies = partial(studies.count_copies, setting.manifest)
+    yield step("audit", "audits", copies, manifest=setting.manifest.digest)
+    yield train_or_skip(checkpoint, data, recipe, init, runs, device)
+    classifier = Classifier.load(checkpoint)
+    model_id, digest = classifier.card.model_id, recipe.digest
+    yield step("training", "readings", partial(studies.reading, classifier.card), model_id=model_id)
+    for threshold in (HEADLINE_THRESHOLD, STRICT_THRESHOLD):
+        folds = partial(studies.grouped, replace(setting, threshold=threshold), recipe, classifier=classifier)
+        yield step(f"folds at {threshold}", "cross_validations", folds, recipe=digest, threshold=threshold)
+    for kind in get_args(Control):
+        yield step(kind, "controls", partial(studies.control, setting, kind, recipe), recipe=digest, control=kind)
+    calibrate = partial(studies.calibrate, setting, recipe, checkpoint=checkpoint)
+    yield step("calibration", "confidences", calibrate, recipe=digest)
+    if pictures:
+        fit = partial(fit_gate, checkpoint, setting.pool, pictures, runs, draws)
+        yield step("gate", "gates", fit, model_id=model_id)
+    test = partial(studies.published, setting, Classifier.load(checkpoint))  # with the gate
+    yield step("published test split", "evaluations", test, model_id=model_id)
+    explain = partial(studies.explain, setting, checkpoint, volumes)
+    yield step("maps", "map_tests", explain, model_id=model_id)
+    export_onnx(read_checkpoint(checkpoint), checkpoint.with_suffix(".onnx"), root / "examples", print)
+    report.write(root)
+    yield "README and cards: done"
+
+
+def do_or_skip(
+    ledger: Path, title: str, section: str, work: Callable[[], Entry | Sequence[Entry]], **about: object
+) -> str:
+    """Put what `work` gives into the ledger, unless an entry of the section is about the same."""
+    entries: Sequence[Entry] = getattr(read_ledger(ledger), section)
+    if any(all(getattr(entry, name) == value for name, value in about.items()) for entry in entries):
+        return f"{title}: is there"
+    given = work()
+    update(ledger, *([given] if isinstance(given, Entry) else given))
+    return f"{title}: done"
+
+
+def train_or_skip(checkpoint: Path, data: Path, recipe: Recipe, init: Path | None, runs: Path, device: Device) -> str:
+    """Train the checkpoint, unless one of this recipe is there. Raises DataError where it is of another."""
+    if not checkpoint.exists():
+        train(data, recipe, checkpoint, init=init, runs=runs, device=device)
+        return f"{checkpoint}: written"
+    if read_recipe(read_checkpoint(checkpoint).card.training) != recipe:
+        raise DataError(f"{checkpoint} is of another recipe: move it away to train this one.")
+    return f"{checkpoint}: is there"
