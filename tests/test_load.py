@@ -150,7 +150,11 @@ def test_a_killed_decoder_changes_nothing_for_anybody(app: App, caller: Caller, 
 
 def decoders(app: App) -> list[int]:
     """The app's decoding processes."""
-    return [p for p in children_of(app.process.pid) if "ctscan.io.sandbox" in psutil.Process(p).cmdline()]
+    return [
+        p
+        for p in children_of(app.process.pid)
+        if any("ctscan.io.sandbox" in part for part in psutil.Process(p).cmdline())
+    ]
 
 
 # --- clients that vanish

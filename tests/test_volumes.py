@@ -106,6 +106,17 @@ def test_a_damaged_nifti_is_one_sentence(kept: int, tmp_path: Path) -> None:
             read_free_volumes(tmp_path)
 
 
+@pytest.mark.parametrize("kept", [0, 0.01, 0.3, 0.9])
+def test_a_damaged_nrrd_is_one_sentence(kept: float, tmp_path: Path) -> None:
+    write_outlined(tmp_path, draw_units(4), [1])
+    for path in tmp_path.glob("*.nrrd"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(kept * len(whole))])
+        with pytest.raises(DataError, match="damaged"):
+            read_volumes(tmp_path)
+        path.write_bytes(whole)
+
+
 def test_a_label_without_an_outline_is_refused(tmp_path: Path) -> None:
     write_outlined(tmp_path, draw_units(4), [])
     with pytest.raises(DataError, match="outlines nothing in one_image"):

@@ -5,7 +5,7 @@ decoded in children that hold nothing, may use little memory and time, and are r
 kept warm: a slice costs its way through two pipes.
 
 A message is 8 bytes of length and that many bytes. A child says once that it is ready; then it is sent a file, and
-answers with the fields of the slice as JSON and its pixels as they lie in memory, or with the notice of the refusal.
+answers with JSON, the fields of the slice or the notice of the refusal, and with the pixels as they lie in memory.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ LATE, LOST = Notice("too_slow"), Notice("lost")
 # What asking raises where a child is gone, and where it was taken over and says what no child of ours says.
 GONE = (OSError, EOFError, ValueError, TypeError, KeyError)
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent  # from where Python finds the package, installed or not
 STATM = Path("/proc/self/statm")
+PROGRAM = "from ctscan.io.sandbox import main; main()"
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OPENCV_LOG_LEVEL": "SILENT",
@@ -57,10 +58,15 @@ class Decoder:
     """A few children, started at once and kept warm. `read` may be called from any thread.
 
     `close` ends them, as does the end of this process, however it ends.
+
+    Args:
+        children: How many files are read at once.
+        read_time: Seconds that a file may take.
     """
 
-    def __init__(self, children: int = CHILDREN) -> None:
+    def __init__(self, children: int = CHILDREN, read_time: float = READ_TIME) -> None:
         self._children = tuple(Child() for _ in range(children))
+        self._read_time = read_time
         self._idle: SimpleQueue[Child] = SimpleQueue()
         self._lock = Lock()  # between starting a child and closing
         self._closed = False
@@ -81,7 +87,7 @@ class Decoder:
         child, outcome = self._idle.get(), None
         try:
             self._revive(child)  # it may have been killed while it had nothing to do
-            outcome = child.ask(data)
+            outcome = child.ask(data, self._read_time)
         finally:
             if outcome in (None, LATE, LOST):  # it is gone, or what it may still say belongs to this file
                 child.stop()
@@ -106,7 +112,7 @@ class Decoder:
 
 
 class Child:
-    """One `python -m ctscan.io.sandbox`, for one file at a time."""
+    """One process that reads files, one at a time."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,8 +123,8 @@ class Child:
         self.stop()
         self._ready = False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ctscan.io.sandbox"],
-            cwd=ROOT,  # from where Python finds the package, installed or not
+            [sys.executable, "-c", PROGRAM],
+            cwd=ROOT,
             env=os.environ | ENVIRONMENT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -127,13 +133,12 @@ class Child:
 
     def stop(self) -> None:
         """Kill the process, if it is there, and wait for its end."""
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        for pipe in self._pipes():
-            with suppress(OSError):  # a rest that nobody will read
-                pipe.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in self._pipes():
+                with suppress(OSError):  # a rest that nobody will read
+                    pipe.close()
 
     def is_alive(self) -> bool:
         """Whether the process runs."""
@@ -146,18 +151,18 @@ class Child:
                 receive(self._pipes()[1], 0)
             self._ready = True
 
-    def ask(self, data: bytes) -> Slice | Notice:
+    def ask(self, data: bytes, read_time: float) -> Slice | Notice:
         """The slice, or why there is none: LATE or LOST where the process has not said it."""
         asked = time.monotonic()
         try:
             self.wait_until_ready()
             asked = time.monotonic()
             files, answers = self._pipes()
-            with self._killed_after(READ_TIME):
+            with self._killed_after(read_time):
                 send(files, data)
                 return receive_outcome(answers)
         except GONE:
-            return LATE if time.monotonic() - asked >= READ_TIME else LOST
+            return LATE if time.monotonic() - asked >= read_time else LOST
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         if self._process is None or self._process.stdin is None or self._process.stdout is None:
@@ -190,18 +195,14 @@ def send(stream: IO[bytes], message: bytes | memoryview) -> None:
 
 def receive(stream: IO[bytes], most: int) -> bytes:
     """Read one message of at most `most` bytes. Raises EOFError, and ValueError for a longer one."""
-    length = int.from_bytes(read_exactly(stream, 8), "little")
+    head = stream.read(8)
+    length = int.from_bytes(head, "little")
     if length > most:
         raise ValueError("too long")
-    return read_exactly(stream, length)
-
-
-def read_exactly(stream: IO[bytes], length: int) -> bytes:
-    """Raises EOFError where the stream ends before."""
-    found = stream.read(length)
-    if len(found) < length:
+    message = stream.read(length)
+    if len(head) < 8 or len(message) < length:
         raise EOFError
-    return found
+    return message
 
 
 def send_outcome(stream: IO[bytes], outcome: Slice | Notice) -> None:
@@ -209,8 +210,8 @@ def send_outcome(stream: IO[bytes], outcome: Slice | Notice) -> None:
     if isinstance(outcome, Notice):
         send(stream, json.dumps(_to_json(outcome)).encode())
         return
-    fields = vars(outcome) | {"pixels": outcome.pixels.shape, "notices": [_to_json(n) for n in outcome.notices]}
-    send(stream, json.dumps(fields).encode())
+    notices = [_to_json(notice) for notice in outcome.notices]
+    send(stream, json.dumps(vars(outcome) | {"pixels": outcome.pixels.shape, "notices": notices}).encode())
     send(stream, outcome.pixels.data.cast("B"))
 
 
@@ -223,7 +224,7 @@ def receive_outcome(stream: IO[bytes]) -> Slice | Notice:
         return _from_json(fields)
     height, width = fields.pop("pixels")
     pixels = np.frombuffer(receive(stream, MAX_PIXELS * 4), np.float32).reshape(height, width)  # of bytes: read-only
-    return Slice(pixels, tuple(_from_json(n) for n in fields.pop("notices")), **fields)
+    return Slice(pixels, tuple(_from_json(notice) for notice in fields.pop("notices")), **fields)
 
 
 def _to_json(notice: Notice) -> dict[str, Any]:
@@ -250,11 +251,11 @@ def main() -> None:
         while True:
             data = receive(files, sys.maxsize)
             limit_time()
-            send_outcome(answers, try_to_read(data))
+            send_outcome(answers, try_to_read(data))  # in no variable, which would hold it while the next is read
 
 
 def try_to_read(data: bytes) -> Slice | Notice:
-    """The slice, or the reason of the refusal."""
+    """The slice, or why there is none."""
     try:
         return read_slice(data)
     except UnreadableSlice as error:
@@ -292,7 +293,3 @@ def limit_time() -> None:
         _, most = resource.getrlimit(resource.RLIMIT_CPU)
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + READ_TIME) + 2, most))
-
-
-if __name__ == "__main__":
-    main()

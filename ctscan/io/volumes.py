@@ -79,7 +79,10 @@ def read_free_volume(path: Path) -> Volume:
 def _read_nrrd(path: Path) -> NDArray[np.number]:
     import nrrd
 
-    values, header = nrrd.read(str(path))
+    try:
+        values, header = nrrd.read(str(path))
+    except (nrrd.NRRDError, StopIteration, ValueError, OSError, zlib.error):
+        raise DataError(f"{path.name} is no NRRD file, or a damaged one.") from None
     directions = np.asarray(header.get("space directions", np.zeros((3, 3))), float)
     along_axes = np.array_equal(directions, np.diag(np.diag(directions))) and (np.diag(directions) > 0).all()
     if header.get("space") != "left-posterior-superior" or not along_axes:
