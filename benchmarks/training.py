@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,22 +10,20 @@ from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 from tqdm.auto import tqdm
 
-from benchmarks.timing import print_ratio
+from benchmarks.timing import example, parser, print_ratio
 from ctscan.classes import CLASS_KEYS
-from ctscan.imaging.phantom import draw_phantom
+from ctscan.io.images import read_slice
 from ctscan.training.recipe import CTSCAN
 from ctscan.training.trainer import Trainer
 
 STEPS = 4  # a round, on one batch each
 
 
-def main() -> None:
-    """Print the ratio on phantoms; the pixels do not matter to the clock."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the ratio on copies of one slice; the pixels do not matter to the clock."""
+    rounds = parser(__doc__, 5).parse_args(arguments).rounds
     n = CTSCAN.batch * STEPS
-    squares = np.repeat(CTSCAN.preprocess(draw_phantom())[0][None], n, axis=0)
+    squares = np.repeat(CTSCAN.preprocess(read_slice(example()).pixels)[0][None], n, axis=0)
     weights = resnet18(weights=None).state_dict()
     trainer = Trainer(CTSCAN, squares, np.arange(n) % len(CLASS_KEYS), weights, torch.device("cpu"))
     trainer.schedule.step = lambda *_: None  # type: ignore[method-assign]  # the schedule ends, the benchmark goes on
