@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from optuna.trial import FixedTrial
 
 from ctscan.errors import DataError
 from ctscan.evaluation.intervals import Answers
-from ctscan.evaluation.search import SPACE, balanced_loss, open_study, search, suggest
+from ctscan.evaluation.search import SPACE, balanced_loss, open_study, search
 from ctscan.training.audit import audit
 from ctscan.training.data import Dataset, read_dataset
 from ctscan.training.recipe import CTSCAN, SEED, override
@@ -61,11 +60,6 @@ def test_a_base_that_the_space_does_not_hold_is_refused_before_there_is_a_study(
     with pytest.raises(DataError, match="not a state dict"):
         search(CTSCAN, Dataset(()), {}, tmp_path, 1)
     assert not list(tmp_path.iterdir())
-
-
-def test_what_a_trial_draws_is_the_recipe() -> None:
-    drawn = {name: getattr(CTSCAN, name) for name in SPACE} | {"batch": 64, "rate": 2e-4}
-    assert suggest(FixedTrial(drawn), CTSCAN) == override(CTSCAN, ["batch=64", "rate=2e-4", "name=trial"])
 
 
 def test_the_objective_counts_classes_alike_and_no_temperature() -> None:

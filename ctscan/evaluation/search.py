@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
@@ -37,39 +38,25 @@ from ctscan.training.trainer import Weights, build_net
 FOLDS = (0, 1)  # the same for all trials, so that recipes meet the same slices
 RANDOM_TRIALS = 8  # before the sampler leans on what it has seen
 UNPRUNED_TRIALS = 4  # before a first fold worse than the median ends a trial
-JUDGED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+JUDGED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-@dataclass(frozen=True)
-class Range:
-    """Numbers between two ends."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}"
-
-
-SPACE: dict[str, Range | tuple[Any, ...]] = {
-    "rate": Range(1e-4, 1e-3, log=True),
-    "weight_decay": Range(1e-3, 0.3, log=True),
-    "label_smoothing": Range(0.0, 0.2),
-    "dropout": Range(0.0, 0.5),
-    "batch": (16, 32, 64),
-    "layer_decay": Range(0.5, 1.0),
-    "strength": Range(0.5, 1.5),
+SPACE: dict[str, BaseDistribution] = {
+    "rate": FloatDistribution(1e-4, 1e-3, log=True),
+    "weight_decay": FloatDistribution(1e-3, 0.3, log=True),
+    "label_smoothing": FloatDistribution(0.0, 0.2),
+    "dropout": FloatDistribution(0.0, 0.5),
+    "batch": CategoricalDistribution((16, 32, 64)),
+    "layer_decay": FloatDistribution(0.5, 1.0),
+    "strength": FloatDistribution(0.5, 1.5),
 }
 
 
 def search(base: Recipe, pool: Dataset, weights: Weights, runs: Path, trials: int, device: str = "auto") -> Search:
     """Try recipes until so many trials are complete or pruned; Ctrl-C ends it before, and the same call goes on.
 
-    A trial whose process was killed is lost: it stays in the study as running and counts for nothing.
+    A trial that was interrupted or whose process was killed is lost: it stays in the study as running and counts for
+    nothing.
 
     Args:
         base: What the first trial tries, and where all that is not in `SPACE` comes from.
@@ -89,23 +76,26 @@ def search(base: Recipe, pool: Dataset, weights: Weights, runs: Path, trials: in
     folder.mkdir(parents=True, exist_ok=True)
     check_start(folder, weights)
     study = open_study(folder, base)
-    left = trials - len(study.get_trials(deepcopy=False, states=JUDGED))
-    if left > 0:
-        squares = pool.squares(base.preprocess.square)
-        study.optimize(
-            lambda trial: score_trial(trial, base, pool, squares, weights, device),
-            n_trials=left,
-            catch=(RuntimeError,),  # as of a device that is out of memory: the trial has failed, the search has not
-            show_progress_bar=True,
-        )
+    squares = pool.squares(base.preprocess.square)
+    while len(study.get_trials(deepcopy=False, states=JUDGED)) < trials:
+        trial = study.ask(SPACE)
+        try:
+            study.tell(trial, score_trial(trial, base, pool, squares, weights, device))
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
     return sum_up(study, folder)
 
 
 def check_base(base: Recipe) -> None:
     """Raises DataError where a search cannot begin with the base, because it lies outside `SPACE`."""
     for name, space in SPACE.items():
-        if (value := getattr(base, name)) not in space:
-            allowed = space if isinstance(space, Range) else " or ".join(map(str, space))
+        value = getattr(base, name)
+        inside, allowed = True, ""
+        if isinstance(space, CategoricalDistribution):
+            inside, allowed = value in space.choices, " or ".join(map(str, space.choices))
+        elif isinstance(space, FloatDistribution):
+            inside, allowed = space.low <= value <= space.high, f"{space.low:g} to {space.high:g}"
+        if not inside:
             raise DataError(f"A search begins with the recipe as given, so {name} must be {allowed}, not {value}.")
 
 
@@ -124,22 +114,11 @@ def open_study(folder: Path, base: Recipe) -> optuna.Study:
     return study
 
 
-def suggest(trial: optuna.trial.BaseTrial, base: Recipe) -> Recipe:
-    """The base with every setting of `SPACE` as the trial draws it."""
-    drawn: dict[str, Any] = {
-        name: trial.suggest_float(name, space.low, space.high, log=space.log)
-        if isinstance(space, Range)
-        else trial.suggest_categorical(name, space)
-        for name, space in SPACE.items()
-    }
-    return replace(base, name="trial", **drawn)
-
-
 def score_trial(
     trial: optuna.Trial, base: Recipe, pool: Dataset, squares: NDArray[np.float32], weights: Weights, device: str
 ) -> float:
     """Train and score the folds of one trial; pruned after the first where it is worse than most."""
-    recipe = suggest(trial, base)
+    recipe = replace(base, name="trial", **trial.params)
     folds: list[dict[str, float]] = []
     for fold in FOLDS:
         title = f"trial {trial.number}, fold {fold}"
