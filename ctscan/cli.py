@@ -106,7 +106,8 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a classifier. The best epoch is chosen on valid; Ctrl-C keeps the best so far."""
-    from ctscan.evaluation.studies import check_ledger, reading
+    from ctscan.evaluation.setting import check_ledger
+    from ctscan.evaluation.studies import reading
     from ctscan.training import trainer
 
     book = ledger or out.parent / "metrics.json"
@@ -152,6 +153,7 @@ def evaluate(
 ) -> None:
     """Say what a checkpoint is worth on test; with a flag, what its recipe, its scores or its maps are worth."""
     from ctscan.evaluation import studies
+    from ctscan.evaluation.setting import check_ledger, open_setting
     from ctscan.inference.classifier import Classifier
     from ctscan.training.recipe import RECIPES
 
@@ -165,8 +167,8 @@ def evaluate(
         show(result)
         print(f"{unread} files could not be read, {refused} slices were refused; plots in {runs / 'outside'}")
     if data:
-        studies.check_ledger(book)
-        setting = studies.open_setting(
+        check_ledger(book)
+        setting = open_setting(
             data, path.parent / "manifest.json", threshold=threshold, runs=runs, draws=draws, device=device, init=init
         )
         given, about = chosen(recipe, changes), RECIPES[recipe]
@@ -218,7 +220,7 @@ def gate(
 ) -> None:
     """Fit the input gate of a checkpoint, and measure it on pictures that it has not seen."""
     from ctscan.evaluation.gate import fit_gate
-    from ctscan.evaluation.studies import open_setting
+    from ctscan.evaluation.setting import open_setting
 
     path = checkpoint or bundled(MODEL)
     setting = open_setting(data, path.parent / "manifest.json", runs=runs)
@@ -240,7 +242,7 @@ def search(
 ) -> None:
     """Search for a recipe on two grouped folds; the same call goes on where Ctrl-C ended it."""
     from ctscan.evaluation import search as searching
-    from ctscan.evaluation.studies import open_setting
+    from ctscan.evaluation.setting import open_setting
     from ctscan.results.ledger import update
     from ctscan.training.trainer import imagenet_weights
 

@@ -11,6 +11,7 @@ from typing import get_args
 from ctscan.errors import DataError
 from ctscan.evaluation import studies
 from ctscan.evaluation.gate import fit_gate
+from ctscan.evaluation.setting import open_setting
 from ctscan.export import export_onnx
 from ctscan.inference.classifier import Classifier
 from ctscan.model.checkpoint import read_checkpoint
@@ -55,7 +56,7 @@ def reproduce(
     """
     checkpoint, ledger = root / "checkpoints" / "resnet18.safetensors", root / "checkpoints" / "metrics.json"
     manifest = ledger.with_name("manifest.json")
-    setting = studies.open_setting(data, manifest, runs=runs, draws=draws, device=device, init=init)
+    setting = open_setting(data, manifest, runs=runs, draws=draws, device=device, init=init)
     step = partial(do_or_skip, ledger)
 
     manifest.write_text(setting.manifest.to_json(), encoding="utf-8")

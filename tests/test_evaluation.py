@@ -15,7 +15,7 @@ from ctscan.errors import DataError
 from ctscan.evaluation import studies
 from ctscan.evaluation.cross_validation import CONTROLS, check_classes, shuffle_labels, view
 from ctscan.evaluation.intervals import Answers, average, difference, evaluate, resample
-from ctscan.evaluation.studies import Setting, open_setting
+from ctscan.evaluation.setting import Setting, open_setting
 from ctscan.imaging.anatomy import find_anatomy
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess

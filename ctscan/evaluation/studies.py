@@ -7,15 +7,14 @@
     explain         the checkpoint's maps put to the test; whole scans, outlined slices against the others
     score_outside   class folders from elsewhere
 
-A `Setting` holds what they share, read once.
+A `Setting` holds what they share.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -31,7 +30,6 @@ from ctscan.evaluation.cross_validation import (
     OutOfFold,
     answer_again,
     cross_validate,
-    name_run,
     read_folds,
     shuffle_labels,
     view,
@@ -40,6 +38,7 @@ from ctscan.evaluation.histogram import body_quantiles, match, mean_quantiles
 from ctscan.evaluation.intervals import Answers, average, difference, evaluate
 from ctscan.evaluation.maps import judge_maps
 from ctscan.evaluation.plots import draw_all
+from ctscan.evaluation.setting import Setting
 from ctscan.evaluation.volumes import judge_volumes
 from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.inference.classifier import Classifier
@@ -48,7 +47,6 @@ from ctscan.metrics import softmax
 from ctscan.model.card import Calibration, Card
 from ctscan.model.checkpoint import read_checkpoint, write_checkpoint
 from ctscan.model.runtime import run_in_batches
-from ctscan.results.ledger import read_ledger
 from ctscan.results.records import (
     Audit,
     Confidence,
@@ -63,90 +61,16 @@ from ctscan.results.records import (
     Score,
     VolumeReadings,
 )
+from ctscan.results.summary import HEADLINE_THRESHOLD
 from ctscan.training import recipe as recipes
-from ctscan.training.audit import known_or_new
-from ctscan.training.data import FOLDS, Dataset, Manifest, find_outside_files, read_dataset, read_files
+from ctscan.training.data import FOLDS, Dataset, Manifest, find_outside_files, read_files
 from ctscan.training.recipe import Recipe, read_recipe
-from ctscan.training.trainer import Device, imagenet_weights
+from ctscan.training.trainer import imagenet_weights
 
-HEADLINE_THRESHOLD = 0.90  # of the visual groups, whose calibration a checkpoint takes
 EXPLAINED = 50  # slices; ROAD fills each of them in eighteen times
 PAIRED = ("accuracy", "balanced_accuracy", "auroc.normal", "nll")
 COMPARED = ("accuracy", "balanced_accuracy", "auroc_macro", "auroc.normal")
 TITLES = tuple(c.title for c in CLASSES)
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """What the studies of one data folder share.
-
-    Attributes:
-        data: Every file of the three splits.
-        manifest: Groups and folds of its slices.
-        threshold: Correlation from which two slices belong to one visual group.
-        runs: Folder of plots, and of one folder a cross-validation, from which it resumes.
-        draws: Of groups, for the intervals.
-        device: Where to train.
-        init: Starting weights as safetensors, instead of torchvision's download.
-    """
-
-    data: Dataset
-    manifest: Manifest
-    threshold: float = HEADLINE_THRESHOLD
-    runs: Path = Path("runs")
-    draws: int = 1000
-    device: Device = "auto"
-    init: Path | None = None
-
-    @property
-    def pool(self) -> Dataset:
-        """Each distinct slice once, with its group and fold."""
-        return self.manifest.pool(self.data, self.threshold)
-
-    def folder(self, recipe: Recipe, control: recipes.Control | None = None, pool: Dataset | None = None) -> Path:
-        """Where a cross-validation is kept."""
-        return self.runs / name_run(recipe, pool or self.pool, control)
-
-
-def open_setting(
-    folder: Path,
-    manifest: Path,
-    *,
-    threshold: float = HEADLINE_THRESHOLD,
-    runs: Path = Path("runs"),
-    draws: int = 1000,
-    device: Device = "auto",
-    init: Path | None = None,
-) -> Setting:
-    """Read a data folder, once, and its manifest; where that does not know all of the data, audit it.
-
-    Args:
-        folder: With train/, valid/ and test/, each with one folder a class.
-        manifest: The file of `ctscan audit --manifest`.
-        threshold: As in `Setting`, as the rest.
-        runs: Folder of runs.
-        draws: For intervals, at least 100.
-        device: `auto`, `cpu` or `cuda`.
-        init: Safetensors file.
-
-    Raises:
-        DataError: The folder or the manifest cannot be used, or there are too few draws.
-    """
-    if draws < 100:
-        raise DataError(f"{draws} draws are too few for an interval; 100 are the least.")
-    data = read_dataset(folder)
-    return Setting(data, known_or_new(manifest, data), threshold, runs, draws, device, init)
-
-
-def check_ledger(path: Path) -> None:
-    """Refuse before the work, not after it.
-
-    Raises:
-        DataError: The ledger is broken or cannot be written.
-    """
-    read_ledger(path)
-    if path.parent.exists() and not os.access(path.parent, os.W_OK):
-        raise DataError(f"{path.parent} cannot be written to.")
 
 
 def count_copies(manifest: Manifest) -> Audit:
