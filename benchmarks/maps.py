@@ -6,27 +6,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from benchmarks.timing import print_ratio
+from benchmarks.timing import example, parser, print_ratio
 from ctscan.bundle import bundled
-from ctscan.imaging.phantom import draw_phantom
+from ctscan.io.images import read_slice
 from ctscan.metrics import softmax
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.model.network import SliceNet
 from ctscan.model.runtime import TorchRuntime, load_tensors
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print both ratios."""
+    rounds = parser(__doc__, 60).parse_args(arguments).rounds
     checkpoint = read_checkpoint(bundled("checkpoints/resnet18.safetensors"))
     net = SliceNet(checkpoint.card.architecture).eval()
     load_tensors(net, checkpoint.tensors)
     runtime = TorchRuntime.from_checkpoint(checkpoint)
-    square = checkpoint.card.preprocess(draw_phantom())[0][None]
+    square = checkpoint.card.preprocess(read_slice(example()).pixels)[0][None]
     tensor = torch.from_numpy(square)
 
     def bare() -> None:
@@ -41,8 +44,8 @@ def main() -> None:
             for index in range(4):
                 cam(tensor, [ClassifierOutputTarget(index)])
 
-    print_ratio("probabilities and four maps / bare forward pass", ours, bare, rounds=60)
-    print_ratio("library grad-cam, four classes / ours", library, ours, rounds=10)
+    print_ratio("probabilities and four maps / bare forward pass", ours, bare, rounds)
+    print_ratio("library grad-cam, four classes / ours", library, ours, -(-rounds // 6))
 
 
 if __name__ == "__main__":

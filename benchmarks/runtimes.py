@@ -5,27 +5,24 @@
 - peak memory after a few answers
 - one forward pass with all maps, fp32 and int8 / torch, two threads each
 
-Environments are made in --venvs where they are not there yet, which takes minutes and gigabytes. The files are those
-that `python -m ctscan export` writes, without and with --int8.
+The first three need --venvs, a folder that holds the environments `torch` and `onnx` or gets them, which takes minutes
+and gigabytes. The files are those that `ctscan export` writes, without and with --int8.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 
 from benchmarks.app import classify, peak_memory, running_app, start_and_stop
-from benchmarks.timing import print_ratio
+from benchmarks.timing import example, parser, print_ratio
 from ctscan.bundle import bundled
-from ctscan.imaging.phantom import draw_phantom
+from ctscan.io.images import read_slice
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.model.onnx_file import read_onnx_file
 from ctscan.model.onnx_runtime import OnnxRuntime
@@ -62,7 +59,7 @@ def memory(picture: bytes, python: str, *flags: str) -> float:
 
 def compare_environments(venvs: Path, onnx: Path, rounds: int) -> None:
     """Print bytes, start and memory."""
-    picture = cv2.imencode(".png", (draw_phantom(512, 640) * 255).astype(np.uint8))[1].tobytes()
+    picture = example()
     made = {name: make_environment(venvs / name, file) for name, file in REQUIREMENTS.items()}
     small, large = installed_bytes(made["onnx"]), installed_bytes(made["torch"])
     print(f"installed bytes, onnx / torch: {small / large:.3f}   ({small / 1e6:.0f} / {large / 1e6:.0f} MB)")
@@ -82,24 +79,24 @@ def compare_forward(name: str, path: Path, rounds: int) -> None:
     """Print the ratio of one forward pass with maps."""
     checkpoint = read_checkpoint(bundled("checkpoints/resnet18.safetensors"))
     ours, theirs = OnnxRuntime(path, read_onnx_file(path).card), TorchRuntime.from_checkpoint(checkpoint)
-    square = checkpoint.card.preprocess(draw_phantom())[0][None]
+    square = checkpoint.card.preprocess(read_slice(example()).pixels)[0][None]
     print_ratio(f"forward pass, {name} / torch", lambda: ours.run(square), lambda: theirs.run(square), rounds)
 
 
-def main() -> None:
-    """Print all ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--onnx", type=Path, default=bundled("checkpoints") / "resnet18.onnx")
-    parser.add_argument("--int8", type=Path, default=bundled("checkpoints") / "resnet18.int8.onnx")
-    parser.add_argument("--venvs", type=Path, help="folder that holds or gets the environments `torch` and `onnx`")
-    parser.add_argument("--rounds", type=int, default=60, help="of the forward passes; a tenth of the starts")
-    flags = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the ratios of what was given."""
+    given = parser(__doc__, 60)
+    given.add_argument("--onnx", type=Path, default=bundled("checkpoints/resnet18.onnx"))
+    given.add_argument("--int8", type=Path, help="a file of `ctscan export --int8`")
+    given.add_argument("--venvs", type=Path, help="compare the app in two environments too, a tenth of the rounds")
+    flags = given.parse_args(arguments)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     torch.set_num_threads(CORES)
     compare_forward("onnx fp32", flags.onnx, flags.rounds)
-    compare_forward("onnx int8", flags.int8, flags.rounds)
-    with tempfile.TemporaryDirectory() as temporary:
-        compare_environments(flags.venvs or Path(temporary), flags.onnx.resolve(), max(1, flags.rounds // 10))
+    if flags.int8:
+        compare_forward("onnx int8", flags.int8, flags.rounds)
+    if flags.venvs:
+        compare_environments(flags.venvs, flags.onnx.resolve(), -(-flags.rounds // 10))
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ def test_it_is_ready_within_a_minute(best_checkpoint: Path, tmp_path: Path) -> N
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_thousands_of_requests_leave_nothing(best_checkpoint: Path, tmp_path: Path) -> None:
     example = cv2.imread(str(EXAMPLES[0]), cv2.IMREAD_GRAYSCALE)
     assert example is not None

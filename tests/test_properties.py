@@ -1,6 +1,6 @@
 """What holds for every file, slice and map, not for chosen ones: searched by Hypothesis.
 
-Each property runs twice: quickly and always the same by default, with 2,000 new examples among the slow tests.
+Each property runs twice: quickly and always the same by default, with 500 new examples at night.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def holds(*drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Cal
     """A test of a property of all that is drawn, quick and thorough."""
 
     def make(law: Callable[..., None]) -> Callable[[int], None]:
-        @pytest.mark.parametrize("examples", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)])
+        @pytest.mark.parametrize("examples", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.nightly)])
         def test(examples: int) -> None:
             same = examples == QUICK
             settings(max_examples=examples, derandomize=same, database=None, deadline=None)(given(*drawn)(law))()

@@ -1,0 +1,34 @@
+"""Every benchmark still runs: one round each, on a slice that ctscan brings. What they say is not judged here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Ctscan
+
+RATIO = re.compile(r"^(.+ / .+): (\d+\.\d+)   \(", re.MULTILINE)
+BENCHMARKS = {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "timing"}
+RATIOS = {"app": 2, "maps": 2, "reading": 4, "training": 1, "runtimes": 1}  # lines of each
+
+
+def test_every_benchmark_is_run() -> None:
+    assert set(RATIOS) == BENCHMARKS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RATIOS)
+def test_a_benchmark_prints_its_ratios(name: str, tmp_path: Path, run_ctscan: Ctscan) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--rounds", "1"]
+    if name == "runtimes":
+        assert run_ctscan("export", "--onnx", tmp_path / "model.onnx").returncode == 0
+        command += ["--onnx", str(tmp_path / "model.onnx")]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ratios = RATIO.findall(done.stdout)
+    assert len(ratios) == RATIOS[name]
+    assert all(float(ratio) > 0 for _, ratio in ratios)
