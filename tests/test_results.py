@@ -7,6 +7,7 @@ import multiprocessing
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -19,8 +20,8 @@ from ctscan.errors import DataError
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.results import summary
 from ctscan.results.ledger import read_ledger, to_json, update
-from ctscan.results.records import Entry, Estimate, Ledger, Reading, Score, Search
-from ctscan.results.report import BEGIN, END, decimal, generate, percent, points, share
+from ctscan.results.records import Entry, Estimate, Fold, Ledger, Reading, Score, Search
+from ctscan.results.report import BEGIN, END, decimal, generate, percent, points, render, share
 from ctscan.results.summary import Facts, facts_of
 from tests.conftest import COMMITTED, ROOT, free_port
 
@@ -250,6 +251,25 @@ def test_a_model_that_the_ledger_does_not_know_leaves_the_texts(tmp_path: Path) 
     (tmp_path / "README.md").write_text("")
     with pytest.raises(DataError, match="lacks the lines"):
         generate(tmp_path)
+
+
+def test_cards_leave_out_what_was_not_measured(facts: Facts) -> None:
+    least = replace(
+        Facts(facts.card),
+        **{name: getattr(facts, name) for name in ("reading", "published", "grouped", "audit")},
+    )
+    card = render("model_card.md.j2", least)
+    assert "## How good is it?" in card
+    for title in ("Trainings that must fail", "How sure is a score?", "Are the maps right?", "The input gate"):
+        assert (f"## {title}" in card) is False
+        assert f"## {title}" in render("model_card.md.j2", facts)
+    assert "\n\n\n" not in render("model_card.md.j2", facts)
+    assert render("readme.md.j2", least).count("\n|") == 3
+
+
+def test_a_fold_without_a_class_has_no_auroc() -> None:
+    sizes = {"fold": 0, "n": 3, "groups": 2, "accuracy": 1.0, "balanced_accuracy": 1.0, "auroc_macro": 1.0}
+    assert Fold.model_validate(sizes | {"auroc_normal": float("nan")}).auroc_normal is None
 
 
 def test_verdicts_follow_the_figures(facts: Facts) -> None:

@@ -6,13 +6,14 @@ never share, a recipe by its digest, visual groups by the correlation from which
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 IDENTITY = ("model_id", "recipe", "control", "split", "threshold", "manifest")
 
 Interval = tuple[float, float]
+Defined = Annotated[float | None, BeforeValidator(lambda value: None if value != value else value)]  # NaN is None
 
 
 class Record(BaseModel):
@@ -95,8 +96,8 @@ class Fold(Record):
     groups: int
     accuracy: float
     balanced_accuracy: float
-    auroc_macro: float
-    auroc_normal: float
+    auroc_macro: Defined = None
+    auroc_normal: Defined = None  # where the fold has no normal slice, there is none
 
 
 class Difference(Record):

@@ -119,7 +119,7 @@ def generate(root: Path) -> dict[Path, str]:
     card = read_checkpoint(folder / "resnet18.safetensors").card
     ledger = folder / "metrics.json"
     facts = facts_of(read_ledger(ledger), card)
-    needed = ("reading", "published", "grouped", "stricter", "plain", "audit", "gate", "confidence", "maps", "volumes")
+    needed = ("reading", "published", "grouped", "audit")
     missing = [name for name in needed if getattr(facts, name) is None]
     if missing:
         raise DataError(f"{ledger} holds no {', '.join(missing)} for {card.model_id}; the texts stay as they are.")

@@ -66,13 +66,14 @@ class Facts:
     @property
     def shuffled_is_chance(self) -> bool:
         """Whether shuffled labels teach nothing, within two standard errors: else something crosses the folds."""
-        balanced = self.controls["shuffled_labels"].balanced_accuracy
-        return abs(balanced.value - CHANCE) <= 2 * balanced.se
+        shuffled = self.controls.get("shuffled_labels")
+        return shuffled is None or abs(shuffled.balanced_accuracy.value - CHANCE) <= 2 * shuffled.balanced_accuracy.se
 
     @property
     def subtype_is_suspect(self) -> bool:
         """Whether two kinds of tumour are told apart better than patients with known histology allow."""
-        return self.grouped is not None and self.grouped.result.measures[SUBTYPE].value > SUBTYPE_SUSPECT
+        found = self.grouped.result.measures.get(SUBTYPE) if self.grouped else None
+        return found is not None and found.value > SUBTYPE_SUSPECT
 
     @property
     def missed_classes(self) -> list[str]:
