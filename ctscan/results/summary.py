@@ -11,15 +11,12 @@ from ctscan.model.card import Card
 from ctscan.results import records
 from ctscan.results.records import CrossValidation, Entry, GateRow, Ledger, Reading
 
-FOLDS = 5
 HEADLINE_THRESHOLD = 0.90  # of the visual groups whose number is reported first
 STRICT_THRESHOLD = 0.85
 CHANCE = 0.25  # balanced accuracy of a guess among four classes
 SHORTCUT = 0.65  # AUROC of normal against tumour without lungs or body, above which "normal" is in doubt
-HISTOGRAM_FALL = 0.03  # of balanced accuracy, that one histogram for all slices may cost
 # Adenocarcinoma against squamous carcinoma from tumour-centred CT, 311 patients: Chaunzwa et al., Sci Rep 2021.
 SUBTYPE, SUBTYPE_LITERATURE, SUBTYPE_SUSPECT = "auroc.adenocarcinoma.squamous_cell_carcinoma", 0.71, 0.80
-RANKED = 0.75  # AUROC of slices with an outlined tumour against the others of their volume, that is wanted
 PUBLISHED_TEST = 315  # slices of the published test split, of which not all could be had
 # What the seed design reports of itself on the published split: accuracy and mean cross-entropy.
 SEED_DESIGN = {"train": (0.9953, 0.0231), "test": (0.8914, 0.3442)}
@@ -101,11 +98,6 @@ class Facts:
         rows = self.gate.rows if self.gate else ()
         return next(row for row in rows if (row.kind, row.group) == (kind, group))
 
-    def gate_wrong_way(self) -> tuple[int, int]:
-        """Of chest slices turned, upside down or inverted: how many were not passed as `ok`, of how many."""
-        rows = [self.gate_row(kind) for kind in ("turned", "upside_down", "inverted")]
-        return sum(row.refused + row.unusual for row in rows), sum(row.n for row in rows)
-
 
 def _newest(entries: Iterable[Found]) -> Found | None:
     """The last of the entries; the ledger holds them oldest first."""
@@ -131,10 +123,8 @@ def facts_of(ledger: Ledger, card: Card) -> Facts:
         grouped=grouped,
         stricter=_newest(of_recipe(ledger.cross_validations, recipe, STRICT_THRESHOLD)),
         plain=_newest(of_recipe(ledger.cross_validations, other)),
-        controls={e.control: e for e in ledger.controls if (e.recipe, e.threshold) == (recipe, HEADLINE_THRESHOLD)},
-        plain_controls={
-            e.control: e for e in ledger.controls if (e.recipe, e.threshold) == (other, HEADLINE_THRESHOLD)
-        },
+        controls={e.control: e for e in of_recipe(ledger.controls, recipe)},
+        plain_controls={e.control: e for e in of_recipe(ledger.controls, other)},
         audit=_newest(ledger.audits),
         gate=_newest(e for e in ledger.gates if e.model_id == mine),
         confidence=_newest(of_recipe(ledger.confidences, recipe)),
