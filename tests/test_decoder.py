@@ -28,7 +28,7 @@ from ctscan.io.sandbox import LATE, LOST, Decoder
 from ctscan.notices import Notice
 from tests.conftest import ROOT, wait_until
 from tests.process_tree import children_of, is_running
-from tests.test_slices import ALL, NOT_PICTURES, OTHERWISE
+from tests.samples import ALL, NOT_PICTURES, OTHERWISE
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
 DATA = ALL["png L"]

@@ -29,7 +29,7 @@ from ctscan.imaging.render import encode_png, fit, layer, overlay, strength, to_
 from ctscan.io.headers import BROKEN, MAX_PIXELS, MAX_VALUES, MIN_SIDE, read_directory, read_header, read_orientation
 from ctscan.io.images import LUMA_BGR, Slice, read_slice, turn
 from ctscan.page.result import percent
-from tests.test_slices import ALL, GREY, LOSSLESS, png, save, tiff
+from tests.samples import ALL, GREY, LOSSLESS, SEEDS, encode, png, tiff
 
 QUICK, THOROUGH = 40, 500  # examples
 
@@ -51,11 +51,6 @@ def holds(*drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Cal
 
 # --- files
 
-PNGS = ("png L", "png RGBA", "png palette", "png 16")
-JPEGS_AND_WEBPS = ("jpeg L", "jpeg progressive", "jpeg CMYK", "webp RGB", "webp lossy")
-BMPS = ("bmp L", "bmp run lengths", "bmp palette", "bmp 32, masks, fourth byte 0")
-TIFFS = ("L", "tiff_lzw", "packbits", "big", "tiles", "LA", "float64", "16 white is zero", "jpeg")
-SEEDS = [ALL[name] for name in (*PNGS, *JPEGS_AND_WEBPS, *BMPS, *(f"tiff {name}" for name in TIFFS))]
 EDGES = (0, 1, 2, 8, 31, 32, 255, 256, 1 << 15, (1 << 16) - 1, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 SENTENCE = re.compile(r"[A-Z][ -~×…]*\.")
 
@@ -217,7 +212,7 @@ def test_eight_bits_come_back_from_every_lossless_container(pixels: NDArray[np.u
         data = by_opencv(f".{kind[4:]}", pixels)
     else:
         picture = Image.fromarray(pixels)
-        data = save(picture.convert("RGB"), kind, lossless=True) if kind == "WEBP" else save(picture, kind)
+        data = encode(picture.convert("RGB"), kind, lossless=True) if kind == "WEBP" else encode(picture, kind)
     assert np.array_equal(read_slice(data).pixels, pixels.astype(np.float32) / 255)
 
 
@@ -226,7 +221,7 @@ def test_sixteen_bits_come_back(pixels: NDArray[np.uint16], kind: str) -> None:
     if kind == "hand":
         data = tiff(pixels)
     else:
-        data = by_opencv(kind, pixels) if kind[0] == "." else save(Image.fromarray(pixels), kind)
+        data = by_opencv(kind, pixels) if kind[0] == "." else encode(Image.fromarray(pixels), kind)
     read, top = read_slice(data), 4095 if pixels.max() <= 4095 else 65535
     assert np.array_equal(read.pixels, pixels.astype(np.float32) / np.float32(top))
     assert len(read.notices) == (top == 4095)
