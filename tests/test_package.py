@@ -57,10 +57,12 @@ def test_the_page_needs_no_package_of_trainings() -> None:
     trained = set(pins(ROOT / "requirements-train.txt")) - {"filelock", "tqdm"}  # torch and Gradio bring these two
     modules = {"grad-cam": "pytorch_grad_cam", "pynrrd": "nrrd", "scikit-image": "skimage", "scikit-learn": "sklearn"}
     names = sorted(modules.get(name, name) for name in trained)
-    program = (
-        "import sys, ctscan.page.page, ctscan.page.server, ctscan.page.examples, ctscan.model.network\n"
-        f"print(sorted(set({names}) & set(sys.modules)))"
-    )
+    program = f"""
+import importlib, pkgutil, sys, ctscan.page, ctscan.model.network
+for module in pkgutil.iter_modules(ctscan.page.__path__, "ctscan.page."):
+    importlib.import_module(module.name)
+print(sorted(set({names}) & set(sys.modules)))
+"""
     done = run(Path(sys.executable), "-c", program, cwd=ROOT)
     assert done.stdout == "[]\n", done.stderr
 
