@@ -1,7 +1,7 @@
 """The app on ONNX Runtime beside the app on torch: `python -m benchmarks.runtimes` (Linux; two cores).
 
 - installed bytes of requirements-onnx.txt / of requirements.txt
-- `python app.py --runtime onnx` until its first answer / `python app.py`, each in its own environment
+- `python app.py --checkpoint FILE.onnx` until its first answer / `python app.py`, each in its own environment
 - peak memory after a few answers
 - one forward pass with all maps, fp32 and int8 / torch, two threads each
 
@@ -64,7 +64,7 @@ def compare_environments(venvs: Path, onnx: Path, rounds: int) -> None:
     small, large = installed_bytes(made["onnx"]), installed_bytes(made["torch"])
     print(f"installed bytes, onnx / torch: {small / large:.3f}   ({small / 1e6:.0f} / {large / 1e6:.0f} MB)")
     python = {name: str(folder / "bin" / "python") for name, folder in made.items()}
-    flags = ("--runtime", "onnx", "--checkpoint", str(onnx))
+    flags = ("--checkpoint", str(onnx))
     print_ratio(
         "start to first answer, onnx / torch",
         lambda: start_and_stop(picture, python["onnx"], *flags),

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import cv2
 import httpx
-import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.inference.answer import answer
 from ctscan.inference.classifier import Classifier
-from ctscan.page import words
-from ctscan.page.page import draw_overlay
+from ctscan.io.images import read_slice
+from ctscan.notices import catalogue
+from ctscan.page.views import Views
+from ctscan.results.summary import Facts
 from tests.conftest import ROOT, App
 
 EXAMPLE = ROOT / "examples" / "01-lower-lobe-mass-wide-window.png"
@@ -33,18 +34,19 @@ def client(app: App) -> Client:
 
 def test_classify_gives_the_answer_and_the_overlay(client: Client, best_checkpoint: Path) -> None:
     given, overlay_png = client.predict(handle_file(EXAMPLE), api_name="/classify")
-    expected = answer(Classifier.load(best_checkpoint), EXAMPLE.read_bytes())
+    classifier = Classifier.load(best_checkpoint)
+    expected = answer(classifier, EXAMPLE.read_bytes())
     probabilities = given.pop("probabilities")
     assert list(probabilities) == list(CLASS_KEYS)
     assert sum(probabilities.values()) == pytest.approx(1, abs=1e-6)
     assert given == {k: v for k, v in expected.to_json().items() if k != "probabilities"}
     for key, value in (expected.to_json()["probabilities"] or {}).items():
         assert probabilities[key] == pytest.approx(value, abs=1e-6)
-    assert Path(overlay_png).read_bytes().startswith(b"\x89PNG")
-    shown = cv2.cvtColor(cv2.imread(overlay_png), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
-    drawn = draw_overlay(expected)
+    views = Views(classifier, (), Facts(classifier.card))
+    assert Path(overlay_png).read_bytes() == views.classify(EXAMPLE.read_bytes())[1]
+    drawn = cv2.imread(overlay_png)
     assert drawn is not None
-    assert np.array_equal(shown, drawn)
+    assert drawn.shape[:2] == read_slice(EXAMPLE.read_bytes()).pixels.shape
 
 
 def test_an_unreadable_file_is_an_answer_too(client: Client, tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ ADDRESSES = [
 ADDRESSES += ["ftp://127.0.0.1/x.png", "//127.0.0.1/x.png", "/etc/passwd", ""]
 
 
-@pytest.mark.parametrize("path", ["call/classify", "call/v2/classify", "queue/join", "run/classify"])
+@pytest.mark.parametrize("path", ["call/classify", "queue/join"])
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_an_address_instead_of_an_upload_is_refused(app: App, address: str, path: str) -> None:
     file = {"path": address, "meta": {"_type": "gradio.FileData"}}
@@ -107,7 +109,7 @@ def test_an_address_instead_of_an_upload_is_refused(app: App, address: str, path
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request)
     assert refused.value.code == 400
-    assert refused.value.read().decode() == words.NOT_UPLOADED
+    assert refused.value.read().decode() == catalogue()["page"]["reasons"]["not_uploaded"]
 
 
 @pytest.mark.parametrize("route", ["file=", "file/"])
@@ -123,3 +125,22 @@ def test_after_refusals_the_next_request_is_answered(client: Client) -> None:
         client.predict(handle_file("http://127.0.0.1:9/x.png"), api_name="/classify")
     given, _ = client.predict(handle_file(EXAMPLE), api_name="/classify")
     assert given["verdict"] == "ok"
+
+
+GONE = [
+    "call/v2/classify",
+    "run/classify",
+    "api/classify",
+    "component_server",
+    "process_recording",
+    "vibe-edit",
+    "stream/1",
+]
+
+
+@pytest.mark.parametrize("path", GONE)
+def test_what_no_client_needs_is_not_there(app: App, path: str) -> None:
+    request = urllib.request.Request(f"{app.address}/gradio_api/{path}", b"{}", {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert refused.value.code == 404

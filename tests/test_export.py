@@ -225,12 +225,15 @@ def test_with_onnx_torch_is_not_imported(exported: Path) -> None:
 import sys
 from pathlib import Path
 from ctscan.cli import main
-import app
-from ctscan.page.page import Page
+from ctscan.inference.classifier import Classifier
+from ctscan.page.examples import read_examples
+from ctscan.page.server import Desk, build
+from ctscan.page.memory import Memory
+from ctscan.page.views import Views
 from ctscan.results.summary import Facts
 assert main(["predict", "--checkpoint", {str(exported)!r}, {str(example())!r}]) == 0
-classifier = app.Classifier.load({str(exported)!r}, "auto", "onnx")
-page = Page(classifier, app.read_examples(Path("examples")), Facts(classifier.card)).build()
+classifier = Classifier.load({str(exported)!r}, "auto", "onnx")
+build(Views(classifier, read_examples(Path("examples")), Facts(classifier.card)), Memory(), Desk())
 print(sorted({{"torch", "torchvision", "pytorch_grad_cam", "matplotlib", "onnx"}} & set(sys.modules)))
 """
     done = run("-c", program)
@@ -316,7 +319,7 @@ def test_a_bad_file_ends_the_command_and_the_page_in_one_line(
     path = tmp_path / "bad.onnx"
     path.write_bytes(foreign(OPSET))
     assert "did not write" in main_refuses(capsys, "predict", example(), "--checkpoint", path)
-    assert "export --onnx" in refused(run("app.py", "--runtime", "onnx", "--checkpoint", tmp_path / "none.onnx"))
+    assert "export --onnx" in refused(run("app.py", "--checkpoint", tmp_path / "none.onnx"))
 
 
 def main_refuses(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -395,7 +398,7 @@ def test_the_page_answers_in_an_environment_without_torch(exported: Path, tmp_pa
     assert "--runtime onnx does without" in refused(run("app.py", python=python))
     assert run("-c", "import torch", python=python).returncode != 0
     expected = answer(Classifier.load(exported, runtime="onnx"), example().read_bytes()).to_json()
-    with running_app(exported, tmp_path, python=python, flags=("--runtime", "onnx")) as app:
+    with running_app(exported, tmp_path, python=python) as app:
         given, overlay_png = Client(app.address, verbose=False).predict(handle_file(example()), api_name="/classify")
     assert given["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
     assert overlay_png

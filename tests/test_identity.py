@@ -9,7 +9,6 @@ import json
 import struct
 import subprocess
 import sys
-import time
 import traceback
 import urllib.error
 import urllib.request
@@ -203,7 +202,7 @@ def test_the_command_line_names_only_the_file_that_is_not_there(folder: Path, ch
 
 
 def upload(address: str, name: str, data: bytes) -> str:
-    """Post a file as a browser does; the path at which the server keeps it."""
+    """Post a file as a program does; the name by which the server has it."""
     head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
     request = urllib.request.Request(
         f"{address}/gradio_api/upload",
@@ -213,6 +212,13 @@ def upload(address: str, name: str, data: bytes) -> str:
     with urllib.request.urlopen(request, timeout=20) as response:
         (path,) = json.load(response)
     return str(path)
+
+
+def ask_page(address: str, data: bytes) -> bytes:
+    """Ask as the page does: headers and body of the answer."""
+    request = urllib.request.Request(f"{address}/answer", data, {"Content-Type": "application/octet-stream"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return said(response)
 
 
 def said(response: HTTPResponse) -> bytes:
@@ -250,8 +256,9 @@ def png_chunk_types(data: bytes) -> set[bytes]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_answer_of_the_api_quotes_the_file(name: str, app: App) -> None:
+def test_no_answer_of_page_and_api_quotes_the_file(name: str, app: App) -> None:
     assert not betrays(classify(app.address, f"{CANARY}-{name}", FILES[name]))
+    assert not betrays(ask_page(app.address, FILES[name]))
 
 
 def test_the_overlay_has_no_text_and_no_name(app: App, folder: Path, tmp_path: Path) -> None:
@@ -271,7 +278,7 @@ def test_the_log_of_the_app_names_nobody(app: App) -> None:
 
 
 EVERYWHERE = """() => document.documentElement.outerHTML + document.body.innerText + document.title + location.href
-  + JSON.stringify([...document.querySelectorAll('input')].map((e) => e.value))
+  + JSON.stringify([...document.querySelectorAll('input')].map((e) => [e.value, [...e.files ?? []].map((f) => f.name)]))
   + JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie"""
 
 
@@ -280,42 +287,37 @@ def test_the_page_forgets_the_name(browser: Browser, app: App) -> None:
     printed: list[str] = []
     page.on("console", lambda message: printed.append(message.text))
     page.goto(app.address)
-    page.wait_for_selector(".scores")
     for name, sentence in (("text.png", "Not read"), ("marked.png", ANSWERED), ("cut-marked.jpg", "Not read")):
         file: Any = {"name": f"{CANARY}-{name}", "mimeType": "image/png", "buffer": FILES[name]}
-        page.set_input_files("#upload input[type=file]", file)
-        page.locator("#sentence", has_text=sentence).wait_for(timeout=20_000)
-        page.wait_for_function(f"!document.querySelector('#upload').textContent.includes('{CANARY}')")
+        page.set_input_files("#file", file)
+        page.locator(".said:not(:has(.origin))", has_text=sentence).wait_for(timeout=20_000)
         assert CANARY not in page.evaluate(EVERYWHERE)
         page.click("#clear")
-        page.locator("#sentence", has_text="No slice yet").wait_for(timeout=20_000)
+        page.locator(".said", has_text="No slice yet").wait_for(timeout=20_000)
         assert CANARY not in page.evaluate(EVERYWHERE)
     assert CANARY not in "".join(printed)
     page.close()
 
 
-# --- what is left when files have aged out
+# --- what is left
 
-# The app itself, but for the age at which files go, which is ten minutes otherwise, and for all logs, which it prints.
-FORGETFUL = """
+# The app itself, but for all logs, which it prints.
+TALKATIVE = """
 import logging, sys
 sys.path.insert(0, {root!r})
 logging.basicConfig(level=logging.DEBUG)
 logging.debug("the log is on")
-from ctscan.page import page
-page.DELETE_CACHE = {aging}
 import app
-if __name__ == "__main__":
-    sys.exit(app.main())
+sys.exit(app.main())
 """
 
 
 @pytest.fixture(scope="module")
-def forgetful(best_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """An app whose files age out within seconds and that prints all logs; what it leaves lies in folders of its own."""
-    made = tmp_path_factory.mktemp("forgetful")
-    program = made / "forgetful.py"
-    program.write_text(FORGETFUL.format(root=str(ROOT), aging=AGING))
+def talkative(best_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """An app that prints all logs; what it leaves lies in folders of its own."""
+    made = tmp_path_factory.mktemp("talkative")
+    program = made / "talkative.py"
+    program.write_text(TALKATIVE.format(root=str(ROOT)))
     (made / "tmp").mkdir()
     homes = {name: str(made / "home") for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")}
     with running_app(best_checkpoint, made / "tmp", homes, program=program) as running:
@@ -328,50 +330,21 @@ def left_in(folder: Path) -> list[str]:
     return [str(p.relative_to(folder)) for p in places]
 
 
-def wait_until_gone(folder: Path) -> list[str]:
-    """What is left in a folder as soon as it is nothing, or when time is up."""
-    deadline = time.monotonic() + AGED
-    while (left := left_in(folder)) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return left
-
-
-@pytest.mark.slow
-def test_nothing_is_left_on_disk_or_in_the_log_when_files_have_aged_out(forgetful: App) -> None:
+def test_nothing_is_on_disk_or_in_the_log_of_programs_and_of_a_browser(talkative: App, browser: Browser) -> None:
     for name, data in FILES.items():
-        classify(forgetful.address, f"{CANARY}-{name}", data)
-    unused = upload(forgetful.address, f"{CANARY}.png", MARKED["marked.png"])  # and never asked about
-    assert betrays(Path(unused).read_bytes())
-    assert wait_until_gone(forgetful.temporary.parent) == []
-    assert not list(forgetful.temporary.rglob("*.png"))  # overlays show a visitor's pixels
-    assert "the log is on" in forgetful.log.read_text()
-    assert not betrays(forgetful.log.read_bytes())
-
-
-@pytest.mark.slow
-def test_nothing_is_left_of_a_visit_with_a_browser(forgetful: App, browser: Browser) -> None:
+        classify(talkative.address, f"{CANARY}-{name}", data)
     page = browser.new_page()
-    page.goto(forgetful.address)
-    page.wait_for_selector(".scores")
+    page.goto(talkative.address)
     for name in ("marked.jpg", "text.png"):
         file: Any = {"name": f"{CANARY}-{name}", "mimeType": "image/png", "buffer": FILES[name]}
-        page.set_input_files("#upload input[type=file]", file)
+        page.set_input_files("#file", file)
         sentence = "Not read" if name in NO_PICTURES else ANSWERED
-        page.locator("#sentence", has_text=sentence).wait_for(timeout=20_000)
+        page.locator(".said:not(:has(.origin))", has_text=sentence).wait_for(timeout=20_000)
     page.close()
-    assert wait_until_gone(forgetful.temporary.parent) == []
-    assert not betrays(forgetful.log.read_bytes())
-
-
-@pytest.mark.slow
-def test_an_app_that_is_stopped_leaves_nothing(best_checkpoint: Path, tmp_path: Path) -> None:
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    with running_app(best_checkpoint, temporary) as running:
-        for name, data in MARKED.items():
-            classify(running.address, f"{CANARY}-{name}", data)
-        assert left_in(temporary)
-    assert left_in(tmp_path) == []
+    assert left_in(talkative.temporary.parent) == []
+    assert not list(talkative.temporary.rglob("*.png"))  # overlays show a visitor's pixels
+    assert "the log is on" in talkative.log.read_text()
+    assert not betrays(talkative.log.read_bytes())
 
 
 # Notes every moment at which the canary can be read on the page or stands in its source.
@@ -385,41 +358,34 @@ DROP = """([name, data]) => {
   const transfer = new DataTransfer();
   const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
   transfer.items.add(new File([bytes], name, { type: 'image/png' }));
-  const target = document.querySelector('#upload button') || document.querySelector('#upload');
-  target.dispatchEvent(new DragEvent('drop', { dataTransfer: transfer, bubbles: true, cancelable: true }));
+  const event = new DragEvent('drop', { dataTransfer: transfer, bubbles: true, cancelable: true });
+  document.querySelector('#answer').dispatchEvent(event);
 }"""
 
 
 def test_the_page_never_shows_or_sends_the_name(browser: Browser, app: App) -> None:
     page = browser.new_page()
     sent: list[bytes] = []
-    page.on("request", lambda request: sent.append(request.url.encode() + (request.post_data_buffer or b"")))
+    page.on(
+        "request",
+        lambda request: sent.append(f"{request.url}{request.headers}".encode() + (request.post_data_buffer or b"")),
+    )
     page.goto(app.address)
-    page.wait_for_selector(".scores")
     page.evaluate(WATCH, CANARY)
     data = (ROOT / "examples" / "02-lower-lobe-mass-lung-window.png").read_bytes()
     for way in ("choose", "drop"):
         if way == "choose":
             file: Any = {"name": f"{CANARY}.png", "mimeType": "image/png", "buffer": data}
-            page.set_input_files("#upload input[type=file]", file)
+            page.set_input_files("#file", file)
         else:
             page.evaluate(DROP, [f"{CANARY}.png", base64.b64encode(data).decode()])
-        page.locator("#sentence", has_text="Bundled example").wait_for(state="detached", timeout=20_000)
-        page.locator("#sentence", has_text=ANSWERED).wait_for(timeout=20_000)
+        page.locator(".said:not(:has(.origin))", has_text=ANSWERED).wait_for(timeout=20_000)
         page.click("#clear")
-        page.locator("#sentence", has_text="No slice yet").wait_for(timeout=20_000)
+        page.locator(".said", has_text="No slice yet").wait_for(timeout=20_000)
     assert page.evaluate("window.seen") == []
-    assert any(b"/upload" in request for request in sent)
+    assert sum(b"/answer" in request for request in sent) == 2
     assert not any(betrays(request) for request in sent)
     page.close()
-
-
-def test_no_name_reaches_the_disk(app: App) -> None:
-    """Whatever a client calls its file; what is kept for some minutes has a name of ours."""
-    kept = upload(app.address, f"{CANARY}.png", b"no picture")
-    assert CANARY not in kept
-    assert Path(kept).read_bytes() == b"no picture"
-    assert [p for p in app.temporary.rglob("*") if CANARY in p.name] == []
 
 
 INSTEAD_OF_AN_UPLOAD: list[Any] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from pydantic import ValidationError
 
-import app
 from ctscan.errors import DataError
 from ctscan.model.checkpoint import read_checkpoint
+from ctscan.page import launch
 from ctscan.results import summary
 from ctscan.results.ledger import read_ledger, to_json, update
 from ctscan.results.records import Entry, Estimate, Fold, Ledger, Reading, Score, Search
@@ -125,10 +126,11 @@ def test_a_ledger_that_is_a_folder_is_one_sentence(tmp_path: Path) -> None:
 def test_a_bug_while_the_page_is_built_is_not_blamed_on_the_ledger(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ctscan.page.how_good.how_good", lambda facts: facts.no_such_record)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # which the command cleans
+    monkeypatch.setattr("ctscan.page.views.Views.home", lambda views: views.no_such_record)
     monkeypatch.setattr(sys, "argv", ["app.py", "--checkpoint", str(COMMITTED), "--port", str(free_port())])
     with pytest.raises(AttributeError, match="no_such_record"):
-        app.main()
+        launch.main()
     assert "metrics.json" not in capsys.readouterr().err
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ctscan.errors import DataError, UnreadableSlice
 from ctscan.io.images import read_slice
@@ -16,6 +17,17 @@ NOT_PICTURES = {".json", ".md", ".txt"}
 MOST = 24  # thumbnails; a folder may hold more, the page would not
 
 logger = logging.getLogger(__name__)
+
+
+class Entry(BaseModel):
+    """One entry of examples.json."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    file: str
+    title: str
+    description: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -31,41 +43,34 @@ class Example:
 def read_examples(folder: Path) -> tuple[Example, ...]:
     """The readable pictures of a folder, in the order of its examples.json or of their names, `MOST` at most.
 
-    Files that are no readable slices are skipped with a log line. Raises DataError where the folder or its
-    listing cannot be read.
+    Files that are no readable slices are skipped with a log line.
+
+    Raises:
+        DataError: The folder or its listing cannot be read.
     """
     try:
-        found = (read_example(folder, entry) for entry in read_listing(folder))  # one by one: a folder may be large
-        return tuple(islice(filter(is_readable, found), MOST))
+        listing = folder / LISTING
+        if listing.exists():
+            entries = TypeAdapter(list[Entry]).validate_json(listing.read_bytes())
+        else:
+            entries = name_pictures(folder)
+        read = (
+            Example((folder / entry.file).read_bytes(), entry.title, entry.description, entry.source)
+            for entry in entries  # one by one: a folder may be large
+        )
+        return tuple(islice(filter(is_readable, read), MOST))
     except OSError as error:
         raise DataError(f"The examples in {folder} cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, TypeError):
+    except ValidationError:
         raise DataError(f"{folder / LISTING} is not a list of file, title, description and source.") from None
 
 
-def read_example(folder: Path, entry: dict[str, str]) -> Example:
-    """One entry of the listing. Raises OSError, KeyError, and TypeError where a text is none."""
-    texts = [entry[name] for name in ("file", "title", "description", "source")]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError
-    return Example((folder / texts[0]).read_bytes(), *texts[1:])
-
-
-def read_listing(folder: Path) -> list[dict[str, str]]:
-    """The entries of examples.json, or one for each file that may be a picture."""
-    listing = folder / LISTING
-    if listing.exists():
-        entries: list[dict[str, str]] = json.loads(listing.read_text(encoding="utf-8"))
-        return entries
+def name_pictures(folder: Path) -> list[Entry]:
+    """An entry for each file that may be a picture, by number: a file's name may be a patient's."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     names = [p.name for p in files if p.suffix.lower() not in NOT_PICTURES]
     return [
-        {
-            "file": name,
-            "title": f"Example {number}",
-            "description": f"Example {number} of {len(names)}.",
-            "source": "",
-        }
+        Entry(file=name, title=f"Example {number}", description=f"Example {number} of {len(names)}.", source="")
         for number, name in enumerate(names, 1)
     ]
 

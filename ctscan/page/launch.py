@@ -1,0 +1,133 @@
+"""The command line of the page: flags and environment -> a served page, and the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NoReturn
+
+from ctscan.bundle import bundled
+from ctscan.errors import CtscanError
+from ctscan.inference.classifier import Classifier
+from ctscan.io.sandbox import Decoder
+from ctscan.page.examples import read_examples
+from ctscan.results.ledger import read_ledger
+from ctscan.results.summary import facts_of
+
+# What Gradio is told, besides a folder; every other variable of its name is removed, or Gradio would obey it behind our
+# back.
+GRADIO = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",  # or the last 10,000 requests are listed, and counted at each
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the page is to show and where.
+
+    Attributes:
+        checkpoint: The model's file.
+        examples: Folder of slices to show.
+        host: Name or number of the address to listen at.
+        port: 1 to 65,535.
+        root_path: Path below which a proxy serves the page, empty where it is at the top.
+        device: `auto`, `cpu` or `cuda`.
+    """
+
+    checkpoint: Path
+    examples: Path
+    host: str
+    port: int
+    root_path: str
+    device: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line and exit status 2, as for everything that a user can mend."""
+        self.exit(2, f"app.py: {message}\n")
+
+
+def parse_flags(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Flags, and for host, port and root path the variables by which a Space and a proxy tell a Gradio app its own.
+
+    Args:
+        arguments: As typed, without the program; None takes the process's own.
+        environment: An empty variable is one that is not set.
+    """
+    parser = _Parser(prog="app.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    everybody = "0.0.0.0" if environment.get("SPACE_ID") else "127.0.0.1"
+    add = parser.add_argument
+    add("--checkpoint", type=Path, default=bundled("checkpoints/resnet18.safetensors"), help="the model's file")
+    add("--examples", type=Path, default=bundled("examples"), help="folder of slices to show")
+    add("--host", default=environment.get("GRADIO_SERVER_NAME") or everybody, help="address to listen at")
+    add("--port", type=int, default=environment.get("GRADIO_SERVER_PORT") or "7860", help="port to listen at")
+    add("--root-path", default=environment.get("GRADIO_ROOT_PATH") or "", help="path of the page behind a proxy")
+    add("--device", default="cpu", choices=("auto", "cpu", "cuda"), help="what computes")
+    return Settings(**vars(parser.parse_args(arguments)))
+
+
+def clean(environment: MutableMapping[str, str], folder: str) -> None:
+    """Leave Gradio what it is to know; it reads its variables when it is imported, and later.
+
+    Args:
+        environment: Of the process.
+        folder: Where Gradio may make its empty folders; nothing that is sent is written to it or anywhere else.
+    """
+    for name in [name for name in environment if name.startswith("GRADIO_")]:
+        del environment[name]
+    environment.update(GRADIO, GRADIO_TEMP_DIR=folder)
+
+
+@contextmanager
+def private_folder() -> Iterator[str]:
+    """A folder of this process alone, gone with it. Raises CtscanError where there can be none."""
+    try:
+        folder = TemporaryDirectory(prefix="ctscan-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise CtscanError(f"No temporary folder can be made ({error.strerror}); set TMPDIR.") from None
+    with folder as path:
+        yield path
+
+
+def main() -> int:
+    """Serve the page until it is stopped.
+
+    Returns:
+        The exit status: 0, or 2 with one sentence for what a user can mend.
+    """
+    settings = parse_flags()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it serves, a stopped Space ends as with Ctrl-C
+    try:
+        with private_folder() as folder, closing(Decoder()) as decoder:  # whose processes come up meanwhile
+            clean(os.environ, folder)
+            run(settings, decoder)
+    except CtscanError as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def run(settings: Settings, decoder: Decoder) -> None:
+    """Build the page and serve it."""
+    from ctscan.page.server import Listener, serve  # imports Gradio, so after the environment is clean
+    from ctscan.page.views import Views
+
+    with Listener(settings.host, settings.port) as listener:
+        examples = read_examples(settings.examples)
+        runtime = "onnx" if settings.checkpoint.suffix == ".onnx" else "torch"
+        classifier = Classifier.load(settings.checkpoint, settings.device, runtime)
+        facts = facts_of(read_ledger(settings.checkpoint.parent / "metrics.json"), classifier.card)
+        views = Views(classifier, examples, facts, decoder.read)
+        decoder.wait_until_ready()
+        serve(views, listener, settings.root_path)
