@@ -82,7 +82,11 @@ def _bilinear_weights(position: NDArray[np.float64], cells: int) -> NDArray[np.f
 
 
 def letterbox(box: Box, size: int) -> Box:
-    """The largest centred rectangle of the box's shape in a square of `size` pixels."""
+    """The largest centred rectangle of the box's shape in a square of `size` pixels.
+
+    >>> letterbox(Box(top=40, left=10, height=100, width=200), size=224)
+    Box(top=56, left=0, height=112, width=224)
+    """
     scale = size / max(box.height, box.width)
     height, width = max(1, round(box.height * scale)), max(1, round(box.width * scale))
     return Box((size - height) // 2, (size - width) // 2, height, width)

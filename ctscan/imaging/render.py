@@ -32,16 +32,13 @@ def to_bytes(pixels: NDArray[np.float32]) -> Grey:
     return np.rint(pixels * 255).astype(np.uint8)
 
 
-def strength(evidence: NDArray[np.float32], top: float) -> NDArray[np.float32]:
-    """Evidence in logit units -> 0 to 1 on the scale that ends at `top`; above it colours saturate."""
-    share: NDArray[np.float32] = np.clip(evidence / top, 0, 1).astype(np.float32)
-    return share
-
-
 def layer(evidence: NDArray[np.float32], top: float) -> Colour:
-    """Evidence (H, W), >= 0, logit units -> RGBA (H, W, 4): the colour of the value, as opaque as it is strong."""
-    share = strength(evidence, top)
-    return np.dstack([colour_table()[to_bytes(share)], to_bytes(share)])
+    """Evidence (H, W), >= 0, logit units -> RGBA (H, W, 4): the colour of the value, as opaque as it is strong.
+
+    Colours saturate at `top`.
+    """
+    share = to_bytes(np.clip(evidence / top, 0, 1).astype(np.float32))
+    return np.dstack([colour_table()[share], share])
 
 
 def overlay(grey: Grey, evidence: NDArray[np.float32], top: float, opacity: float = DEFAULT_OPACITY) -> Colour:

@@ -120,23 +120,18 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     raise UnreadableSlice(UNDECODABLE)
 
 
-def png_pixels(data: bytes) -> bytes:
-    """The same PNG with the chunks that make its pixels and no others: libpng prints the name of a broken profile."""
-    chunks = ((kind, data[start - 8 : end + 4]) for kind, start, end in png_chunks(data))
-    return data[:8] + b"".join(chunk for kind, chunk in chunks if kind[:1].isupper() or kind in (b"tRNS", b"eXIf"))
+def png_pixels(data: bytes) -> tuple[bytes, int | None]:
+    """The same PNG with the chunks that make its pixels and no others: libpng prints the name of a broken profile.
 
-
-def png_transparent_grey(data: bytes) -> int | None:
-    """The one grey that a grey PNG without alpha calls transparent (tRNS, section 11.3.1.1), in its own depth."""
-    depth, colour_type = data[24], data[25]
-    if colour_type != 0:
-        return None
-    for kind, start, _ in png_chunks(data):
-        if kind == b"tRNS":
-            return int(struct.unpack_from(">H", data, start)[0]) & (1 << depth) - 1
-        if kind == b"IDAT":  # tRNS stands before it
-            break
-    return None
+    And the one grey that a grey PNG without alpha calls transparent (tRNS, section 11.3.1.1), in its own depth.
+    """
+    depth, colour_type, parts, transparent = data[24], data[25], [data[:8]], None
+    for kind, start, end in png_chunks(data):
+        if kind[:1].isupper() or kind in (b"tRNS", b"eXIf"):
+            parts.append(data[start - 8 : end + 4])
+        if kind == b"tRNS" and colour_type == 0 and transparent is None:
+            transparent = struct.unpack_from(">H", data, start)[0] & (1 << depth) - 1
+    return b"".join(parts), transparent
 
 
 # --- JPEG (ITU-T T.81, annex B) and WebP (RFC 9649)
@@ -190,19 +185,18 @@ def _bmp_size(data: bytes) -> tuple[int, int]:
 
 
 def bmp_has_alpha(data: bytes) -> bool:
-    """Whether the fourth byte of a 32-bit BMP is alpha, which takes a mask that says so; it is padding otherwise."""
-    header, compression = struct.unpack_from("<I12xI", data, 14)
-    if header < _BMP_WITH_ALPHA_MASK or compression not in _BIT_FIELDS:
-        return False
-    return bool(struct.unpack_from("<I", data, 66)[0])
+    """Whether the fourth byte of a 32-bit BMP is alpha, which takes a mask that says so; it is padding otherwise.
 
-
-def bmp_hides_its_colours(data: bytes) -> bool:
-    """Whether a 32-bit BMP orders its channels by masks that stand behind a short header, where OpenCV misses them."""
+    Raises UnreadableSlice where masks behind a short header order the colours in a way that OpenCV misses.
+    """
     header, bits, compression = struct.unpack_from("<I10xHI", data, 14)
-    if header >= _BMP_WITH_ALPHA_MASK or bits != 32 or compression not in _BIT_FIELDS:
+    if compression not in _BIT_FIELDS:
         return False
-    return struct.unpack_from("<III", data, 54) != _BGR_MASKS
+    if header >= _BMP_WITH_ALPHA_MASK:
+        return bool(struct.unpack_from("<I", data, 66)[0])
+    if bits == 32 and struct.unpack_from("<III", data, 54) != _BGR_MASKS:
+        raise UnreadableSlice(UNDECODABLE)
+    return False
 
 
 # --- TIFF 6.0 (Adobe, 1992), its 64-bit form BigTIFF, and EXIF blocks, which have the same layout

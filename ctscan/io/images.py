@@ -53,6 +53,10 @@ def read_slice(data: bytes) -> Slice:
 
     Raises:
         UnreadableSlice: And nothing else, whatever the bytes are.
+
+    >>> read_slice(b"%PDF-1.7")
+    Traceback (most recent call last):
+    ctscan.errors.UnreadableSlice: This is a PDF document. Please export the picture in it as PNG.
     """
     try:
         header = headers.read_header(data)
@@ -99,8 +103,8 @@ def _decode_by_opencv(data: bytes) -> tuple[NDArray[Any], int]:
 
 def _decode_png(data: bytes) -> tuple[NDArray[Any], int]:
     """By OpenCV, which keeps the transparent grey of a PNG that has one; it is black, as all that is transparent."""
-    pixels, orientation = _decode_by_opencv(headers.png_pixels(data))
-    transparent = headers.png_transparent_grey(data)
+    wanted, transparent = headers.png_pixels(data)
+    pixels, orientation = _decode_by_opencv(wanted)
     if transparent is None or pixels.ndim != 2:
         return pixels, orientation
     stored_top = (1 << data[24]) - 1  # byte 24: bit depth; OpenCV widens 1, 2 and 4 bits to 8
@@ -110,10 +114,9 @@ def _decode_png(data: bytes) -> tuple[NDArray[Any], int]:
 
 def _decode_bmp(data: bytes) -> tuple[NDArray[Any], int]:
     """By OpenCV, which takes any fourth byte behind bit masks for alpha and knows those of short headers as BGR."""
-    if headers.bmp_hides_its_colours(data):
-        raise UnreadableSlice(UNDECODABLE)
+    has_alpha = headers.bmp_has_alpha(data)
     pixels, _ = _decode_by_opencv(data)
-    return (pixels if pixels.ndim == 2 or headers.bmp_has_alpha(data) else pixels[..., :3]), 1
+    return (pixels if pixels.ndim == 2 or has_alpha else pixels[..., :3]), 1
 
 
 def _decode_tiff(data: bytes) -> tuple[NDArray[Any], int]:

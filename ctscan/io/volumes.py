@@ -47,33 +47,34 @@ class Volume:
 
 
 def read_volumes(folder: Path) -> list[Volume]:
-    """Every `<name>_image.nrrd` with its `<name>_label.nrrd`, also in folders below. Raises DataError."""
-    found = [read_volume(path) for path in sorted(folder.rglob(f"*{IMAGE}"))]
-    if not found:
+    """Every `<name>_image.nrrd` with its `<name>_label.nrrd`, also in folders below.
+
+    Raises DataError where there is none, nothing is outlined, or a volume does not lie as the patient does.
+    """
+    volumes = []
+    for path in sorted(folder.rglob(f"*{IMAGE}")):
+        outline = path.with_name(path.name.replace(IMAGE, LABEL))
+        if not outline.exists():
+            raise DataError(f"{path.name} has no {outline.name} beside it.")
+        units, lesion = _read_nrrd(path).astype(np.float32), _read_nrrd(outline) > 0
+        if lesion.shape != units.shape or not lesion.any():
+            raise DataError(f"{outline.name} outlines nothing in {path.name}.")
+        volumes.append(Volume(path.name.removesuffix(IMAGE), units, lesion))
+    if not volumes:
         raise DataError(f"{folder} holds no volume with an outline: no *{IMAGE} beside a *{LABEL}.")
-    return found
+    return volumes
 
 
 def read_free_volumes(folder: Path) -> list[Volume]:
-    """Every chest without a mass, by its name a `FREE`, also in folders below; maybe none. Raises DataError."""
-    return [read_free_volume(path) for path in sorted(folder.rglob(FREE))]
+    """Every chest without a mass, by its name a `FREE`, also in folders below; maybe none.
 
-
-def read_volume(path: Path) -> Volume:
-    """One volume. Raises DataError where nothing is outlined or it does not lie as the patient does."""
-    outline = path.with_name(path.name.replace(IMAGE, LABEL))
-    if not outline.exists():
-        raise DataError(f"{path.name} has no {outline.name} beside it.")
-    units, lesion = _read_nrrd(path).astype(np.float32), _read_nrrd(outline) > 0
-    if lesion.shape != units.shape or not lesion.any():
-        raise DataError(f"{outline.name} outlines nothing in {path.name}.")
-    return Volume(path.name.removesuffix(IMAGE), units, lesion)
-
-
-def read_free_volume(path: Path) -> Volume:
-    """One NIfTI, turned to lie as the patient does. Raises DataError where turning by quarters is not enough."""
-    units = _read_nifti(path).astype(np.float32)
-    return Volume(path.name.removesuffix(".nii.gz"), units, np.zeros(units.shape, bool))
+    Raises DataError where turning by quarters does not make one lie as the patient does.
+    """
+    volumes = []
+    for path in sorted(folder.rglob(FREE)):
+        units = _read_nifti(path).astype(np.float32)
+        volumes.append(Volume(path.name.removesuffix(".nii.gz"), units, np.zeros(units.shape, bool)))
+    return volumes
 
 
 def _read_nrrd(path: Path) -> NDArray[np.number]:
