@@ -8,7 +8,6 @@ No number of these texts is written by hand. The words stand in `templates/`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -64,19 +63,13 @@ FILTERS: dict[str, Callable[..., str]] = {
 }
 
 
-@cache
-def environment(package: str = "ctscan.results", autoescape: bool = False) -> Environment:
-    """Where the templates of a package are found, with the filters that write figures."""
-    found = Environment(
-        loader=PackageLoader(package), undefined=StrictUndefined, autoescape=autoescape, keep_trailing_newline=True
-    )
-    found.filters.update(FILTERS)
-    return found
-
-
 def render(template: str, facts: Facts) -> str:
-    """One of the texts."""
-    return environment().get_template(template).render(facts=facts, bounds=summary, classes=CLASSES)
+    """One of the texts, from a template of this package."""
+    environment = Environment(
+        loader=PackageLoader("ctscan.results"), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    environment.filters |= FILTERS
+    return environment.get_template(template).render(facts=facts, bounds=summary, classes=CLASSES)
 
 
 def model_index(facts: Facts) -> str:
