@@ -26,7 +26,7 @@ from ctscan.io.headers import MAX_PIXELS
 from ctscan.io.images import Slice, read_slice
 from ctscan.io.sandbox import LATE, LOST, Decoder
 from ctscan.notices import Notice
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, free_port, wait_until
 from tests.process_tree import children_of, is_running
 from tests.samples import ALL, NOT_PICTURES, OTHERWISE
 
@@ -262,7 +262,7 @@ def test_the_app_says_so_too_in_one_line_and_exits_2(checkpoint_path: Path, tmp_
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nif any('ctscan.io.sandbox' in argument for argument in sys.orig_argv): sys.exit(1)\n"
     )
-    command = [sys.executable, str(ROOT / "app.py"), "--checkpoint", str(checkpoint_path), "--port", "7899"]
+    command = [sys.executable, str(ROOT / "app.py"), "--checkpoint", str(checkpoint_path), "--port", str(free_port())]
     settings = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, env=settings, text=True, capture_output=True, timeout=90, check=False)
     assert (done.returncode, done.stderr) == (2, "app.py: No process can be started to read files in.\n")
