@@ -22,8 +22,7 @@ from benchmarks.timing import print_ratio
 from ctscan.bundle import bundled
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.model.checkpoint import read_checkpoint
-from ctscan.model.network import SliceNet
-from ctscan.model.runtime import load_tensors
+from ctscan.model.runtime import build_net
 
 ROOT = Path(__file__).parent.parent
 IMPORTS = "import torch, torchvision, gradio"
@@ -101,8 +100,7 @@ def main() -> None:
     """Print the ratios and the app's peak memory."""
     picture = min(bundled("examples").glob("*.png")).read_bytes()  # a phantom would be refused before the network
     checkpoint = read_checkpoint(bundled("checkpoints/resnet18.safetensors"))
-    net = SliceNet(checkpoint.card.architecture).eval()
-    load_tensors(net, checkpoint.tensors)
+    net = build_net(checkpoint).eval()
     tensor = torch.from_numpy(checkpoint.card.preprocess(draw_phantom())[0][None])
 
     def bare() -> None:

@@ -18,16 +18,14 @@ from ctscan.bundle import bundled
 from ctscan.io.images import read_slice
 from ctscan.metrics import softmax
 from ctscan.model.checkpoint import read_checkpoint
-from ctscan.model.network import SliceNet
-from ctscan.model.runtime import TorchRuntime, load_tensors
+from ctscan.model.runtime import TorchRuntime, build_net
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print both ratios."""
     rounds = parser(__doc__, 60).parse_args(arguments).rounds
     checkpoint = read_checkpoint(bundled("checkpoints/resnet18.safetensors"))
-    net = SliceNet(checkpoint.card.architecture).eval()
-    load_tensors(net, checkpoint.tensors)
+    net = build_net(checkpoint).eval()
     runtime = TorchRuntime.from_checkpoint(checkpoint)
     square = checkpoint.card.preprocess(read_slice(example()).pixels)[0][None]
     tensor = torch.from_numpy(square)

@@ -24,9 +24,7 @@ from benchmarks.timing import example, parser, print_ratio
 from ctscan.bundle import bundled
 from ctscan.io.images import read_slice
 from ctscan.model.checkpoint import read_checkpoint
-from ctscan.model.onnx_file import read_onnx_file
-from ctscan.model.onnx_runtime import OnnxRuntime
-from ctscan.model.runtime import TorchRuntime
+from ctscan.model.runtime import OnnxRuntime, TorchRuntime
 
 ROOT = Path(__file__).parent.parent
 CORES = 2
@@ -78,7 +76,7 @@ def compare_environments(venvs: Path, onnx: Path, rounds: int) -> None:
 def compare_forward(name: str, path: Path, rounds: int) -> None:
     """Print the ratio of one forward pass with maps."""
     checkpoint = read_checkpoint(bundled("checkpoints/resnet18.safetensors"))
-    ours, theirs = OnnxRuntime(path, read_onnx_file(path).card), TorchRuntime.from_checkpoint(checkpoint)
+    ours, theirs = OnnxRuntime(path), TorchRuntime.from_checkpoint(checkpoint)
     square = checkpoint.card.preprocess(read_slice(example()).pixels)[0][None]
     print_ratio(f"forward pass, {name} / torch", lambda: ours.run(square), lambda: theirs.run(square), rounds)
 

@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def bare() -> None:
         for squares, labels in batches:
             with torch.autocast("cpu", torch.bfloat16, enabled=trainer.bf16):
-                loss = cross_entropy(trainer.net(squares).float(), labels, label_smoothing=CTSCAN.label_smoothing)
+                loss = cross_entropy(
+                    trainer.net(squares).logits.float(), labels, label_smoothing=CTSCAN.label_smoothing
+                )
             trainer.optimiser.zero_grad()
             loss.backward()
             trainer.optimiser.step()

@@ -1,20 +1,66 @@
 """ctscan: an explained classifier of chest CT slices. For education and research, not for diagnosis.
 
-    bytes --slices--> Slice --gate--> refused, in words
-                        |      |
-                        |  may be scored --preprocess--> (1,S,S) --model.features--> (512,h,w) --head--> logits (4)
-                        |                      |                                         |                  |
-                        |                  Placement <--- gradcam: maps (4,h,w) <--------+---- gradient ----+
-                        |                      |                                                            |
-                        +----------------------+--> render: RGB --> page       Prediction <-- probabilities +
+    path, bytes, array --read--> Slice --gate--> refused, in words
+                                   |      |
+                                   |  may be scored --preprocess--> square (1,S,S) --network--> logits (4)
+                                   |                      |                               |         |
+                                   |                  Placement <---- maps (4,h,w) <------+   probabilities, set
+                                   |                      |                                         |
+                                   +----------------------+-------------> Answer <------------------+
 
-A stranger's bytes are read in a process of their own (decoder).
-Torch is imported only where a tensor is meant: model, gradcam, graph, training, export, and inside the torch runtime.
+    >>> import ctscan
+    >>> from ctscan.bundle import bundled
+    >>> classify = ctscan.load()  # the checkpoint that ctscan brings; or a path to a checkpoint or an ONNX file
+    >>> answer = classify(bundled("examples") / "01-lower-lobe-mass-wide-window.png")
+    >>> answer.verdict, answer.possible
+    ('ok', ('adenocarcinoma', 'normal'))
+    >>> round(answer.probabilities["adenocarcinoma"], 3)
+    0.736
+    >>> answer.maps["adenocarcinoma"].shape == answer.slice.pixels.shape
+    True
+    >>> answer.overlay("adenocarcinoma").size
+    (512, 512)
+
+Nothing is imported before it is asked for, torch only by a checkpoint that is loaded.
 """
 
-from ctscan.errors import UnreadableSlice
-from ctscan.inference.classifier import Classifier, Prediction
-from ctscan.io.images import Slice, read_slice
+from __future__ import annotations
 
-__all__ = ["Classifier", "Prediction", "Slice", "UnreadableSlice", "read_slice"]
+from typing import TYPE_CHECKING, Any
+
+from ctscan.errors import CtscanError, DataError, ModelError, UnreadableSlice
+from ctscan.notices import Notice
+
+if TYPE_CHECKING:
+    from ctscan.inference.classifier import Answer, Classifier, Prediction, load, read
+    from ctscan.io.images import Slice
+
+__all__ = [
+    "Answer",
+    "Classifier",
+    "CtscanError",
+    "DataError",
+    "ModelError",
+    "Notice",
+    "Prediction",
+    "Slice",
+    "UnreadableSlice",
+    "load",
+    "read",
+]
 __version__ = "0.1.0"
+
+_HOMES = dict.fromkeys(("Answer", "Classifier", "Prediction", "load", "read"), "ctscan.inference.classifier")
+_HOMES["Slice"] = "ctscan.io.images"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ctscan' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -73,22 +73,18 @@ def predict(
     """Answer for each file: one line of JSON a file, in order, as the page's API gives it."""
     from contextlib import closing
 
-    from ctscan.inference.answer import Answer, answer
-    from ctscan.inference.classifier import Classifier
+    from ctscan.inference.classifier import load
     from ctscan.io.sandbox import Decoder
 
     status = 0
-    path = checkpoint or bundled(MODEL)
     with closing(Decoder(children=1)) as decoder:  # it comes up while the model is loaded
-        classifier = Classifier.load(path, device, "onnx" if path.suffix == ".onnx" else "torch")
+        classifier = load(checkpoint, device)
         for file in files:
-            try:
-                answered = answer(classifier, file.read_bytes(), decoder.read)
-            except OSError as error:  # a file's name may tell of a patient: it is said on stderr, never in an answer
-                status = say(f"{file}: {error.strerror}.")
-                reason = f"The file cannot be opened ({error.strerror})."
-                answered = Answer("unreadable", (reason,), classifier.card.model_id)
-            print(json.dumps(answered.to_json()), flush=True)
+            answer = classifier(file, decoder.read)
+            for notice in answer.notices:
+                if notice.code == "cannot_open":  # a file's name may tell of a patient: on stderr, never in an answer
+                    status = say(f"{file}: {notice.values['reason']}.")
+            print(json.dumps(answer.to_dict()), flush=True)
     return status
 
 
@@ -154,14 +150,14 @@ def evaluate(
     """Say what a checkpoint is worth on test; with a flag, what its recipe, its scores or its maps are worth."""
     from ctscan.evaluation import studies
     from ctscan.evaluation.setting import check_ledger, open_setting
-    from ctscan.inference.classifier import Classifier
+    from ctscan.inference.classifier import load
     from ctscan.training.recipe import RECIPES
 
     path = checkpoint or bundled(MODEL)
     book = ledger or path.parent / "metrics.json"
     if (data is None) == (folder is None):
         raise CtscanError("Give either --data or --folder.")
-    classifier = Classifier.load(path)
+    classifier = load(path)
     if folder:
         result, unread, refused = studies.score_outside(folder, classifier, runs / "outside", draws)
         show(result)
@@ -257,33 +253,28 @@ def search(
 @app.command()
 def export(
     onnx: Annotated[Path | None, file_("the ONNX file to write")] = None,
-    torchscript: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="quantise it; needs --data")] = False,
     data: Annotated[Path | None, folder_("folder with train/ (calibrates) and valid/ (scores)")] = None,
     force: Annotated[bool, typer.Option("--force", help="write the int8 file however much accuracy it loses")] = False,
     checkpoint: Checkpoint = None,
 ) -> None:
     """Write a checkpoint as an ONNX file, held against PyTorch before it is written."""
-    from ctscan.export import build_onnx, export_onnx, export_torchscript
+    from ctscan.export import MAX_LOSS, export_int8, export_onnx
     from ctscan.model.checkpoint import read_checkpoint
-    from ctscan.quantisation import export_int8
     from ctscan.training.data import read_dataset
 
     if int8 and not data:
         raise CtscanError("--int8 needs --data.")
-    if onnx is None and (int8 or not torchscript):
-        onnx = bundled("checkpoints") / ("resnet18.int8.onnx" if int8 else "resnet18.onnx")
-    if onnx and (onnx.is_dir() or not onnx.parent.is_dir()):  # before the work, not after it
-        raise CtscanError(f"{onnx} cannot be written: it is a folder, or lies in none.")
+    path = onnx or bundled("checkpoints") / ("resnet18.int8.onnx" if int8 else "resnet18.onnx")
+    if path.is_dir() or not path.parent.is_dir():  # before the work, not after it
+        raise CtscanError(f"{path} cannot be written: it is a folder, or lies in none.")
     examples, write = bundled("examples"), partial(print, flush=True)
     model = read_checkpoint(checkpoint or bundled(MODEL))
-    if onnx and data and int8:
+    if data and int8:
         slices = read_dataset(data, ("train", "valid"))
-        export_int8(model.card, build_onnx(model, examples, write), slices, onnx, force, write)
-    elif onnx:
-        export_onnx(model, onnx, examples, write)
-    if torchscript:
-        export_torchscript(model, torchscript, examples, write)
+        export_int8(model, path, examples, slices, write, max_loss=100 if force else MAX_LOSS)
+    else:
+        export_onnx(model, path, examples, write)
 
 
 @app.command()

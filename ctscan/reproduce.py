@@ -13,7 +13,7 @@ from ctscan.evaluation import studies
 from ctscan.evaluation.gate import fit_gate
 from ctscan.evaluation.setting import open_setting
 from ctscan.export import export_onnx
-from ctscan.inference.classifier import Classifier
+from ctscan.inference.classifier import load
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.results import report
 from ctscan.results.ledger import read_ledger, update
@@ -63,7 +63,7 @@ def reproduce(
     copies = partial(studies.count_copies, setting.manifest)
     yield step("audit", "audits", copies, manifest=setting.manifest.digest)
     yield train_or_skip(checkpoint, data, recipe, init, runs, device)
-    classifier = Classifier.load(checkpoint)
+    classifier = load(checkpoint)
     model_id, digest = classifier.card.model_id, recipe.digest
     yield step("training", "readings", partial(studies.reading, classifier.card), model_id=model_id)
     for threshold in (HEADLINE_THRESHOLD, STRICT_THRESHOLD):
@@ -76,7 +76,7 @@ def reproduce(
     if pictures:
         fit = partial(fit_gate, checkpoint, setting.pool, pictures, runs, draws)
         yield step("gate", "gates", fit, model_id=model_id)
-    test = partial(studies.published, setting, Classifier.load(checkpoint))  # with the gate
+    test = partial(studies.published, setting, load(checkpoint))  # with the gate
     yield step("published test split", "evaluations", test, model_id=model_id)
     explain = partial(studies.explain, setting, checkpoint, volumes)
     yield step("maps", "map_tests", explain, model_id=model_id)
@@ -102,6 +102,6 @@ def train_or_skip(checkpoint: Path, data: Path, recipe: Recipe, init: Path | Non
     if not checkpoint.exists():
         train(data, recipe, checkpoint, init=init, runs=runs, device=device)
         return f"{checkpoint}: written"
-    if read_recipe(read_checkpoint(checkpoint).card.training) != recipe:
+    if read_recipe(read_checkpoint(checkpoint).card.recipe) != recipe:
         raise DataError(f"{checkpoint} is of another recipe: move it away to train this one.")
     return f"{checkpoint}: is there"

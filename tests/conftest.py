@@ -28,12 +28,11 @@ from ctscan.classes import CLASS_KEYS
 from ctscan.cli import main
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
-from ctscan.inference.classifier import Classifier
-from ctscan.io.images import Slice
+from ctscan.inference.classifier import Classifier, load
 from ctscan.model.card import Architecture, Card
-from ctscan.model.checkpoint import write_checkpoint
+from ctscan.model.checkpoint import Checkpoint, write_checkpoint
 from ctscan.model.network import SliceNet
-from ctscan.model.runtime import TorchRuntime, load_tensors, store_tensors
+from ctscan.model.runtime import TorchRuntime, golden_logits, store_tensors
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -46,14 +45,12 @@ ANSWERED = re.compile("Looks most like|Uncertain|No answer")  # what the page sa
 
 
 def write_random_checkpoint(path: Path, architecture: Architecture) -> Path:
-    """A checkpoint with random weights: what is true of it is true of any."""
+    """A checkpoint with random weights and no gate: what is true of it is true of any."""
     torch.manual_seed(7)
-    made = SliceNet(architecture)
-    stored = SliceNet(architecture)
-    load_tensors(stored, store_tensors(made))
-    card = Card(CLASS_KEYS, Preprocess(), architecture, {"recipe": "test"}, {"slices": {}}, {}, 0.05, (), "")
-    logits = Classifier(card, TorchRuntime(stored)).predict(Slice(draw_phantom())).logits
-    write_checkpoint(path, replace(card, golden_logits=tuple(logits.tolist())), store_tensors(made))
+    tensors = store_tensors(SliceNet(architecture))
+    card = Card(CLASS_KEYS, Preprocess(), architecture, {"name": "test"}, {"slices": {}}, {}, 0.05)
+    logits = golden_logits(TorchRuntime.from_checkpoint(Checkpoint(card, tensors)), card.preprocess)
+    write_checkpoint(path, Checkpoint(replace(card, golden_logits=logits), tensors))
     return path
 
 
@@ -75,7 +72,7 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def classifier(checkpoint_path: Path) -> Classifier:
     """The random one, loaded as the app loads it."""
-    return Classifier.load(checkpoint_path)
+    return load(checkpoint_path)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,7 @@ import pytest
 from gradio_client import Client, handle_file
 
 from ctscan.classes import CLASS_KEYS
-from ctscan.inference.answer import answer
-from ctscan.inference.classifier import Classifier
+from ctscan.inference.classifier import load
 from ctscan.io.images import read_slice
 from ctscan.notices import catalogue
 from ctscan.page.views import Views
@@ -34,13 +33,13 @@ def client(app: App) -> Client:
 
 def test_classify_gives_the_answer_and_the_overlay(client: Client, best_checkpoint: Path) -> None:
     given, overlay_png = client.predict(handle_file(EXAMPLE), api_name="/classify")
-    classifier = Classifier.load(best_checkpoint)
-    expected = answer(classifier, EXAMPLE.read_bytes())
+    classifier = load(best_checkpoint)
+    expected = classifier(EXAMPLE.read_bytes())
     probabilities = given.pop("probabilities")
     assert list(probabilities) == list(CLASS_KEYS)
     assert sum(probabilities.values()) == pytest.approx(1, abs=1e-6)
-    assert given == {k: v for k, v in expected.to_json().items() if k != "probabilities"}
-    for key, value in (expected.to_json()["probabilities"] or {}).items():
+    assert given == {k: v for k, v in expected.to_dict().items() if k != "probabilities"}
+    for key, value in (expected.to_dict()["probabilities"] or {}).items():
         assert probabilities[key] == pytest.approx(value, abs=1e-6)
     views = Views(classifier, (), Facts(classifier.card))
     assert Path(overlay_png).read_bytes() == views.classify(EXAMPLE.read_bytes())[1]
@@ -78,8 +77,8 @@ def test_classify_is_the_only_endpoint(client: Client, app: App) -> None:
 
 def test_clients_side_by_side_get_each_their_own_answer(app: App, best_checkpoint: Path) -> None:
     files = sorted((ROOT / "examples").glob("*.png"))
-    classifier = Classifier.load(best_checkpoint)
-    expected = [answer(classifier, file.read_bytes()).to_json()["probabilities"] or {} for file in files]
+    classifier = load(best_checkpoint)
+    expected = [classifier(file.read_bytes()).to_dict()["probabilities"] or {} for file in files]
 
     def ask(file: Path) -> dict[str, float]:
         given, _ = Client(app.address, verbose=False).predict(handle_file(file), api_name="/classify")

@@ -19,7 +19,6 @@ import typer
 from typer.core import TyperGroup
 
 from ctscan.cli import app
-from ctscan.inference.answer import answer
 from ctscan.inference.classifier import Classifier
 from tests.conftest import ROOT, Ctscan
 from tests.samples import spoiled, write_data
@@ -36,7 +35,7 @@ def test_one_line_a_file_in_order(
     done = run_ctscan("predict", bad, good, "--checkpoint", checkpoint_path)
     assert (done.returncode, done.stderr) == (0, "")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert lines == [answer(classifier, data).to_json() for data in (b"?", slice_png)]
+    assert lines == [classifier(data).to_dict() for data in (b"?", slice_png)]
     assert [line["verdict"] for line in lines] == ["unreadable", "unusual"]  # this model has no gate
 
 

@@ -22,17 +22,15 @@ from ctscan.evaluation.calibration import (
     perfect_errors,
 )
 from ctscan.evaluation.intervals import Answers
-from ctscan.inference.answer import answer
-from ctscan.inference.calibration import calibrate
-from ctscan.inference.classifier import Classifier
-from ctscan.inference.conformal import class_thresholds, prediction_sets
+from ctscan.inference.classifier import Classifier, load
+from ctscan.inference.confidence import calibrate, class_thresholds, prediction_sets
 from ctscan.metrics import calibration_error, softmax
 from tests.conftest import COMMITTED, ROOT
 
 
 @pytest.fixture(scope="module")
 def committed() -> Classifier:
-    return Classifier.load(COMMITTED)
+    return load(COMMITTED)
 
 
 def draw_model(n: int, temperature: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -143,7 +141,7 @@ def test_a_set_never_leaves_out_what_is_likelier_than_what_it_holds(
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.png")), ids=lambda p: p.stem)
 def test_the_set_of_an_example_goes_down_the_scores_without_a_gap(path: Path, committed: Classifier) -> None:
-    shown = answer(committed, path.read_bytes()).to_json()
+    shown = committed(path).to_dict()
     probabilities, inside = shown["probabilities"] or {}, shown["set"]
     assert inside
     assert set(inside) == set(sorted(probabilities, key=lambda key: -probabilities[key])[: len(inside)])

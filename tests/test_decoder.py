@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from ctscan.errors import CtscanError, UnreadableSlice
-from ctscan.inference.answer import Reader
+from ctscan.inference.classifier import Reader
 from ctscan.io import sandbox as decoding
 from ctscan.io.headers import MAX_PIXELS
 from ctscan.io.images import Slice, read_slice

@@ -19,7 +19,7 @@ from ctscan.evaluation.setting import Setting, open_setting
 from ctscan.imaging.anatomy import find_anatomy
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
-from ctscan.inference.classifier import Classifier
+from ctscan.inference.classifier import Classifier, load
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.results.ledger import read_ledger, update
 from ctscan.results.records import Estimate
@@ -208,7 +208,7 @@ def test_a_checkpoint_takes_the_calibration_of_its_own_recipe_from_all_folds(
     made = train(data, TINY, tmp_path / "own.safetensors", init=init, runs=setting.runs, device="cpu")
     with pytest.raises(DataError, match="evaluate grouped"):
         studies.calibrate(setting, TINY, checkpoint=made.checkpoint)
-    whole = studies.grouped(setting, TINY, classifier=Classifier.load(made.checkpoint))
+    whole = studies.grouped(setting, TINY, classifier=load(made.checkpoint))
     assert whole.model_id == made.card.model_id
     assert whole.published_minus_grouped is not None
     for other in ({"folds": 2}, {"recipe": PLAIN}):

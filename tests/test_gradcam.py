@@ -12,8 +12,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
 from ctscan.model.card import Architecture
-from ctscan.model.gradcam import class_maps, head_gradients
-from ctscan.model.network import SliceNet, pool
+from ctscan.model.network import SliceNet, head_gradients
 
 HEADS = ("linear", "mlp")
 
@@ -34,22 +33,34 @@ def last_layer(net: SliceNet) -> torch.nn.Linear:
     return layer
 
 
-def squares(n: int, seed: int = 1) -> Tensor:
+def squares(n: int, seed: int = 1, side: int = 224) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, 1, 14, 14, generator=generator)
-    return torch.nn.functional.interpolate(coarse, size=(224, 224), mode="bilinear")
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+
+
+class LogitsAlone(torch.nn.Module):
+    """What the library wants: a model whose output is a tensor."""
+
+    def __init__(self, net: SliceNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).logits  # type: ignore[no-any-return]
 
 
 def library_maps(net: SliceNet, x: Tensor, index: int) -> np.ndarray:
     """The library's Grad-CAM of one class at 7 x 7, before it scales each map to 0 to 1."""
     net.requires_grad_(True)
-    with GradCAM(model=net, target_layers=[net.trunk.layer4[-1]]) as cam:
+    target = net.trunk.layer4[-1]
+    with GradCAM(model=LogitsAlone(net), target_layers=[target]) as cam:
         outputs = cam.activations_and_grads(x)
         net.zero_grad()
         sum(ClassifierOutputTarget(index)(row) for row in outputs).backward(retain_graph=True)
         activations = cam.activations_and_grads.activations[0].numpy()
         gradients = cam.activations_and_grads.gradients[0].numpy()
-        raw = cam.get_cam_image(x, net.trunk.layer4[-1], [ClassifierOutputTarget(index)], activations, gradients)
+        raw = cam.get_cam_image(x, target, [ClassifierOutputTarget(index)], activations, gradients)
     net.requires_grad_(False)
     positive: np.ndarray = np.maximum(raw, 0)
     return positive
@@ -58,10 +69,9 @@ def library_maps(net: SliceNet, x: Tensor, index: int) -> np.ndarray:
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("head", HEADS)
 def test_maps_equal_the_library(head: str, batch: int) -> None:
-    net, x = build(head), squares(batch)
-    _, maps = class_maps(net.head, net.features(x))
-    ours = np.maximum(maps.numpy(), 0)
-    assert ours.shape == (batch, 4, 7, 7)
+    net, x = build(head), squares(batch, side=64)
+    ours = np.maximum(net(x).maps.numpy(), 0)
+    assert ours.shape == (batch, 4, 2, 2)
     for index in range(4):
         theirs = library_maps(net, x, index)
         assert np.abs(ours[:, index] - theirs).max() <= 1e-5 * max(float(ours.max()), float(theirs.max()))
@@ -77,43 +87,43 @@ def test_a_map_without_evidence_is_zero_in_both(head: str) -> None:
             if isinstance(layer, torch.nn.Linear) and layer is not last:
                 layer.weight.abs_()
         last.weight[2] = -last.weight[2].abs()
-    features = net.features(x)
-    logits, maps = class_maps(net.head, features)
+    maps = net(x).maps
     assert (maps[0, 2] < 0).any()
     assert (maps[0, 2] <= 0).all()
     assert not library_maps(net, x, 2).any()
-    assert logits.shape == (1, 4)
 
 
-def test_gradients_are_those_of_each_sample_alone() -> None:
-    net = build("mlp")
-    pooled = pool(net.features(squares(3)))
-    _, together = head_gradients(net.head, pooled)
+@pytest.mark.parametrize("head", HEADS)
+def test_the_gradient_written_out_is_autograds(head: str) -> None:
+    net = build(head, seed=3)
+    pooled = (torch.rand(7, 512) * 3).requires_grad_()
+    logits = net.head(pooled)
+    expected = [torch.autograd.grad(logits[:, k].sum(), pooled, retain_graph=True)[0] for k in range(4)]
+    torch.testing.assert_close(head_gradients(net.head, pooled), torch.stack(expected, dim=1))
+    assert float(torch.stack(expected).abs().max()) > 0
+
+
+def test_maps_are_those_of_each_sample_alone() -> None:
+    net, x = build("mlp"), squares(3)
+    together = net(x).maps
     for index in range(3):
-        _, alone = head_gradients(net.head, pooled[index : index + 1])
-        torch.testing.assert_close(together[index : index + 1], alone)
+        torch.testing.assert_close(together[index : index + 1], net(x[index : index + 1]).maps, rtol=1e-4, atol=1e-6)
 
 
 def test_signed_map_and_bias_sum_to_the_logit() -> None:
     net = build("linear")
-    logits, maps = class_maps(net.head, net.features(squares(3)))
-    torch.testing.assert_close(maps.sum(dim=(2, 3)) + last_layer(net).bias, logits, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_logits_are_those_of_the_forward_pass(head: str) -> None:
-    net, x = build(head), squares(2)
-    logits, _ = class_maps(net.head, net.features(x))
-    torch.testing.assert_close(logits, net(x))
+    outputs = net(squares(3))
+    total = outputs.maps.sum(dim=(2, 3)) + last_layer(net).bias
+    torch.testing.assert_close(total, outputs.logits, rtol=0, atol=1e-4)
 
 
 def test_eight_threads_equal_the_serial_result() -> None:
     net = build("mlp")
-    inputs = [squares(1, seed) for seed in range(24)]
+    inputs = [squares(1, seed, side=64) for seed in range(24)]
 
     def maps_of(x: Tensor) -> Tensor:
         with torch.inference_mode():
-            return class_maps(net.head, net.features(x))[1]
+            return net(x).maps  # type: ignore[no-any-return]
 
     serial = [maps_of(x) for x in inputs]
     with ThreadPoolExecutor(8) as threads:
@@ -124,7 +134,8 @@ def test_eight_threads_equal_the_serial_result() -> None:
 
 def test_nothing_is_left_on_the_network() -> None:
     net = build("linear").requires_grad_(True)
-    class_maps(net.head, net.features(squares(1)))
+    with torch.inference_mode():
+        net(squares(1))
     assert not net.training
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     assert not any(m._forward_hooks or m._backward_hooks for m in net.modules())

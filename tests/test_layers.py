@@ -84,7 +84,7 @@ def test_every_wing_has_a_row_and_the_rows_are_in_the_order_of_the_data() -> Non
 def test_reading_preprocessing_and_rendering_run_without_torch() -> None:
     program = (
         "import sys; import ctscan, ctscan.io.images, ctscan.imaging.preprocess, ctscan.model.checkpoint;"
-        "import ctscan.imaging.render, ctscan.inference.classifier, ctscan.inference.answer, ctscan.metrics;"
+        "import ctscan.imaging.render, ctscan.inference.classifier, ctscan.metrics;"
         "import ctscan.results.summary;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'torchvision', 'onnxruntime', 'gradio', 'sklearn', 'scipy')))"
     )

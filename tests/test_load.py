@@ -23,8 +23,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.utils import QueueError
 
-from ctscan.inference.answer import answer
-from ctscan.inference.classifier import Classifier
+from ctscan.inference.classifier import Classifier, load
 from ctscan.notices import catalogue
 from ctscan.page.door import DRAIN_LIMIT
 from ctscan.page.server import AT_ONCE, UNREAD, WAITING
@@ -77,12 +76,12 @@ def caller(app: App) -> Caller:
 
 @pytest.fixture(scope="module")
 def best(best_checkpoint: Path) -> Classifier:
-    return Classifier.load(best_checkpoint)
+    return load(best_checkpoint)
 
 
 def right(best: Classifier, picture: bytes) -> dict[str, Any]:
     """The serial answer, to compare with."""
-    expected: dict[str, Any] = dict(answer(best, picture).to_json())
+    expected: dict[str, Any] = dict(best(picture).to_dict())
     return expected | {"probabilities": pytest.approx(expected["probabilities"], abs=1e-5)}
 
 

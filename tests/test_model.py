@@ -19,7 +19,8 @@ def test_grey_slices_are_normalised_inside_as_imagenet_was() -> None:
     grey = torch.rand(2, 1, 96, 96)
     mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
     with torch.no_grad():
-        torch.testing.assert_close(net(grey), plain((grey.repeat(1, 3, 1, 1) - mean) / std), rtol=1e-4, atol=1e-5)
+        expected = plain((grey.repeat(1, 3, 1, 1) - mean) / std)
+        torch.testing.assert_close(net(grey).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_seed_design_is_not_normalised_and_has_three_layers() -> None:
@@ -30,7 +31,14 @@ def test_the_seed_design_is_not_normalised_and_has_three_layers() -> None:
     assert sizes == [(512, 512), (512, 256), (256, 4)]
 
 
+def test_the_blocks_are_all_of_the_network_and_none_twice() -> None:
+    net = SliceNet(Architecture())
+    inside = [id(p) for block in net.blocks for p in block.parameters()]
+    assert len(net.blocks) == 6
+    assert sorted(inside) == sorted(id(p) for p in net.parameters())
+
+
 @pytest.mark.parametrize("wrong", [{"head": "conv"}, {"dropout": 1.0}, {"classes": 1}])
 def test_unknown_architectures_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="not an architecture"):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         Architecture(**wrong)  # type: ignore[arg-type]

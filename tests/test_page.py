@@ -20,9 +20,9 @@ import torch
 from ctscan.classes import CLASS_KEYS, CLASSES
 from ctscan.errors import DataError
 from ctscan.imaging.phantom import draw_phantom
-from ctscan.inference.answer import Answer, answer
-from ctscan.inference.classifier import Classifier, Prediction
+from ctscan.inference.classifier import Answer, Classifier, Prediction, load
 from ctscan.model.card import Calibration
+from ctscan.model.checkpoint import read_checkpoint
 from ctscan.notices import catalogue
 from ctscan.page import launch
 from ctscan.page.examples import MOST, read_examples
@@ -39,13 +39,13 @@ TEXTS = catalogue()
 
 @pytest.fixture(scope="module")
 def committed() -> Classifier:
-    return Classifier.load(COMMITTED)
+    return load(COMMITTED)
 
 
 @pytest.fixture(scope="module")
 def given(committed: Classifier) -> Answer:
     """An answer with scores."""
-    return answer(committed, FIRST.read_bytes())
+    return committed(FIRST.read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_rows_name_every_class_and_sum_to_a_hundred(committed: Classifier, given
 
 
 def test_an_unreadable_file_gives_the_readers_sentence_and_no_number(classifier: Classifier) -> None:
-    given = answer(classifier, b"<b>no picture</b>")
+    given = classifier(b"<b>no picture</b>")
     html = shown(classifier, given)
     assert TEXTS["page"]["unreadable"] in html
     assert str(given.notices[0]) in html
@@ -143,7 +143,7 @@ def test_the_probabilities_do_not_depend_on_the_container(classifier: Classifier
     files = [cv2.imencode(kind, grey)[1].tobytes() for kind in (".png", ".bmp", ".tif")]
     files.append(cv2.imencode(".png", grey.astype(np.uint16) * 257)[1].tobytes())
     files.append(cv2.imencode(".webp", grey, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes())
-    predictions = [answer(classifier, data).prediction for data in files]
+    predictions = [classifier(data).prediction for data in files]
     for p in predictions:
         assert p is not None
         assert predictions[0] is not None
@@ -153,7 +153,7 @@ def test_the_probabilities_do_not_depend_on_the_container(classifier: Classifier
 def calibrated(classifier: Classifier, *thresholds: float) -> Classifier:
     """The same network, with a calibration."""
     card = replace(classifier.card, calibration=replace(CALIBRATION, thresholds=thresholds))
-    return Classifier(card, classifier.runtime, classifier.gate)
+    return Classifier(card, classifier.runtime, read_checkpoint(COMMITTED).gate if card.gate else None)
 
 
 def test_what_cannot_be_ruled_out_is_said_in_words(committed: Classifier, prediction: Prediction) -> None:
@@ -161,13 +161,13 @@ def test_what_cannot_be_ruled_out_is_said_in_words(committed: Classifier, predic
     only = [0.0] * 4
     only[prediction.top] = 1.0
     single = calibrated(committed, *only)
-    html = shown(single, answer(single, data))
+    html = shown(single, single(data))
     assert texts["likeliest"] in html
     assert texts["single_why"].format(miss=10) in html
     assert texts["possible"] not in html
 
     several = calibrated(committed, 1, 1, 1, 1)
-    html = shown(several, answer(several, data))
+    html = shown(several, several(data))
     assert all(f"<b>{c.title}</b>" in html for c in CLASSES)
     assert f" {texts['or']} <b>" in html
     assert html.count(texts["possible"]) == 4
@@ -175,14 +175,14 @@ def test_what_cannot_be_ruled_out_is_said_in_words(committed: Classifier, predic
     assert texts["normal_means"].split(":")[1] in html
 
     none = calibrated(committed, 0, 0, 0, 0)
-    html = shown(none, answer(none, data))
+    html = shown(none, none(data))
     assert texts["uncertain_none"] in html
     assert texts["normal_means"].split(":")[1] not in html
 
 
 def test_an_unusual_slice_gets_no_class_and_nothing_calibrated(classifier: Classifier, slice_png: bytes) -> None:
     model = calibrated(classifier, 1, 1, 1, 1)
-    given = answer(model, slice_png)  # without a gate every slice is unusual
+    given = model(slice_png)  # without a gate every slice is unusual
     html = shown(model, given)
     assert given.verdict == "unusual"
     assert TEXTS["page"]["unusual"] in html

@@ -18,7 +18,7 @@ import torch
 from ctscan.errors import DataError, ModelError
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
-from ctscan.inference.classifier import Classifier
+from ctscan.inference.classifier import load
 from ctscan.model.runtime import choose_device
 from ctscan.training.data import Dataset, read_dataset
 from ctscan.training.recipe import CTSCAN, SEED, Augmentation, Recipe, override
@@ -63,7 +63,7 @@ def small_trainer(recipe: Recipe, weights: Weights) -> Trainer:
 def test_a_run_leaves_checkpoint_log_curves_and_scores(data: Path, init: Path, tmp_path: Path) -> None:
     out = tmp_path / "made" / "model.safetensors"
     done = train(data, override(SMALL, ["epochs=2"]), out, init=init, runs=tmp_path / "runs", device="cpu")
-    card = Classifier.load(out).card
+    card = load(out).card
     assert card.model_id == done.card.model_id
     assert set(card.metrics) == {"train", "valid", "test", "test_unseen"}
     assert card.data["slices"] == {"train": 8, "valid": 8, "test": 8}
@@ -76,7 +76,7 @@ def test_a_run_leaves_checkpoint_log_curves_and_scores(data: Path, init: Path, t
     assert json.loads((done.folder / "recipe.json").read_text())["epochs"] == 2
     with pytest.raises(DataError, match="--force"):
         train(data, SMALL, out, init=init, runs=tmp_path / "runs")
-    assert Classifier.load(out).card.model_id == card.model_id
+    assert load(out).card.model_id == card.model_id
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_stops_a_training_leaves_the_best_so_far(
         running.kill()
     assert running.returncode == 0, messages
     (made,) = [tmp_path / "m.safetensors"] if stop == signal.SIGINT else tmp_path.glob("runs/*/m.safetensors")
-    assert Classifier.load(made).card.metrics["valid"]["n"] == 8
+    assert load(made).card.metrics["valid"]["n"] == 8
     assert stop == signal.SIGINT or (tmp_path / "m.safetensors").read_text() == "another's"
 
 

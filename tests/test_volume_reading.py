@@ -7,16 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from ctscan.classes import CLASS_KEYS, NORMAL
 from ctscan.evaluation.volumes import judge_volumes, slices_away, slices_with_lung, tumour_odds
-from ctscan.inference.classifier import Classifier
+from ctscan.inference.classifier import Classifier, load
 from ctscan.io.images import Slice
 from ctscan.io.volumes import WINDOWS, Volume, read_free_volumes, read_volumes
+from ctscan.metrics import softmax
+from ctscan.model.runtime import run_in_batches
 from tests.test_volumes import LUNGLESS, draw_units, write_free, write_outlined
 
 OUTLINED, OTHERS = [6, 7], [2, 3, 10, 11]  # of twelve slices, the first two without lung
+
+
+def logits_of(classifier: Classifier, slices: list[Slice]) -> NDArray[np.float32]:
+    squares = np.stack([classifier.card.preprocess.square(slice_.pixels) for slice_ in slices])
+    return run_in_batches(classifier.runtime, squares).logits
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def best(best_checkpoint: Path) -> Classifier:
-    return Classifier.load(best_checkpoint)
+    return load(best_checkpoint)
 
 
 def slices_of(volume: Volume, places: list[int], window: str) -> list[Slice]:
@@ -48,9 +56,9 @@ def test_outlined_slices_are_ranked_as_scikit_learn_ranks_them(folder: Path, bes
     assert [(r.volume, r.window, r.outlined, r.others) for r in found.outlined] == [("one", w, 2, 4) for w in WINDOWS]
     for ranking in found.outlined:
         slices = slices_of(volume, OUTLINED + OTHERS, ranking.window)
-        tumour = [1 - best.predict(slice_).probabilities[NORMAL] for slice_ in slices]
+        tumour = [1 - softmax(logits)[NORMAL] for logits in logits_of(best, slices)]
         assert ranking.auroc == pytest.approx(roc_auc_score([1, 1, 0, 0, 0, 0], tumour))
-        verdicts = Counter(best.judge(slice_).verdict for slice_ in slices)
+        verdicts = Counter(answer.verdict for answer in best.many(slices))
         assert (ranking.refused, ranking.unusual) == (verdicts["refused"], verdicts["unusual"])
 
 
@@ -60,8 +68,8 @@ def test_alarms_are_counted_among_slices_with_lung(folder: Path, best: Classifie
     assert [(a.volume, a.window, a.slices) for a in found.free] == [("chest_one", w, 10) for w in WINDOWS]
     for alarms in found.free:
         slices = slices_of(volume, list(range(LUNGLESS, 12)), alarms.window)
-        assert alarms.alarms == sum(best.predict(slice_).top != NORMAL for slice_ in slices)
-        verdicts = Counter(best.judge(slice_).verdict for slice_ in slices)
+        assert alarms.alarms == int((logits_of(best, slices).argmax(axis=1) != NORMAL).sum())
+        verdicts = Counter(answer.verdict for answer in best.many(slices))
         assert (alarms.refused, alarms.unusual) == (verdicts["refused"], verdicts["unusual"])
 
 

@@ -16,8 +16,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from ctscan.evaluation.intervals import Answers, estimate, evaluate, resample
-from ctscan.inference.calibration import calibrate
-from ctscan.inference.conformal import ALPHA, class_thresholds, prediction_sets
+from ctscan.inference.confidence import ALPHA, calibrate, class_thresholds, prediction_sets
 from ctscan.metrics import calibration_error, softmax
 from ctscan.results.records import Coverage, Estimate, Sets
 

@@ -36,7 +36,7 @@ from ctscan.evaluation.intervals import Answers
 from ctscan.imaging.anatomy import Anatomy, Mask, Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.metrics import measures
-from ctscan.model.checkpoint import read_checkpoint, write_checkpoint
+from ctscan.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ctscan.model.network import SliceNet
 from ctscan.model.runtime import Output, TorchRuntime, choose_device, concatenate, run_in_batches, store_tensors
 from ctscan.results.records import Fold
@@ -122,7 +122,7 @@ def cross_validate(
             net, output = fit_fold(recipe, pool, squares, fold, start, device, f"{folder.name}, fold {fold}")
             # The scale of a fold's maps comes from the slices left out, over which its answers are there anyway.
             card = build_card(recipe, net, {"fold": fold, "run": folder.name}, {}, top_of_scale(output.maps))
-            write_checkpoint(folder / f"fold-{fold}.safetensors", card, store_tensors(net))
+            write_checkpoint(folder / f"fold-{fold}.safetensors", Checkpoint(card, store_tensors(net)))
             write_output(folder / f"fold-{fold}.npz", output)
     return read_folds(pool, folds, folder)
 

@@ -34,30 +34,30 @@ from ctscan.evaluation.cross_validation import name_run, read_folds, read_output
 from ctscan.evaluation.intervals import Answers, evaluate
 from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
-from ctscan.inference.classifier import Classifier
+from ctscan.inference.classifier import load
 from ctscan.inference.gate import (
     CHEST,
     KINDS,
     NEIGHBOURS,
-    WHAT_IT_IS,
     Array,
     Judgement,
     Reference,
     Signals,
-    Thresholds,
     decide,
+    find_fault,
     join,
     measure,
+    share_outside,
     tone_of,
     unit,
     view,
+    where_disease_can_be,
 )
-from ctscan.inference.gate_file import GateCard, gate_path, write_gate
-from ctscan.inference.rules import find_fault
-from ctscan.inference.shortcut import share_outside, where_disease_can_be
 from ctscan.io.images import Slice, read_slice
-from ctscan.model.checkpoint import read_checkpoint
+from ctscan.model.card import GateCard, Thresholds
+from ctscan.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ctscan.model.runtime import Output, Runtime, TorchRuntime, concatenate
+from ctscan.notices import Notice
 from ctscan.results.records import GateReport, GateRow
 from ctscan.training.data import FOLDS, Dataset
 from ctscan.training.recipe import read_recipe
@@ -96,7 +96,7 @@ class Subject:
     kind: str  # of KINDS, what it really shows
     group: str  # the row of the tables that it counts in
     source: str  # visual group or repository: what must not stand on both sides
-    fault: str | None  # the rule that it breaks
+    fault: Notice | None  # the rule that it breaks
     part: int = -1  # 0 to FOLDS - 1
 
 
@@ -111,7 +111,7 @@ class Judged:
     def is_named(self) -> bool:
         """Whether the first reason says what the picture really shows; a broken rule says it too."""
         reasons = self.judgement.reasons
-        return bool(reasons) and reasons[0] in (self.subject.fault, WHAT_IT_IS.get(self.subject.kind))
+        return bool(reasons) and (reasons[0] == self.subject.fault or reasons[0].code == self.subject.kind)
 
 
 def fit_gate(checkpoint: Path, pool: Dataset, pictures: Path, runs: Path, draws: int = 1000) -> GateReport:
@@ -128,9 +128,9 @@ def fit_gate(checkpoint: Path, pool: Dataset, pictures: Path, runs: Path, draws:
         DataError: The folds were not trained or are damaged, or the pictures are not as they should be.
         ModelError: The checkpoint cannot be read or written.
     """
-    classifier = Classifier.load(checkpoint)
+    classifier = load(checkpoint)
     card = classifier.card
-    folder = runs / name_run(read_recipe(card.training), pool)
+    folder = runs / name_run(read_recipe(card.recipe), pool)
     out = read_folds(pool, range(FOLDS), folder)
     answers = take(out.output, np.argsort(out.pool.hashes))  # in the order of the pool, which is that of the hashes
     subjects = subjects_of_data(pool, card.preprocess.size) + subjects_of_pictures(pictures, card.preprocess.size)
@@ -148,7 +148,8 @@ def fit_gate(checkpoint: Path, pool: Dataset, pictures: Path, runs: Path, draws:
         "pictures": len(foreign),
         "sources": len({s.source for s in foreign}),
     }
-    write_gate(gate_path(checkpoint), GateCard(card.model_id, thresholds, facts), reference)
+    gated = replace(card, gate=GateCard(thresholds, facts, KINDS))
+    write_checkpoint(checkpoint, Checkpoint(gated, read_checkpoint(checkpoint).tensors, reference.to_tensors()))
     upright = [j for j in judged if j.subject.group == DATA_SET]
     scored = np.array([j.judgement.verdict != "refused" for j in upright])
     measured = evaluate(Answers(answers.logits, pool.labels, pool.groups).take(scored), CLASS_KEYS, draws, "scored")
@@ -157,7 +158,7 @@ def fit_gate(checkpoint: Path, pool: Dataset, pictures: Path, runs: Path, draws:
         model_id=card.model_id,
         **facts,
         rows=tabulate(judged),
-        reasons=dict(Counter(reason for j in upright for reason in j.judgement.reasons).most_common()),
+        reasons=dict(Counter(reason.code for j in upright for reason in j.judgement.reasons).most_common()),
         refused=int((~scored).sum()),
         scored=measured.measures["balanced_accuracy"],
         outside=thresholds.outside,

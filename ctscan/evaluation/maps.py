@@ -28,12 +28,11 @@ from ctscan.classes import NORMAL
 from ctscan.evaluation.intervals import estimate, resample
 from ctscan.imaging.anatomy import Mask, Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
-from ctscan.inference.shortcut import share_outside
+from ctscan.inference.gate import share_outside
 from ctscan.io.volumes import WINDOWS, Volume
-from ctscan.model.blocks import blocks_of
 from ctscan.model.checkpoint import Checkpoint
 from ctscan.model.network import SliceNet
-from ctscan.model.runtime import TorchRuntime, load_tensors, run_in_batches
+from ctscan.model.runtime import TorchRuntime, build_net, run_in_batches
 from ctscan.results.records import Estimate, Lesion, Likeness, MapTests
 
 PAIRS = 50
@@ -79,9 +78,7 @@ def judge_maps(
 
 def build(checkpoint: Checkpoint) -> SliceNet:
     """The network of a checkpoint, to be looked at."""
-    net = SliceNet(checkpoint.card.architecture)
-    load_tensors(net, checkpoint.tensors)
-    return net.eval().requires_grad_(False)
+    return build_net(checkpoint).eval().requires_grad_(False)
 
 
 def predicted_maps(net: SliceNet, squares: Pixels, labels: NDArray[np.integer] | None = None) -> Maps:
@@ -97,7 +94,7 @@ def randomise(net: SliceNet, seed: int) -> Iterator[tuple[str, SliceNet]]:
     changed = copy.deepcopy(net)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for stage, block in zip(STAGES, reversed(blocks_of(changed)), strict=True):
+        for stage, block in zip(STAGES, reversed(changed.blocks), strict=True):
             for module in block.modules():
                 if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
                     module.reset_parameters()
@@ -141,6 +138,18 @@ def judge_sanity(net: SliceNet, squares: Pixels, seed: int = 0) -> tuple[dict[st
     return randomised, likeness(true[first], true[second])
 
 
+class Logits(nn.Module):
+    """A network of which only the logits are asked."""
+
+    def __init__(self, net: SliceNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, squares: torch.Tensor) -> torch.Tensor:
+        """Squares (N, 1, S, S) -> (N, K)."""
+        return self.net(squares).logits  # type: ignore[no-any-return]
+
+
 def road(net: nn.Module, squares: Pixels, maps: Maps, labels: NDArray[np.integer], seed: int = 0) -> Maps:
     """(N,): how much more probability of its class each slice loses by what its map marks than by what it does not.
 
@@ -163,8 +172,8 @@ def judge_road(net: SliceNet, squares: Pixels, draws: int, seed: int = 0) -> tup
     maps, size = predicted_maps(net, squares, labels), squares.shape[-1]
     noise = np.random.default_rng(seed).random(maps.shape, np.float32)
     others = enlarge(noise, size), np.repeat(centre_map(size)[None], len(maps), axis=0)
-    ours = road(net, squares, enlarge(maps, size), labels, seed)
-    over_random, over_centre = (mean(ours - road(net, squares, other, labels, seed), draws) for other in others)
+    ours = road(Logits(net), squares, enlarge(maps, size), labels, seed)
+    over_random, over_centre = (mean(ours - road(Logits(net), squares, other, labels, seed), draws) for other in others)
     return mean(ours, draws), over_random, over_centre
 
 

@@ -41,7 +41,7 @@ from ctscan.evaluation.plots import draw_all
 from ctscan.evaluation.setting import Setting
 from ctscan.evaluation.volumes import judge_volumes
 from ctscan.imaging.anatomy import Pixels, find_anatomy
-from ctscan.inference.classifier import Classifier
+from ctscan.inference.classifier import Classifier, load
 from ctscan.io.volumes import read_free_volumes, read_volumes
 from ctscan.metrics import softmax
 from ctscan.model.card import Calibration, Card
@@ -87,7 +87,7 @@ def count_copies(manifest: Manifest) -> Audit:
 
 def reading(card: Card) -> Reading:
     """The scores that a training has put into its card."""
-    recipe = read_recipe(card.training)
+    recipe = read_recipe(card.recipe)
     scores = {
         split: Score(**{name: value for name, value in figures.items() if name in Score.model_fields})
         for split, figures in card.metrics.items()
@@ -142,7 +142,9 @@ def answer(data: Dataset, classifier: Classifier) -> tuple[Answers, NDArray[np.b
     Raises:
         DataError: It refuses all of them.
     """
-    scored = np.array([classifier.judge(record.slice).verdict != "refused" for record in data.records])
+    judge = classifier.gate.judge
+    judged = [judge([record.slice], [find_anatomy(record.pixels)])[0] for record in data.records]
+    scored = np.array([judgement.verdict != "refused" for judgement in judged])
     if not scored.any():
         raise DataError(f"The gate refuses all {len(data)} slices, so there is nothing to evaluate.")
     passed = data.take(scored)
@@ -188,7 +190,7 @@ def grouped(
     if against and other:
         gap = difference(out.answers, other, CLASS_KEYS, PAIRED, setting.draws)
         entry = entry.model_copy(update={"against": Difference(recipe=against.digest, measures=gap)})
-    if classifier and read_recipe(classifier.card.training) == recipe and folds == FOLDS:
+    if classifier and read_recipe(classifier.card.recipe) == recipe and folds == FOLDS:
         ours, _ = answer_test(setting, classifier)
         gap = difference(ours, out.answers, CLASS_KEYS, COMPARED, setting.draws)
         entry = entry.model_copy(update={"model_id": classifier.card.model_id, "published_minus_grouped": gap})
@@ -285,7 +287,7 @@ def calibrate(setting: Setting, recipe: Recipe, *, folds: int = FOLDS, checkpoin
     if folds < 2:
         raise DataError("A calibration needs two folds or more, for each is judged by the others.")
     written = read_checkpoint(checkpoint) if checkpoint else None
-    if written and (read_recipe(written.card.training), setting.threshold, folds) != (
+    if written and (read_recipe(written.card.recipe), setting.threshold, folds) != (
         recipe,
         HEADLINE_THRESHOLD,
         FOLDS,
@@ -301,7 +303,7 @@ def calibrate(setting: Setting, recipe: Recipe, *, folds: int = FOLDS, checkpoin
     temperature = estimate_temperature(out.answers, setting.draws)
     if checkpoint and written:
         calibration = Calibration(temperature.value, sets.alpha, thresholds)
-        write_checkpoint(checkpoint, replace(written.card, calibration=calibration), written.tensors)
+        write_checkpoint(checkpoint, replace(written, card=replace(written.card, calibration=calibration)))
     return Confidence(
         date=date.today().isoformat(),
         recipe=recipe.digest,
@@ -336,7 +338,7 @@ def explain(setting: Setting, checkpoint: Path, volumes: Path | None = None) -> 
     maps = judge_maps(read_checkpoint(checkpoint), slices, outlined, setting.draws)
     if not volumes:
         return (maps,)
-    readings, left_out = judge_volumes(Classifier.load(checkpoint), outlined, free)
+    readings, left_out = judge_volumes(load(checkpoint), outlined, free)
     for name in left_out:
         print(f"{name} is left out: it has no slice with lung, or none away from the outline.", file=sys.stderr)
     return maps, readings

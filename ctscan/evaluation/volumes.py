@@ -99,7 +99,8 @@ def score(
     """Logits (N, K) of the slices at N places, all of them, and the gate's verdicts on them."""
     slices = [Slice(volume.slice(z, window)[0]) for z in places]
     squares = np.stack([classifier.card.preprocess.square(slice_.pixels) for slice_ in slices])
-    verdicts = Counter(classifier.judge(slice_).verdict for slice_ in slices)
+    anatomies = [find_anatomy(slice_.pixels) for slice_ in slices]
+    verdicts = Counter(judgement.verdict for judgement in classifier.gate.judge(slices, anatomies))
     return run_in_batches(classifier.runtime, squares).logits, verdicts
 
 

@@ -1,48 +1,86 @@
-"""A slice -> a prediction: the stages in order, without state, so that threads may share one classifier."""
+"""A file, a slice or an array -> the answer that page, API, command line and library give, word for word the same.
+
+    source --read--> Slice --gate--> refused | unusual | ok --network--> Prediction --> Answer
+
+The gate always comes first; there is no way round it. No state: threads may share one classifier.
+"""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.errors import ModelError
-from ctscan.imaging.phantom import draw_phantom
+from ctscan.bundle import bundled
+from ctscan.errors import ModelError, UnreadableSlice
+from ctscan.imaging.anatomy import Anatomy, find_anatomy
 from ctscan.imaging.preprocess import Placement
-from ctscan.inference.calibration import calibrate
-from ctscan.inference.conformal import prediction_sets
-from ctscan.inference.gate import UNGATED, Gate, Judgement
-from ctscan.inference.gate_file import gate_path, read_gate
-from ctscan.io.images import Slice
+from ctscan.imaging.render import overlay, to_bytes
+from ctscan.inference.confidence import calibrate, prediction_sets
+from ctscan.inference.gate import Gate, Judgement, Ungated
+from ctscan.io.images import Slice, read_slice
 from ctscan.model.card import Card
-from ctscan.model.checkpoint import read_checkpoint
-from ctscan.model.onnx_file import read_onnx_file
-from ctscan.model.onnx_runtime import OnnxRuntime
-from ctscan.model.runtime import Runtime, TorchRuntime, choose_device
+from ctscan.model.checkpoint import Tensors, is_checkpoint, read_checkpoint
+from ctscan.model.runtime import OnnxRuntime, Runtime, TorchRuntime, choose_device, golden_logits
+from ctscan.notices import Notice
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODEL = "checkpoints/resnet18.safetensors"
 GOLDEN_TOLERANCE = 1e-3  # logits, fp32: what processors differ by is below it, what a wrong weight does is above
 GOLDEN_TOLERANCE_INT8 = 0.1  # a value rounded to the next of 256 steps moves logits by 0.03, a saturated sum by more
-RUNTIMES = {"torch": "resnet18.safetensors", "onnx": "resnet18.onnx"}  # runtime -> its file in checkpoints/
 NO_EVIDENCE = 0.1  # of the scale's top: a map whose peak stays under it shows no place
+ROUNDING = 1e-6  # how far a float array may lie outside [0, 1]
 
-logger = logging.getLogger(__name__)
+Source: TypeAlias = str | Path | bytes | Slice | NDArray[np.floating]
+Reader: TypeAlias = Callable[[bytes], Slice]  # raises UnreadableSlice
+Verdict = Literal["ok", "unusual", "refused", "unreadable"]
+
+
+class AnswerDict(TypedDict):
+    """The public form. Entries may be added, none is ever renamed or removed."""
+
+    verdict: str
+    probabilities: dict[str, float] | None
+    top_class: str | None
+    outcome: str | None
+    set: list[str] | None
+    model_id: str
+    notices: list[str]
+    notice_codes: list[str]
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model says of one slice, and what moved it."""
+    """What the network says of one slice, and what moved it.
 
-    classes: tuple[str, ...]  # K keys
-    logits: NDArray[np.float32]  # (K,)
-    probabilities: NDArray[np.float64]  # (K,), sum 1; raw scores where `possible` is None
-    possible: tuple[str, ...] | None  # keys of the classes that cannot be ruled out; None where that is not known
-    maps: NDArray[np.float32]  # (K, h, w), signed, logit units, over the model's square
-    square: NDArray[np.float32]  # (S, S) in [0, 1]: what the model saw
-    placement: Placement  # from the slice to the square and back
-    map_top: float  # logit units: top of the scale of all maps
+    Attributes:
+        classes: K keys.
+        logits: (K,).
+        probabilities: (K,), sum 1; raw scores where `possible` is None.
+        possible: Keys of the classes that cannot be ruled out; None where that is not known.
+        maps: (K, h, w), signed, logit units, over the model's square.
+        square: (S, S) in [0, 1]: what the network saw.
+        placement: From the slice to the square and back.
+        map_top: Logit units: top of the scale of all maps.
+        model_id: What answered.
+    """
+
+    classes: tuple[str, ...]
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float64]
+    possible: tuple[str, ...] | None
+    maps: NDArray[np.float32]
+    square: NDArray[np.float32]
+    placement: Placement
+    map_top: float
     model_id: str
 
     @property
@@ -64,73 +102,207 @@ class Prediction:
         return float(self.maps[index].max()) >= NO_EVIDENCE * self.map_top
 
 
-class Classifier:
-    """A checkpoint's card, a runtime, and where there is one the gate that was fitted to them."""
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What ctscan says of one source: a slice and its prediction, or why there is none.
 
-    def __init__(self, card: Card, runtime: Runtime, gate: Gate | None = None) -> None:
+    Attributes:
+        verdict: About the file. `ok` has a prediction, so has `unusual`, and the reason to mistrust it in the first
+            notice; `refused` has a slice and the reason; `unreadable` has the reason alone.
+        notices: What is to be said of it, the most important first; `str(notice)` is the sentence.
+        model_id: What answered.
+        slice: As it was read.
+        prediction: None without scores.
+    """
+
+    verdict: Verdict
+    notices: tuple[Notice, ...]
+    model_id: str
+    slice: Slice | None = None
+    prediction: Prediction | None = None
+
+    @property
+    def outcome(self) -> Literal["single", "uncertain"] | None:
+        """`single` where exactly one class remains possible, else `uncertain`; None without a calibrated prediction.
+
+        Always `uncertain` for an unusual slice: what was measured of probabilities and sets does not hold for it.
+        """
+        if self.verdict == "unusual":
+            return "uncertain"
+        if self.prediction is None or self.prediction.possible is None:
+            return None
+        return "uncertain" if self.prediction.uncertain else "single"
+
+    @property
+    def probabilities(self) -> dict[str, float] | None:
+        """Class key -> probability, in [0, 1]; raw scores for an unusual slice; None without scores."""
+        p = self.prediction
+        return dict(zip(p.classes, p.probabilities.tolist(), strict=True)) if p else None
+
+    @property
+    def top_class(self) -> str | None:
+        """Key of the class with the highest probability; None without scores."""
+        return self.prediction.classes[self.prediction.top] if self.prediction else None
+
+    @property
+    def possible(self) -> tuple[str, ...] | None:
+        """Keys of the classes that cannot be ruled out, perhaps none; None where that is not known."""
+        return self.prediction.possible if self.prediction else None
+
+    @cached_property
+    def maps(self) -> dict[str, NDArray[np.float32]]:
+        """Class key -> Grad-CAM over the slice, float32 (H, W), >= 0, logit units; empty without scores."""
+        p = self.prediction
+        return {key: p.evidence(index) for index, key in enumerate(p.classes)} if p else {}
+
+    def overlay(self, key: str) -> Image:
+        """The slice under a class's map, on the one scale of all classes and slices.
+
+        Args:
+            key: Of the class, as in `probabilities`.
+
+        Returns:
+            RGB, as large as the slice.
+
+        Raises:
+            ValueError: There is no such class, or the answer has no scores.
+        """
+        if self.prediction is None or self.slice is None or key not in self.prediction.classes:
+            raise ValueError(f"no map of {key!r}: this answer has maps of {', '.join(self.maps) or 'no class'}")
+        from PIL.Image import fromarray
+
+        return fromarray(overlay(to_bytes(self.slice.pixels), self.maps[key], self.prediction.map_top))
+
+    def to_dict(self) -> AnswerDict:
+        """The JSON of the API: unrounded numbers, classes by key; `set` holds those that cannot be ruled out.
+
+        `set` is null, and the probabilities are the raw scores, for an unusual slice and an uncalibrated model.
+        """
+        return {
+            "verdict": self.verdict,
+            "probabilities": self.probabilities,
+            "top_class": self.top_class,
+            "outcome": self.outcome,
+            "set": None if self.possible is None else list(self.possible),
+            "model_id": self.model_id,
+            "notices": [str(notice) for notice in self.notices],
+            "notice_codes": [notice.code for notice in self.notices],
+        }
+
+
+class Classifier:
+    """A model that answers: card, runtime, and the gate that was fitted to them."""
+
+    def __init__(self, card: Card, runtime: Runtime, gate: Tensors | None = None) -> None:
+        """Raises ModelError where the gate's tensors do not fit the card."""
         self.card = card
         self.runtime = runtime
-        self.gate = gate
+        with_gate = gate is not None and card.gate is not None
+        self.gate = Gate(card.gate, gate, runtime, card.preprocess.size) if with_gate else Ungated()  # type: ignore[arg-type]
 
-    @classmethod
-    def load(cls, path: Path | str, device: str = "cpu", runtime: str = "torch") -> Classifier:
-        """Read, verify and test a checkpoint or, for `onnx`, an exported file, on `auto`, `cpu` or `cuda`.
+    def __call__(self, source: Source, reader: Reader = read_slice) -> Answer:
+        """What ctscan says of one source; the gate is asked first.
 
-        The gate beside it comes along. Raises ModelError and ModelError.
+        Args:
+            source: A path, the bytes of a picture file, a `Slice`, or a float array (H, W) in [0, 1].
+            reader: How bytes are read; for strangers' files `Decoder.read`, in a process of its own.
+
+        Returns:
+            The answer. A file that cannot be read is an answer too, not an error.
+
+        Raises:
+            TypeError: The source is something else, or an array of whole numbers.
+            ValueError: An array that is no picture: another shape, values that are not in [0, 1].
         """
-        path = Path(path)
-        if runtime == "onnx":
-            return cls._load_onnx(path, device)
-        checkpoint = read_checkpoint(path)
-        return cls._tested(path, checkpoint.card, TorchRuntime.from_checkpoint(checkpoint, choose_device(device)))
+        return next(self.many([source], 1, reader))
 
-    @classmethod
-    def _load_onnx(cls, path: Path, device: str) -> Classifier:
-        file = read_onnx_file(path)
-        tolerance = GOLDEN_TOLERANCE if file.precision == "fp32" else GOLDEN_TOLERANCE_INT8
-        return cls._tested(path, file.card, OnnxRuntime(path, file.card, device), tolerance)
+    def many(self, sources: Iterable[Source], batch: int = 32, reader: Reader = read_slice) -> Iterator[Answer]:
+        """The same answers for many sources, in order, with two forward passes a batch.
 
-    @classmethod
-    def _tested(cls, path: Path, card: Card, runtime: Runtime, tolerance: float = GOLDEN_TOLERANCE) -> Classifier:
-        classifier = cls(card, runtime, load_gate(path, card, runtime))
-        classifier.self_test(tolerance)
-        return classifier
+        Args:
+            sources: As for one; taken as they are needed.
+            batch: How many are read and answered at once.
+            reader: How bytes are read.
+
+        Yields:
+            One answer a source; probabilities differ from those for one source by less than 1e-5.
+
+        Raises:
+            TypeError: As for one source.
+            ValueError: As for one source, or `batch` is below 1.
+        """
+        if batch < 1:
+            raise ValueError(f"batch must be 1 or more, not {batch}")
+        rest = iter(sources)
+        while chunk := list(islice(rest, batch)):
+            yield from self._answer([self._try(source, reader) for source in chunk])
 
     def self_test(self, tolerance: float = GOLDEN_TOLERANCE) -> None:
         """Compare the logits of the phantom with the card's. Raises ModelError where they differ."""
-        golden = np.array(self.card.golden_logits)
-        logits = self.predict(Slice(draw_phantom())).logits
+        golden, logits = (
+            np.array(v) for v in (self.card.golden_logits, golden_logits(self.runtime, self.card.preprocess))
+        )
         # `not <=` so that NaN fails
         if logits.shape != golden.shape or not np.abs(logits - golden).max() <= tolerance:
             raise ModelError(
-                "The checkpoint fails its self-test: its answer to the synthetic slice is not the one in its card."
+                "The model fails its self-test: its answer to the synthetic slice is not the one in its card."
             )
 
-    def judge(self, slice_: Slice) -> Judgement:
-        """Whether the slice may be scored; one forward pass over the whole picture."""
-        return self.gate.judge(slice_) if self.gate else Judgement("unusual", (UNGATED,))
+    def _try(self, source: Source, reader: Reader) -> Slice | Answer:
+        try:
+            return read(source, reader)
+        except UnreadableSlice as error:
+            return Answer("unreadable", (error.notice,), self.card.model_id)
 
-    def refuses(self, slice_: Slice) -> bool:
-        """Whether the slice is given no score."""
-        return self.judge(slice_).verdict == "refused"
+    def _answer(self, sources: Sequence[Slice | Answer]) -> Iterator[Answer]:
+        slices = [source for source in sources if isinstance(source, Slice)]
+        anatomies = [find_anatomy(slice_.pixels) for slice_ in slices]
+        judgements = self.gate.judge(slices, anatomies)
+        predictions = iter(self._predict(slices, anatomies, judgements))
+        parts = iter(zip(slices, anatomies, judgements, strict=True))
+        for source in sources:
+            if isinstance(source, Answer):
+                yield source
+                continue
+            slice_, anatomy, judgement = next(parts)
+            if judgement.verdict == "refused":
+                yield Answer("refused", judgement.reasons + slice_.notices, self.card.model_id, slice_)
+                continue
+            prediction = next(predictions)
+            evidence = np.maximum(prediction.maps[prediction.top], 0)
+            shortcut = self.gate.find_shortcut(evidence, prediction.placement, anatomy)
+            notices = judgement.reasons + shortcut + slice_.notices
+            yield Answer(judgement.verdict, notices, self.card.model_id, slice_, prediction)
 
-    def predict(self, slice_: Slice, *, usual: bool = True) -> Prediction:
-        """One forward pass. For an unusual slice the scores stay raw and there is no set."""
-        square, placement = self.card.preprocess(slice_.pixels)
-        output = self.runtime.run(square[None])
-        logits = output.logits[0]
-        probabilities = calibrate(logits, self.card.temperature if usual else 1.0)
-        return Prediction(
-            classes=self.card.classes,
-            logits=logits,
-            probabilities=probabilities,
-            possible=self.possible(probabilities) if usual else None,
-            maps=output.maps[0],
-            square=square[0],
-            placement=placement,
-            map_top=self.card.map_scale_top,
-            model_id=self.card.model_id,
-        )
+    def _predict(
+        self, slices: Sequence[Slice], anatomies: Sequence[Anatomy], judgements: Sequence[Judgement]
+    ) -> list[Prediction]:
+        """One forward pass over the slices that may be scored. Scores of unusual ones stay raw, and have no set."""
+        scored = [
+            (*self.card.preprocess(slice_.pixels, anatomy), judgement.verdict == "ok")
+            for slice_, anatomy, judgement in zip(slices, anatomies, judgements, strict=True)
+            if judgement.verdict != "refused"
+        ]
+        if not scored:
+            return []
+        output = self.runtime.run(np.stack([square for square, _, _ in scored]))
+        predictions = []
+        for index, (square, placement, usual) in enumerate(scored):
+            probabilities = calibrate(output.logits[index], self.card.temperature if usual else 1.0)
+            predictions.append(
+                Prediction(
+                    classes=self.card.classes,
+                    logits=output.logits[index],
+                    probabilities=probabilities,
+                    possible=self.possible(probabilities) if usual else None,
+                    maps=output.maps[index],
+                    square=square[0],
+                    placement=placement,
+                    map_top=self.card.map_scale_top,
+                    model_id=self.card.model_id,
+                )
+            )
+        return predictions
 
     def possible(self, probabilities: NDArray[np.float64]) -> tuple[str, ...] | None:
         """The classes in the conformal set of calibrated probabilities (K,); None where the card has no thresholds."""
@@ -140,16 +312,65 @@ class Classifier:
         return tuple(key for key, holds in zip(self.card.classes, inside, strict=True) if holds)
 
 
-def load_gate(path: Path, card: Card, runtime: Runtime) -> Gate | None:
-    """The gate beside a checkpoint; None where there is none, or one of another model, as after a new training.
+def read(source: Source, reader: Reader = read_slice) -> Slice:
+    """One slice, as every stage takes it.
 
-    Raises ModelError for a damaged one.
+    Args:
+        source: A path, the bytes of a picture file, a `Slice`, or a float array (H, W) in [0, 1], black to white.
+        reader: How bytes are read.
+
+    Raises:
+        UnreadableSlice: The file cannot be opened, or is no picture that gives a slice.
+        TypeError: The source is something else, or its values are no floats.
+        ValueError: An array of another shape, or with values that are not in [0, 1].
     """
-    beside = gate_path(path)
-    if not beside.exists():
-        return None
-    gate_card, reference = read_gate(beside)
-    if gate_card.model_id != card.model_id:
-        logger.warning("%s was fitted to %s and is not used for %s.", beside, gate_card.model_id, card.model_id)
-        return None
-    return Gate(reference, gate_card.thresholds, runtime, card.preprocess.size)
+    if isinstance(source, str | Path):
+        try:
+            return reader(Path(source).read_bytes())
+        except OSError as error:
+            raise UnreadableSlice(Notice("cannot_open", {"reason": error.strerror or "no such file"})) from None
+    if isinstance(source, bytes | bytearray | memoryview):
+        return reader(bytes(source))
+    if not isinstance(source, Slice | np.ndarray):
+        raise TypeError(f"a slice is a path, bytes, a ctscan.Slice or a float array, not {type(source).__name__}")
+    slice_ = source if isinstance(source, Slice) else Slice(source)
+    pixels = slice_.pixels
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise TypeError(f"a slice holds floats in [0, 1], not {pixels.dtype}; divide by the value of white")
+    if pixels.ndim != 2 or not pixels.size:
+        raise ValueError(f"a slice has the shape (H, W), not {pixels.shape}")
+    if not (pixels.min() >= -ROUNDING and pixels.max() <= 1 + ROUNDING):  # so that NaN fails
+        raise ValueError(f"a slice holds values in [0, 1], not {pixels.min():g} to {pixels.max():g}")
+    return replace(slice_, pixels=np.ascontiguousarray(np.clip(pixels, 0, 1), np.float32))
+
+
+def load(path: str | Path | None = None, device: str = "cpu") -> Classifier:
+    """A classifier, read, verified and tested.
+
+    Args:
+        path: A checkpoint or an exported ONNX file, told apart by content; by default the checkpoint that ctscan
+            brings. An ONNX file needs no torch.
+        device: `cpu`, `cuda`, or `auto` for cuda where there is one; ONNX Runtime computes on the processor.
+
+    Raises:
+        ModelError: The file is not there or not exactly what ctscan wrote, or the device or a package is missing.
+
+    Example:
+        >>> load().card.model_id
+        'resnet18-7839868e9735'
+    """
+    file = Path(path) if path is not None else bundled(MODEL)
+    if not is_checkpoint(file):
+        if device == "cuda":
+            raise ModelError(
+                "--device cuda: an exported file is computed on the processor; give the checkpoint itself."
+            )
+        onnx = OnnxRuntime(file)
+        classifier = Classifier(onnx.card, onnx, onnx.gate)
+        classifier.self_test(GOLDEN_TOLERANCE if onnx.export.get("precision") == "fp32" else GOLDEN_TOLERANCE_INT8)
+        return classifier
+    checkpoint = read_checkpoint(file)
+    runtime = TorchRuntime.from_checkpoint(checkpoint, choose_device(device))
+    classifier = Classifier(checkpoint.card, runtime, checkpoint.gate)
+    classifier.self_test()
+    return classifier

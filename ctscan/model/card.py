@@ -1,69 +1,130 @@
-"""What a checkpoint says of itself: how to build it, how to feed it, what it was made from, what it is worth."""
+"""What a model says of itself: how to build it, how to feed it, when not to believe it, what it was made from."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
-from math import isfinite
-from typing import Any, Literal
+from dataclasses import asdict
+from hashlib import sha256
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import ModelError
 from ctscan.imaging.preprocess import Preprocess
 
-SCHEMA = 1
+SCHEMA = 2
 
 INTENDED_USE = (
     "Education and research: to show how an image classifier reaches an answer and how far that answer can be "
     "trusted. Not for diagnosis, triage or any other decision about a person."
 )
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+STRICT = ConfigDict(extra="forbid")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class Architecture:
     """What is needed to build the network again.
 
-    head: `linear` is dropout and one layer; `mlp` is the seed design's 512-512-256-K with ReLU and dropout.
+    Attributes:
+        head: `linear` is dropout and one layer; `mlp` is the seed design's 512-512-256-K with ReLU and dropout.
+        dropout: In the head.
+        normalise: By ImageNet's mean and standard deviation, inside the network.
+        classes: K, outputs.
     """
 
     head: Literal["linear", "mlp"] = "linear"
-    dropout: float = 0.2
-    normalise: bool = True  # by ImageNet's mean and standard deviation, inside the network
-    classes: int = len(CLASS_KEYS)
-
-    def __post_init__(self) -> None:
-        if self.head not in ("linear", "mlp") or not 0 <= self.dropout < 1 or self.classes < 2:
-            raise ValueError(f"not an architecture that ctscan knows: {self}")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    normalise: bool = True
+    classes: Annotated[int, Field(ge=2)] = len(CLASS_KEYS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Calibration:
-    """What makes probabilities of a model's logits, and sets of classes of these; from slices out of fold."""
+    """What makes probabilities of a model's logits, and sets of classes of these; from slices out of fold.
 
-    temperature: float  # logits are divided by it before the softmax
-    alpha: float  # share of each class's scans whose set may miss it
-    thresholds: tuple[float, ...]  # one a class: how far below 1 its probability may lie, and it is still in the set
+    Attributes:
+        temperature: Logits are divided by it before the softmax.
+        alpha: Share of each class's scans whose set may miss it.
+        thresholds: One a class: how far below 1 its probability may lie, and it is still in the set.
+    """
 
-    def __post_init__(self) -> None:
-        numbers = (self.temperature, self.alpha, *self.thresholds)
-        if not all(isfinite(number) for number in numbers) or self.temperature <= 0:
-            raise ValueError(f"not a calibration: {self}")
+    temperature: Positive
+    alpha: Finite
+    thresholds: Annotated[tuple[Finite, ...], Field(min_length=len(CLASS_KEYS), max_length=len(CLASS_KEYS))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
+class Thresholds:
+    """Where a signal changes the gate's verdict. From slices that the network of their fold had not seen.
+
+    Attributes:
+        refused: Probability of an upright axial chest CT slice below which no score is given.
+        unusual: The same, below which the score comes with the reason.
+        far: Distance among the deepest features, in units of the usual one between training slices.
+        strange: Mahalanobis' distance among the shallow features.
+        tone: Distance to the nearest training slices in how greys are spread.
+        greys: Of 256, in use inside the body, below which they are too few.
+        outside: Share of the likeliest class's evidence that lies outside the body, above which that is said.
+    """
+
+    refused: Finite
+    unusual: Finite
+    far: Finite
+    strange: Finite
+    tone: Finite
+    greys: Finite
+    outside: Finite
+
+
+@dataclass(frozen=True, config=STRICT)
+class GateCard:
+    """What a model's gate says of itself; its tensors lie beside the network's.
+
+    Attributes:
+        thresholds: Where its verdicts change.
+        fitted: How many slices, pictures and sources it was fitted to.
+        kinds: What its linear layer tells apart, in the order of its rows.
+    """
+
+    thresholds: Thresholds
+    fitted: dict[str, int]
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Card:
-    """The header of a checkpoint. Plain JSON, readable without torch."""
+    """The header of a model file. Plain JSON, readable without torch.
 
-    classes: tuple[str, ...]  # keys, in the order of the logits
+    Attributes:
+        classes: Keys, in the order of the logits.
+        preprocess: How a slice becomes the network's square.
+        architecture: How the network is built.
+        recipe: How it was trained, in full.
+        data: Fingerprint, slices a split, files skipped.
+        metrics: Split -> n, accuracy, its 95 % interval, cross-entropy, confusion.
+        map_scale_top: Logit units: 99th percentile of positive map values over the training slices.
+        golden_logits: Of the phantom, fp32.
+        tensors_sha256: Of the network's tensors, the gate's left out.
+        calibration: None until one has been measured for the recipe.
+        gate: None after a new training: then every slice is unusual.
+    """
+
+    classes: tuple[str, ...]
     preprocess: Preprocess
     architecture: Architecture
-    training: dict[str, Any]  # the configuration of the run
-    data: dict[str, Any]  # fingerprint, slices per split, files skipped
-    metrics: dict[str, Any]  # split -> Score: n, accuracy, 95 % interval, cross-entropy, confusion
-    map_scale_top: float  # logit units: 99th percentile of positive map values over the training slices
-    golden_logits: tuple[float, ...]  # of the phantom, fp32
-    tensors_sha256: str  # of the tensor bytes of the file
-    calibration: Calibration | None = None  # None until `evaluate.py --calibrate` has been run for the recipe
+    recipe: dict[str, Any]
+    data: dict[str, Any]
+    metrics: dict[str, Any]
+    map_scale_top: Positive
+    golden_logits: tuple[float, ...] = ()
+    tensors_sha256: str = ""
+    calibration: Calibration | None = None
+    gate: GateCard | None = None
     intended_use: str = INTENDED_USE
     schema: int = SCHEMA
 
@@ -71,6 +132,11 @@ class Card:
     def model_id(self) -> str:
         """A name that two different sets of weights never share."""
         return f"resnet18-{self.tensors_sha256[:12]}"
+
+    @property
+    def recipe_digest(self) -> str:
+        """The recipe's name by content."""
+        return sha256(json.dumps(self.recipe, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def temperature(self) -> float:
@@ -83,38 +149,28 @@ class Card:
 
     @classmethod
     def from_json(cls, text: str) -> Card:
-        """Raises ModelError for another schema, another class list, and missing or unknown entries."""
+        """Read what `to_json` wrote.
+
+        Raises:
+            ModelError: Another schema, another class list, entries that are missing, unknown or of another kind.
+        """
         try:
             entries = json.loads(text)
-        except ValueError:
+            schema = entries.get("schema")
+        except (ValueError, AttributeError):
             raise ModelError("Its card is not readable.") from None
-        if not isinstance(entries, dict) or entries.get("schema") != SCHEMA:
-            raise ModelError(f"Its card does not follow schema {SCHEMA}, the one this version of ctscan knows.")
-        entries.setdefault("calibration", None)  # cards of before there was one
-        if set(entries) != {f.name for f in fields(cls)}:
-            raise ModelError("Its card lacks entries or has unknown ones.")
-        if entries["classes"] != list(CLASS_KEYS):
-            raise ModelError(f"Its classes are not {', '.join(CLASS_KEYS)}, in this order.")
-        try:
-            return cls(
-                **entries
-                | {
-                    "classes": tuple(entries["classes"]),
-                    "preprocess": Preprocess(**entries["preprocess"]),
-                    "architecture": Architecture(**entries["architecture"]),
-                    "calibration": _read_calibration(entries["calibration"]),
-                    "golden_logits": tuple(float(v) for v in entries["golden_logits"]),
-                    "map_scale_top": float(entries["map_scale_top"]),
-                }
+        if schema != SCHEMA:
+            raise ModelError(
+                f"Its card follows schema {schema}, and this version of ctscan reads schema {SCHEMA} alone; such a "
+                "file has to be trained anew, or taken from the same version as the program."
             )
-        except (TypeError, ValueError, KeyError):
-            raise ModelError("Its card holds values that this version of ctscan does not know.") from None
-
-
-def _read_calibration(entries: Any) -> Calibration | None:
-    if entries is None:
-        return None
-    thresholds = tuple(float(v) for v in entries["thresholds"])
-    if len(thresholds) != len(CLASS_KEYS):
-        raise ValueError
-    return Calibration(**entries | {"thresholds": thresholds})
+        try:
+            card = TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            raise ModelError(
+                f"Its card holds what this version of ctscan does not know, at {place or 'its top'}."
+            ) from None
+        if card.classes != CLASS_KEYS:
+            raise ModelError(f"Its classes are not {', '.join(CLASS_KEYS)}, in this order.")
+        return card

@@ -1,51 +1,214 @@
-"""One safetensors file <-> Checkpoint: the weights and, in the header, the card. Sealed: see `sealed`."""
+"""A model as one file, in which every byte is vouched for: weights, gate and card. No pickle, no torch.
+
+A checkpoint is a safetensors file: 8 bytes length, JSON header, tensors. The header's metadata holds the card (JSON)
+and the SHA-256 of everything else in the file. The gate's tensors are those whose name begins with `gate.`.
+
+An exported ONNX file holds card and gate in its metadata, as ONNX Runtime reads them. Its last bytes are one more
+metadata entry, the SHA-256 of all bytes before them, so that it is checked before any library sees it.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from ctscan.errors import ModelError
 from ctscan.model.card import Card
-from ctscan.model.sealed import Sealed, Tensors, read_sealed, replace_file, seal
+
+Tensors = dict[str, NDArray[np.generic]]
+
+LFS_POINTER = b"version https://git-lfs"  # how a file begins whose content git-lfs has not fetched
+LENGTH_BYTES = 8  # of the little-endian header length in front of a safetensors file
+MAX_HEADER = 1 << 20
+GATE = "gate."  # how the names of the gate's tensors begin
+# An ONNX file is a protobuf message, to which fields may be appended: field 14 of ModelProto is a metadata entry of
+# key (field 1) and value (field 2). Its length is always the same, so the digest is found from the end of the file.
+ONNX_SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"
+ONNX_SEAL_BYTES = len(ONNX_SEAL) + 64
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Weights by name, as stored (large ones float16), and the card that belongs to them."""
+    """A model at rest.
+
+    Attributes:
+        card: What it says of itself.
+        tensors: The network's weights by name, as stored: large ones float16.
+        gate: The gate's tensors by name; None after a new training.
+    """
 
     card: Card
     tensors: Tensors
+    gate: Tensors | None = None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify. Raises ModelError for everything that is not exactly what was written."""
+    """Read and verify a checkpoint.
+
+    Raises:
+        ModelError: The file is not there, or is not exactly what was written.
+    """
+    raw = read_bytes(path)
     try:
-        sealed = read_sealed(path.read_bytes())
-        return Checkpoint(_verified_card(sealed), sealed.tensors())
-    except FileNotFoundError:
-        raise ModelError(f"There is no checkpoint at {path}.") from None
-    except OSError as error:
-        raise ModelError(f"The checkpoint {path} cannot be opened ({error.strerror}).") from None
+        header, body = _split(raw)
+        metadata = header.pop("__metadata__")
+        card_json, digest = metadata["card"], metadata.get("sha256")
+        if digest is None:
+            raise ModelError(
+                "It was written by an earlier version of ctscan, which kept the gate in a file of its own."
+            )
+        if digest != _digest(header, card_json, body) or raw[: len(raw) - len(body)] != _encode(header, metadata):
+            raise ModelError("It was changed after it was written: the SHA-256 differs from the one stored.")
+        tensors = safetensors.numpy.load(raw)
+        card = Card.from_json(card_json)
+    except (KeyError, TypeError, AttributeError):
+        raise ModelError(f"The model {path} is refused. It is not one that ctscan wrote.") from None
+    except SafetensorError:
+        raise ModelError(f"The model {path} is refused. Its tensors are damaged.") from None
     except ModelError as error:
-        raise ModelError(f"The checkpoint {path} is refused. {error}") from None
+        raise ModelError(f"The model {path} is refused. {error}") from None
+    gate = {name.removeprefix(GATE): values for name, values in tensors.items() if name.startswith(GATE)}
+    return Checkpoint(card, {n: v for n, v in tensors.items() if not n.startswith(GATE)}, gate if card.gate else None)
 
 
-def _verified_card(sealed: Sealed) -> Card:
-    card = Card.from_json(sealed.card)
-    if sealed.tensors_sha256 != card.tensors_sha256:
-        raise ModelError("Its weights were changed after it was written: the SHA-256 differs from the card's.")
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> Card:
+    """Write a checkpoint, all or nothing; what stood there stays where that fails.
+
+    Returns:
+        The card as it was written, with the SHA-256 that names the model.
+
+    Raises:
+        ModelError: The file cannot be written, as on a full disk.
+    """
+    card = replace(checkpoint.card, tensors_sha256=digest_of(checkpoint.tensors))
+    header, body = _split(pack(checkpoint.tensors | {GATE + n: v for n, v in (checkpoint.gate or {}).items()}))
+    card_json = card.to_json()
+    metadata = {"card": card_json, "sha256": _digest(header, card_json, body)}
+    write_bytes(path, _encode(header, metadata) + body)
     return card
 
 
-def write_checkpoint(path: Path, card: Card, tensors: Tensors) -> Card:
-    """Write weights and card, all or nothing; gives the card back with the SHA-256 filled in.
-
-    Raises ModelError where the file cannot be written, as on a full disk; what stood there stays.
-    """
-    data = seal(tensors, lambda digest: replace(card, tensors_sha256=digest).to_json())
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file begins as a checkpoint does, whose header opens at its ninth byte; True if unreadable."""
     try:
-        replace_file(path, data)
+        with path.open("rb") as file:
+            start = file.read(LENGTH_BYTES + 1)
+    except OSError:
+        return True
+    return start[LENGTH_BYTES:] == b"{" or LFS_POINTER.startswith(start[:LENGTH_BYTES] or b"?")
+
+
+def read_onnx(path: Path) -> bytes:
+    """The bytes of an ONNX file that ctscan exported, verified.
+
+    Raises:
+        ModelError: The file is not there, or is not exactly what was written.
+    """
+    raw = read_bytes(path)
+    seal = raw[-ONNX_SEAL_BYTES:]
+    if not seal.startswith(ONNX_SEAL):
+        raise ModelError(f"The model {path} is refused. It is cut off, or not one that ctscan wrote.")
+    if seal != seal_onnx(raw[:-ONNX_SEAL_BYTES])[-ONNX_SEAL_BYTES:]:
+        raise ModelError(f"The model {path} is refused. It was changed after it was written.")
+    return raw
+
+
+def seal_onnx(model: bytes) -> bytes:
+    """A serialised ONNX model with the SHA-256 of its bytes behind it."""
+    return model + ONNX_SEAL + hashlib.sha256(model).hexdigest().encode()
+
+
+def onnx_metadata(checkpoint: Checkpoint, export: Mapping[str, Any]) -> dict[str, str]:
+    """What an ONNX file holds beside its graph: card, gate, and how it was exported."""
+    gate = base64.b64encode(pack(checkpoint.gate)).decode() if checkpoint.gate else ""
+    return {"card": checkpoint.card.to_json(), "gate": gate, "export": json.dumps(export, sort_keys=True)}
+
+
+def read_onnx_metadata(entries: Mapping[str, str]) -> tuple[Card, Tensors | None, dict[str, Any]]:
+    """The card, the gate's tensors and the facts of the export that `onnx_metadata` wrote.
+
+    Raises:
+        ModelError: An entry is missing or not one that this version knows.
+    """
+    try:
+        card, export = Card.from_json(entries["card"]), json.loads(entries["export"])
+        gate = safetensors.numpy.load(base64.b64decode(entries["gate"])) if entries["gate"] else None
+    except (KeyError, ValueError, SafetensorError):
+        raise ModelError("Its metadata is not what this version of ctscan writes.") from None
+    return card, gate, export
+
+
+def digest_of(tensors: Tensors) -> str:
+    """The SHA-256 of tensors' bytes, in the order of a safetensors file."""
+    return hashlib.sha256(_split(pack(tensors))[1]).hexdigest()
+
+
+def pack(tensors: Tensors) -> bytes:
+    """Tensors as a safetensors file without metadata."""
+    return safetensors.numpy.save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file. Raises ModelError where it cannot be opened, or git-lfs has not fetched it."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"There is no model at {path}.") from None
     except OSError as error:
-        raise ModelError(f"The checkpoint {path} cannot be written ({error.strerror}).") from None
-    return replace(card, tensors_sha256=read_sealed(data).tensors_sha256)
+        raise ModelError(f"The model {path} cannot be opened ({error.strerror}).") from None
+    if raw.startswith(LFS_POINTER):
+        raise ModelError(f"The model {path} is a git-lfs pointer, not the file itself: run `git lfs pull`.")
+    return raw
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, all or nothing. Raises ModelError."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise ModelError(f"The model {path} cannot be written ({error.strerror}).") from None
+
+
+def _split(raw: bytes) -> tuple[dict[str, Any], bytes]:
+    """Bytes of a safetensors file -> its header, its tensor bytes. Raises ModelError."""
+    length = int.from_bytes(raw[:LENGTH_BYTES], "little")
+    if len(raw) < LENGTH_BYTES or length > MAX_HEADER or len(raw) < LENGTH_BYTES + length:
+        raise ModelError("It is no safetensors file, or it is cut off.")
+    try:
+        header: dict[str, Any] = json.loads(raw[LENGTH_BYTES : LENGTH_BYTES + length])
+        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise ModelError("Its header is damaged or not one that ctscan wrote.") from None
+    body = raw[LENGTH_BYTES + length :]
+    if len(body) != end:
+        raise ModelError(f"It is cut off or too long: {len(body)} bytes of tensors where {end} belong.")
+    return header, body
+
+
+def _encode(header: dict[str, Any], metadata: dict[str, str]) -> bytes:
+    """Length and JSON of a header, keys sorted (the library's order varies), padded to 8 bytes."""
+    text = json.dumps(header | {"__metadata__": metadata}, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _digest(header: dict[str, Any], card_json: str, body: bytes) -> str:
+    digest = hashlib.sha256(_encode(header, {"card": card_json}))
+    digest.update(body)
+    return digest.hexdigest()

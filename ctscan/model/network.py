@@ -1,14 +1,28 @@
-"""The classifier: torchvision's ResNet18 with a head of our own, cut where Grad-CAM needs it.
+"""The network: torchvision's ResNet18 with a head of our own, and the Grad-CAM maps of all classes in the same pass.
 
     (N, 1, S, S) in [0, 1]  --features-->  (N, 512, S/32, S/32)  --mean over space, head-->  logits (N, K)
+                                                     |
+                                                     +--gradient of the head-->  signed maps (N, K, S/32, S/32)
+
+Grad-CAM (Selvaraju et al., ICCV 2017) weighs channel k of a feature map A by the mean over space of dy_c/dA_k.
+Behind global average pooling, f_k = mean(A_k), that derivative is the same at every one of the h*w places:
+
+    dy_c/dA_k(i, j) = (dy_c/df_k) / hw      so      map_c = sum_k (dy_c/df_k) A_k / hw
+
+and only the head has to be differentiated, which is written out: with a linear head the gradient is its weights, and
+the maps are a convolution. No hooks, no autograd; the module that runs is the module that is exported. This holds for
+the last block before the pooling and for no other layer.
 
 ResNet: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models import resnet18
 
 from ctscan.model.card import Architecture
@@ -18,6 +32,65 @@ FEATURES = 512  # channels of the last block of ResNet18
 # Mean and standard deviation of ImageNet's red, green and blue in [0, 1], as torchvision's weights expect them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Outputs(NamedTuple):
+    """What the network says of N squares.
+
+    Attributes:
+        logits: (N, K).
+        maps: (N, K, h, w), signed, in logit units. The Grad-CAM of a class is the positive part; with a linear head
+            the sum over space plus the class's bias is the logit.
+        pooled: (N, 512), mean over space of the last block.
+        shallow: (N, 128), mean over space of the second block.
+    """
+
+    logits: Tensor
+    maps: Tensor
+    pooled: Tensor
+    shallow: Tensor
+
+
+class SliceNet(nn.Module):
+    """ResNet18 on one grey channel. Expansion to three channels and normalisation happen inside, so a caller can
+    neither forget them nor do them twice."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.trunk = resnet18(weights=None)
+        self.trunk.fc = nn.Identity()
+        self.head = build_head(architecture)
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if architecture.normalise else ((0.0,) * 3, (1.0,) * 3)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, squares: Tensor) -> Outputs:
+        """Grey squares (N, 1, S, S) in [0, 1] -> logits, maps and two pooled layers, in one pass."""
+        trunk = self.trunk
+        x = (squares.expand(-1, 3, -1, -1) - self.mean) / self.std
+        x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x))))
+        shallow = trunk.layer2(trunk.layer1(x))
+        features = trunk.layer4(trunk.layer3(shallow))
+        pooled = features.mean(dim=(2, 3))
+        return Outputs(self.head(pooled), self.draw_maps(features, pooled), pooled, shallow.mean(dim=(2, 3)))
+
+    def draw_maps(self, features: Tensor, pooled: Tensor) -> Tensor:
+        """The last block's output (N, 512, h, w) and its mean over space -> signed maps (N, K, h, w)."""
+        places = features.shape[2] * features.shape[3]
+        linear = [layer for layer in self.head if isinstance(layer, nn.Linear)]
+        if len(linear) == 1:
+            return functional.conv2d(features, linear[0].weight[:, :, None, None]) / places
+        return torch.einsum("nkc,nchw->nkhw", head_gradients(self.head, pooled), features) / places
+
+    @property
+    def blocks(self) -> list[nn.ModuleList]:
+        """Six blocks, from the first convolution to the head."""
+        trunk = self.trunk
+        parts = ([trunk.conv1, trunk.bn1], [trunk.layer1], [trunk.layer2], [trunk.layer3], [trunk.layer4], [self.head])
+        return [nn.ModuleList(part) for part in parts]
 
 
 def build_head(architecture: Architecture) -> nn.Sequential:
@@ -32,47 +105,21 @@ def build_head(architecture: Architecture) -> nn.Sequential:
     )  # fmt: skip
 
 
-class SliceNet(nn.Module):
-    """ResNet18 on one grey channel. Expansion to three channels and normalisation happen inside, so a caller can
-    neither forget them nor do them twice."""
+def head_gradients(head: nn.Sequential, pooled: Tensor) -> Tensor:
+    """Pooled features (N, C) -> the gradients of the logits with respect to them (N, K, C).
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        self.architecture = architecture
-        self.trunk = resnet18(weights=None)
-        self.trunk.fc = nn.Identity()
-        self.head = build_head(architecture)
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if architecture.normalise else ((0.0,) * 3, (1.0,) * 3)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-
-    def shallow(self, x: Tensor) -> Tensor:
-        """Grey slices (N, 1, S, S) in [0, 1] -> the second block's output (N, 128, S/8, S/8), >= 0."""
-        trunk = self.trunk
-        x = (x.expand(-1, 3, -1, -1) - self.mean) / self.std
-        x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x))))
-        return trunk.layer2(trunk.layer1(x))  # type: ignore[no-any-return]
-
-    def deepen(self, shallow: Tensor) -> Tensor:
-        """The second block's output -> the last block's output (N, 512, S/32, S/32), >= 0."""
-        return self.trunk.layer4(self.trunk.layer3(shallow))  # type: ignore[no-any-return]
-
-    def features(self, x: Tensor) -> Tensor:
-        """Grey slices (N, 1, S, S) in [0, 1] -> the last block's output (N, 512, S/32, S/32), >= 0."""
-        return self.deepen(self.shallow(x))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """The last block's output (N, 512, h, w) -> logits (N, K)."""
-        return self.head(pool(features))  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Grey slices (N, 1, S, S) in [0, 1] -> logits (N, K)."""
-        return self.classify(self.features(x))
-
-
-def pool(features: Tensor) -> Tensor:
-    """Global average pooling: (N, C, h, w) -> (N, C)."""
-    return features.mean(dim=(2, 3))
+    Backwards through a head of linear layers, ReLUs and, in evaluation mode, dropout: a linear layer multiplies by its
+    weights, and a ReLU lets through where it let through forwards.
+    """
+    values, passed = pooled, {}
+    for layer in head:
+        values = layer(values)
+        if isinstance(layer, nn.ReLU):
+            passed[layer] = (values > 0).to(values.dtype)
+    gradients = torch.eye(values.shape[1], device=pooled.device).expand(values.shape[0], -1, -1)
+    for layer in reversed(head):
+        if isinstance(layer, nn.Linear):
+            gradients = gradients @ layer.weight
+        elif isinstance(layer, nn.ReLU):
+            gradients = gradients * passed[layer][:, None]
+    return gradients

@@ -1,41 +1,58 @@
-"""The one seam between the classifier and what computes: squares in, logits and maps out.
+"""The one seam between the classifier and what computes: squares in, logits, maps and features out.
 
-Torch here, ONNX Runtime in `onnx_runtime`; another runtime is another class with the same `run`.
+Torch or ONNX Runtime; another runtime is another class with the same `run`. Each is imported where it is used.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.errors import ModelError
-from ctscan.model.checkpoint import Checkpoint
-from ctscan.model.sealed import Tensors
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import Preprocess
+from ctscan.model.card import Card
+from ctscan.model.checkpoint import Checkpoint, Tensors, read_onnx, read_onnx_metadata
 
 if TYPE_CHECKING:
+    import onnxruntime
+
     from ctscan.model.network import SliceNet
+
+INPUT = "slices"
+OUTPUTS = ("logits", "maps", "pooled", "shallow")  # in the order of `Output`
+ERRORS_ONLY = 3  # ONNX Runtime's log level
 
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What a network says of N squares."""
+    """What a network says of N squares.
 
-    logits: NDArray[np.float32]  # (N, K)
-    maps: NDArray[np.float32]  # (N, K, h, w), signed, in logit units
-    pooled: NDArray[np.float32]  # (N, 512), mean over space of the last block
-    shallow: NDArray[np.float32]  # (N, 128), mean over space of the second block
+    Attributes:
+        logits: (N, K).
+        maps: (N, K, h, w), signed, in logit units.
+        pooled: (N, 512), mean over space of the last block.
+        shallow: (N, 128), mean over space of the second block.
+    """
+
+    logits: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    pooled: NDArray[np.float32]
+    shallow: NDArray[np.float32]
 
 
 class Runtime(Protocol):
     """Anything that runs the network; must be safe to share between threads."""
 
     def run(self, squares: NDArray[np.float32]) -> Output:
-        """Squares (N, 1, S, S) in [0, 1] -> logits, the signed maps of all classes and two pooled layers."""
+        """Squares (N, 1, S, S) in [0, 1] -> all of `Output`, one forward pass."""
 
 
 class TorchRuntime:
@@ -48,24 +65,91 @@ class TorchRuntime:
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu") -> TorchRuntime:
         """Build the network that the card describes. Raises ModelError where the weights do not fit it."""
-        from ctscan.model.network import SliceNet
-
-        net = SliceNet(checkpoint.card.architecture)
-        load_tensors(net, checkpoint.tensors)
-        return cls(net, device)
+        return cls(build_net(checkpoint), device)
 
     def run(self, squares: NDArray[np.float32]) -> Output:
         """Squares (N, 1, S, S) in [0, 1] -> all of `Output`, one forward pass."""
         import torch
 
-        from ctscan.model.gradcam import class_maps
-        from ctscan.model.network import pool
-
         with torch.inference_mode():
-            shallow = self._net.shallow(torch.from_numpy(squares).to(self._device))
-            features = self._net.deepen(shallow)
-            logits, maps = class_maps(self._net.head, features)
-            return Output(*(t.cpu().numpy() for t in (logits, maps, pool(features), pool(shallow))))
+            outputs = self._net(torch.from_numpy(squares).to(self._device))
+            return Output(*(values.cpu().numpy() for values in outputs))
+
+
+class OnnxRuntime:
+    """An exported graph on the processor. ONNX Runtime lets threads share a session.
+
+    Attributes:
+        card: What the file says of itself.
+        gate: The gate's tensors in it; None where its model had none.
+        export: `precision` and, for int8, what it was calibrated on and what it lost.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read and verify a file. Raises ModelError for all that is not exactly what ctscan wrote."""
+        self._session = open_session(read_onnx(path))
+        try:
+            self.card, self.gate, self.export = read_onnx_metadata(self._session.get_modelmeta().custom_metadata_map)
+            self._check_fit(self.card)
+        except ModelError as error:
+            raise ModelError(f"The model {path} is refused. {error}") from None
+
+    def run(self, squares: NDArray[np.float32]) -> Output:
+        """Squares (N, 1, S, S) in [0, 1] -> all of `Output`, one forward pass."""
+        return Output(*self._session.run(OUTPUTS, {INPUT: squares}))
+
+    def _check_fit(self, card: Card) -> None:
+        inputs = {node.name: node.shape[1:] for node in self._session.get_inputs()}
+        outputs = {node.name: node.shape[1:2] for node in self._session.get_outputs()}
+        size, classes = card.preprocess.size, [len(card.classes)]
+        fits = inputs == {INPUT: [1, size, size]} and outputs.keys() >= set(OUTPUTS)
+        if not fits or not outputs["logits"] == outputs["maps"] == classes:
+            raise ModelError("Its graph does not fit its card.")
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, told to keep to itself.
+
+    Its wheels look up a telemetry host and leave a device id in the user's home, unless the environment says no before
+    the library is loaded. Raises ModelError where it is not installed.
+    """
+    require("onnxruntime", "`pip install -r requirements-onnx.txt` brings it")
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # of builds that ask here
+    return onnxruntime
+
+
+def open_session(model: bytes) -> onnxruntime.InferenceSession:
+    """Give a model to ONNX Runtime, with a thread for each core that this process may use.
+
+    Raises:
+        ModelError: ONNX Runtime is not installed or does not take the model.
+    """
+    ort = import_onnxruntime()
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    options = ort.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads = usable_cores()
+    refusals = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except (*refusals, errors.RuntimeException) as error:
+        raise ModelError(
+            f"ONNX Runtime {ort.__version__} does not take the graph: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def usable_cores() -> int:
+    """Cores that the system lets this process use; ONNX Runtime by itself counts the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_in_batches(runtime: Runtime, squares: NDArray[np.float32], size: int = 32) -> Output:
+    """Squares (N, 1, S, S), any N >= 1 -> what the network says of all of them."""
+    return concatenate([runtime.run(squares[start : start + size]) for start in range(0, len(squares), size)])
 
 
 def concatenate(outputs: Sequence[Output]) -> Output:
@@ -73,9 +157,9 @@ def concatenate(outputs: Sequence[Output]) -> Output:
     return Output(*(np.concatenate([getattr(output, f.name) for output in outputs]) for f in fields(Output)))
 
 
-def run_in_batches(runtime: Runtime, squares: NDArray[np.float32], size: int = 32) -> Output:
-    """Squares (N, 1, S, S), any N >= 1 -> what the network says of all of them."""
-    return concatenate([runtime.run(squares[start : start + size]) for start in range(0, len(squares), size)])
+def golden_logits(runtime: Runtime, preprocess: Preprocess) -> tuple[float, ...]:
+    """What a network says of the phantom: kept in its card, and asked again whenever it is loaded."""
+    return tuple(runtime.run(preprocess.square(draw_phantom())[None]).logits[0].tolist())
 
 
 def require(package: str, remedy: str) -> None:
@@ -86,7 +170,7 @@ def require(package: str, remedy: str) -> None:
 
 def choose_device(name: str) -> str:
     """`auto` is cuda where there is one. Raises ModelError where torch or the named device is missing."""
-    require("torch", "`pip install -r requirements.txt` brings it, and --runtime onnx does without")
+    require("torch", "`pip install -r requirements.txt` brings it, and an exported ONNX file does without")
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
@@ -94,6 +178,15 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
+
+
+def build_net(checkpoint: Checkpoint) -> SliceNet:
+    """The network of a checkpoint. Raises ModelError where the weights do not fit its card."""
+    from ctscan.model.network import SliceNet
+
+    net = SliceNet(checkpoint.card.architecture)
+    load_tensors(net, checkpoint.tensors)
+    return net
 
 
 def load_tensors(net: SliceNet, tensors: Tensors) -> None:

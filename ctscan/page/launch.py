@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from ctscan.bundle import bundled
 from ctscan.errors import CtscanError
-from ctscan.inference.classifier import Classifier
+from ctscan.inference.classifier import load
 from ctscan.io.sandbox import Decoder
 from ctscan.page.examples import read_examples
 from ctscan.results.ledger import read_ledger
@@ -125,8 +125,7 @@ def run(settings: Settings, decoder: Decoder) -> None:
 
     with Listener(settings.host, settings.port) as listener:
         examples = read_examples(settings.examples)
-        runtime = "onnx" if settings.checkpoint.suffix == ".onnx" else "torch"
-        classifier = Classifier.load(settings.checkpoint, settings.device, runtime)
+        classifier = load(settings.checkpoint, settings.device)
         facts = facts_of(read_ledger(settings.checkpoint.parent / "metrics.json"), classifier.card)
         views = Views(classifier, examples, facts, decoder.read)
         decoder.wait_until_ready()

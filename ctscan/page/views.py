@@ -27,8 +27,7 @@ from ctscan.imaging.render import (
     overlay,
     to_bytes,
 )
-from ctscan.inference.answer import Answer, Reader, answer
-from ctscan.inference.classifier import Classifier, Prediction
+from ctscan.inference.classifier import Answer, Classifier, Prediction, Reader
 from ctscan.io.images import read_slice
 from ctscan.notices import catalogue
 from ctscan.page.door import MAX_BYTES
@@ -142,7 +141,7 @@ class Views:
         Args:
             data: Bytes of a visitor's file.
         """
-        return self._render(view(answer(self.classifier, data, self.read), self.texts, self.names))
+        return self._render(view(self.classifier(data, self.read), self.texts, self.names))
 
     def example(self, number: int) -> dict[str, str]:
         """The same for one of the examples."""
@@ -154,17 +153,17 @@ class Views:
         Returns:
             The answer's JSON, and the slice under the likeliest class's map as PNG, None where there are no scores.
         """
-        given = answer(self.classifier, data, self.read)
+        given = self.classifier(data, self.read)
         prediction = given.prediction
         if prediction is None or given.slice is None:
-            return dict(given.to_json()), None
+            return dict(given.to_dict()), None
         grey = to_bytes(fit(given.slice.pixels, LONGEST_OVERLAY))
         evidence = prediction.evidence(prediction.top, (grey.shape[0], grey.shape[1]))
-        return dict(given.to_json()), encode_png(overlay(grey, evidence, prediction.map_top))
+        return dict(given.to_dict()), encode_png(overlay(grey, evidence, prediction.map_top))
 
     def _answer_example(self, number: int) -> AnswerView:
         example = self.examples[number]
-        given = answer(self.classifier, example.data, self.read)
+        given = self.classifier(example.data, self.read)
         return view(given, self.texts, self.names, example, number)
 
     def _render(self, shown: AnswerView) -> dict[str, str]:

@@ -37,15 +37,11 @@ from tqdm.auto import tqdm
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
-from ctscan.imaging.phantom import draw_phantom
-from ctscan.inference.classifier import Classifier
-from ctscan.io.images import Slice
 from ctscan.metrics import Score, score
-from ctscan.model.blocks import blocks_of
 from ctscan.model.card import Card
-from ctscan.model.checkpoint import write_checkpoint
+from ctscan.model.checkpoint import Checkpoint, write_checkpoint
 from ctscan.model.network import SliceNet
-from ctscan.model.runtime import TorchRuntime, choose_device, load_tensors, run_in_batches, store_tensors
+from ctscan.model.runtime import TorchRuntime, choose_device, golden_logits, load_tensors, run_in_batches, store_tensors
 from ctscan.training.data import SPLITS, Dataset, read_dataset
 from ctscan.training.recipe import Augmentation, Recipe
 
@@ -147,7 +143,7 @@ def train(
         print(f"Interrupted before there was a checkpoint; the log is in {folder}.", file=sys.stderr)
         raise
     path = out if force or not out.exists() else folder / out.name
-    card = write_checkpoint(path, card, store_tensors(net))
+    card = write_checkpoint(path, Checkpoint(card, store_tensors(net)))
     write_json(folder / "scores.json", {"best_epoch": fitted.best.epoch, **card.metrics})
     return Trained(path, card, fitted.best, folder)
 
@@ -245,7 +241,7 @@ def build_net(recipe: Recipe, weights: Weights) -> SliceNet:
 
 def build_optimiser(net: SliceNet, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
     """Optimiser and schedule; both are stepped once a batch, `steps` batches an epoch."""
-    blocks = list(reversed(blocks_of(net)))  # the head first, at the full rate
+    blocks = list(reversed(net.blocks))  # the head first, at the full rate
     rates = [recipe.rate * recipe.layer_decay**depth for depth in range(len(blocks))]
     groups = [{"params": list(block.parameters()), "lr": rate} for block, rate in zip(blocks, rates, strict=True)]
     optimiser: torch.optim.Optimizer
@@ -317,7 +313,7 @@ class Trainer:
         """One step of the optimiser on a batch; gives the loss."""
         squares, labels = squares.to(self.device, memory_format=torch.channels_last), labels.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            logits = self.net(squares).float()
+            logits = self.net(squares).logits.float()
             loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.optimiser.zero_grad()
         loss.backward()
@@ -395,7 +391,7 @@ def evaluate(net: SliceNet, squares: NDArray[np.float32], labels: NDArray[np.int
     net.eval()
     with torch.inference_mode():
         parts = torch.from_numpy(squares).split(EVALUATION_BATCH)
-        return score(torch.cat([net(part.to(device)).cpu() for part in parts]).numpy(), labels)
+        return score(torch.cat([net(part.to(device)).logits.cpu() for part in parts]).numpy(), labels)
 
 
 def top_of_scale(maps: NDArray[np.float32]) -> float:
@@ -437,12 +433,9 @@ def build_card(recipe: Recipe, net: SliceNet, data: dict[str, Any], metrics: dic
         classes=CLASS_KEYS,
         preprocess=recipe.preprocess,
         architecture=recipe.architecture,
-        training=recipe.settings,
+        recipe=recipe.settings,
         data=data,
         metrics=metrics,
         map_scale_top=scale,
-        golden_logits=(),
-        tensors_sha256="",
     )
-    logits = Classifier(card, TorchRuntime(net)).predict(Slice(draw_phantom())).logits
-    return replace(card, golden_logits=tuple(logits.tolist()))
+    return replace(card, golden_logits=golden_logits(TorchRuntime(net), card.preprocess))
