@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from ctscan.results.ledger import read_ledger, to_json, update
 from ctscan.results.records import Entry, Estimate, Fold, Ledger, Reading, Score, Search
 from ctscan.results.report import BEGIN, END, decimal, generate, percent, points, render, share
 from ctscan.results.summary import Facts, facts_of
+from ctscan.training.recipe import PLAIN
 from tests.conftest import COMMITTED, ROOT, free_port
 
 METRICS = COMMITTED.parent / "metrics.json"
@@ -212,6 +214,26 @@ def test_no_figure_of_the_model_is_written_by_hand_in_the_readme(texts: dict[str
     assert not re.findall(r"\b0\.\d|\d\s?%(?! intervals)", prose)
 
 
+def test_the_python_of_the_readme_gives_what_its_comments_say(
+    texts: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = re.findall(r"```python\n(.*?)```", texts["README.md"], re.DOTALL)[0]
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    checked = 0
+    for line in program.splitlines():
+        code, _, comment = line.partition("  # ")
+        literal = re.match(r"'[^']*'|\([^)]*\)|\[\]|[\d.]+", comment)
+        if literal:
+            assert eval(code, names) == ast.literal_eval(literal[0]), line
+            checked += 1
+        else:
+            exec(code, names)
+    assert checked == 5
+    assert (tmp_path / "overlay.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_hub_finds_the_results_in_the_model_card(texts: dict[str, str], facts: Facts) -> None:
     card = ModelCard(texts["checkpoints/README.md"])
     assert isinstance(card.data, ModelCardData)
@@ -253,6 +275,13 @@ def test_a_model_that_the_ledger_does_not_know_leaves_the_texts(tmp_path: Path) 
     (tmp_path / "README.md").write_text("")
     with pytest.raises(DataError, match="lacks the lines"):
         generate(tmp_path)
+
+
+def test_the_figures_are_about_the_recipe_of_the_checkpoint(facts: Facts) -> None:
+    assert facts.grouped is not None
+    assert facts.grouped.recipe == facts.card.recipe_digest
+    assert facts.plain is not None
+    assert facts.plain.recipe == PLAIN.digest
 
 
 def test_cards_leave_out_what_was_not_measured(facts: Facts) -> None:
