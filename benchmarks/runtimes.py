@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.app import classify, peak_memory, running_app, start_and_stop
+from benchmarks.app import CHECKPOINT, answering, peak_memory, start_and_stop
 from benchmarks.timing import example, parser, print_ratio
 from ctscan.bundle import bundled
 from ctscan.io.images import read_slice
@@ -47,35 +47,33 @@ def installed_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def memory(picture: bytes, python: str, *flags: str) -> float:
+def memory(checkpoint: Path, python: str) -> float:
     """MiB: the app's highest resident memory after some answers."""
-    with running_app(picture, python, *flags) as (address, pid):
+    with answering(checkpoint, python) as (caller, pid):
         for _ in range(ANSWERS):
-            classify(address, picture)
+            caller.classify(example())
         return peak_memory(pid)
 
 
 def compare_environments(venvs: Path, onnx: Path, rounds: int) -> None:
     """Print bytes, start and memory."""
-    picture = example()
     made = {name: make_environment(venvs / name, file) for name, file in REQUIREMENTS.items()}
     small, large = installed_bytes(made["onnx"]), installed_bytes(made["torch"])
     print(f"installed bytes, onnx / torch: {small / large:.3f}   ({small / 1e6:.0f} / {large / 1e6:.0f} MB)")
     python = {name: str(folder / "bin" / "python") for name, folder in made.items()}
-    flags = ("--checkpoint", str(onnx))
     print_ratio(
         "start to first answer, onnx / torch",
-        lambda: start_and_stop(picture, python["onnx"], *flags),
-        lambda: start_and_stop(picture, python["torch"]),
+        lambda: start_and_stop(onnx, python["onnx"]),
+        lambda: start_and_stop(CHECKPOINT, python["torch"]),
         rounds,
     )
-    a, b = memory(picture, python["onnx"], *flags), memory(picture, python["torch"])
+    a, b = memory(onnx, python["onnx"]), memory(CHECKPOINT, python["torch"])
     print(f"peak memory, onnx / torch: {a / b:.3f}   ({a:.0f} / {b:.0f} MiB)")
 
 
 def compare_forward(name: str, path: Path, rounds: int) -> None:
     """Print the ratio of one forward pass with maps."""
-    checkpoint = read_checkpoint(bundled("checkpoints/resnet18.safetensors"))
+    checkpoint = read_checkpoint(CHECKPOINT)
     ours, theirs = OnnxRuntime(path), TorchRuntime.from_checkpoint(checkpoint)
     square = checkpoint.card.preprocess(read_slice(example()).pixels)[0][None]
     print_ratio(f"forward pass, {name} / torch", lambda: ours.run(square), lambda: theirs.run(square), rounds)

@@ -165,7 +165,8 @@ def running_app(
     """`python app.py` on a free port, until the block ends; `program` may set something before it does the same."""
     port = free_port()
     recorder = temporary.with_name(f"{temporary.name}-recorder")
-    recorder.mkdir(exist_ok=True)
+    for folder in (temporary, recorder):
+        folder.mkdir(exist_ok=True)
     connections = recorder / "connections.txt"
     pictures = recorder / "pictures.txt"
     preamble = RECORDER.format(connections=str(connections), pictures=str(pictures))

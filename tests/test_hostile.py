@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.app import classify
 from ctscan.errors import UnreadableSlice
 from ctscan.io.images import read_slice
 from ctscan.io.sandbox import Decoder
 from ctscan.notices import catalogue
+from tests.caller import Caller
 from tests.conftest import ROOT, App
 from tests.process_tree import children_of, descendants
 from tests.samples import (
@@ -207,7 +207,7 @@ def test_the_decoder_reads_or_refuses_what_is_cut_or_flipped(decoder: Decoder) -
 def ask(app: App, data: bytes) -> dict[str, Any]:
     """The app's answer, had in little memory; how long a file may take is the decoder's to say."""
     growth = Growth(app.process.pid)
-    given = classify(app.address, data)
+    given = Caller(app.address).classify(data)
     assert growth() <= GROWTH
     return given
 
@@ -282,7 +282,7 @@ def post(app: App, path: str, body: bytes) -> tuple[int, str]:
 
 def test_pillow_opens_no_uploaded_byte_in_any_process(app: App) -> None:
     for data in [*ALL.values(), *map(file, HARMLESS), NOT_PICTURES["gif"][0]]:
-        classify(app.address, data)
+        Caller(app.address).classify(data)
     assert not app.pictures.exists()  # nor does it make a picture
     # The watch is there in the children too.
     children = children_of(app.process.pid)
