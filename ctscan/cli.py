@@ -240,7 +240,7 @@ def search(
     from ctscan.evaluation import search as searching
     from ctscan.evaluation.setting import open_setting
     from ctscan.results.ledger import update
-    from ctscan.training.trainer import imagenet_weights
+    from ctscan.training.weights import imagenet_weights
 
     known = manifest or bundled("checkpoints/manifest.json")
     setting = open_setting(data, known, threshold=threshold, runs=runs)

@@ -13,7 +13,7 @@ from ctscan.evaluation.search import SPACE, balanced_loss, open_study, search
 from ctscan.training.audit import audit
 from ctscan.training.data import Dataset, read_dataset
 from ctscan.training.recipe import CTSCAN, SEED, override
-from ctscan.training.trainer import imagenet_weights
+from ctscan.training.weights import imagenet_weights
 from tests.samples import write_data
 
 TINY = override(CTSCAN, ["size=32", "epochs=1", "precision=fp32"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import signal
 import subprocess
 import sys
@@ -23,16 +22,13 @@ from ctscan.model.runtime import choose_device
 from ctscan.training.data import Dataset, read_dataset
 from ctscan.training.recipe import CTSCAN, SEED, Augmentation, Recipe, override
 from ctscan.training.trainer import (
-    IMAGENET_URL,
-    Epoch,
     Trainer,
-    Weights,
     build_augmentation,
-    build_net,
+    evaluate,
     fit,
-    imagenet_weights,
     train,
 )
+from ctscan.training.weights import IMAGENET_URL, Weights, build_net, imagenet_weights
 from tests.conftest import ROOT, wait_until
 from tests.samples import write_data
 
@@ -130,18 +126,26 @@ def test_what_stops_a_training_leaves_the_best_so_far(
     assert stop == signal.SIGINT or (tmp_path / "m.safetensors").read_text() == "another's"
 
 
-def test_ctrl_c_keeps_the_best_epoch(dataset: Dataset, weights: Weights) -> None:
+def test_ctrl_c_keeps_the_best_epoch(
+    dataset: Dataset, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def step(trainer: Trainer, squares: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps > 2 * trainer.steps:  # in the third epoch
+            signal.raise_signal(signal.SIGINT)
+        return original(trainer, squares, labels)
+
+    original = Trainer.step
+    monkeypatch.setattr(Trainer, "step", step)
     recipe = override(SMALL, ["epochs=9", "augmentation=none"])
-    seen: list[Epoch] = []
-
-    def on_epoch(epoch: Epoch) -> None:
-        seen.append(epoch)
-        if epoch.epoch == 2:
-            raise KeyboardInterrupt
-
-    fitted = fit(recipe, dataset.of("train"), dataset.of("valid"), weights, CPU, on_epoch)
-    assert len(seen) == len(fitted.history) == 2
-    assert fitted.best == min(seen, key=lambda epoch: epoch.valid_loss)
+    net, history = fit(recipe, dataset.of("train"), dataset.of("valid"), weights, CPU, tmp_path)
+    assert len(history) == 2
+    unseen = dataset.of("valid").squares(recipe.preprocess.square)
+    kept = evaluate(net, unseen, dataset.of("valid").labels, CPU)
+    assert kept.cross_entropy == pytest.approx(min(epoch.valid_loss for epoch in history), rel=1e-5)
 
 
 def test_ctrl_c_before_there_is_an_epoch_says_where_the_log_is(
@@ -156,33 +160,25 @@ def test_ctrl_c_before_there_is_an_epoch_says_where_the_log_is(
     assert not (tmp_path / "m.safetensors").exists()
 
 
-def test_the_same_seed_gives_the_same_first_epoch(dataset: Dataset, weights: Weights) -> None:
+def test_the_same_seed_gives_the_same_first_epoch(dataset: Dataset, weights: Weights, tmp_path: Path) -> None:
     parts = dataset.of("train"), dataset.of("valid")
-    losses = [fit(SMALL, *parts, weights, CPU).history[0].train_loss for _ in range(2)]
+    losses = [fit(SMALL, *parts, weights, CPU, tmp_path)[1][0].train_loss for _ in range(2)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_eight_slices_are_learned_by_heart(dataset: Dataset, weights: Weights) -> None:
+def test_eight_slices_are_learned_by_heart(dataset: Dataset, weights: Weights, tmp_path: Path) -> None:
     recipe = override(SMALL, ["size=32", "epochs=12", "augmentation=none", "label_smoothing=0", "dropout=0"])
-    train_ = dataset.of("train")
-    fitted = fit(recipe, train_, train_, weights, CPU)
-    assert fitted.best.valid_accuracy == 1
-    assert fitted.best.valid_loss == min(e.valid_loss for e in fitted.history)
+    _, history = fit(recipe, dataset.of("train"), dataset.of("train"), weights, CPU, tmp_path)
+    assert min(history, key=lambda epoch: epoch.valid_loss).valid_accuracy == 1
 
 
-def test_a_training_that_diverges_from_the_first_epoch_is_refused(dataset: Dataset, weights: Weights) -> None:
-    losses: list[float] = []
+def test_a_training_that_diverges_from_the_first_epoch_is_refused(
+    dataset: Dataset, weights: Weights, tmp_path: Path
+) -> None:
     train_ = dataset.of("train")
     with pytest.raises(DataError, match="rate"):
-        fit(
-            override(SMALL, ["epochs=2", "rate=1e20"]),
-            train_,
-            train_,
-            weights,
-            CPU,
-            lambda e: losses.append(e.valid_loss),
-        )
-    assert losses == pytest.approx([math.nan] * 2, nan_ok=True)
+        fit(override(SMALL, ["epochs=2", "rate=1e20"]), train_, train_, weights, CPU, tmp_path)
+    assert [row["valid_loss"] for row in csv.DictReader((tmp_path / "log.csv").open())] == ["nan", "nan"]
 
 
 # --- starting weights
@@ -245,6 +241,13 @@ def test_the_seed_designs_rate_falls_by_ten_every_seven_epochs(weights: Weights)
             trainer.optimiser.step()
             trainer.schedule.step()
     assert rates == pytest.approx([0.01] * 7 + [0.001] * 7 + [0.0001])
+
+
+def test_a_last_batch_of_one_joins_the_one_before(weights: Weights) -> None:
+    for n, sizes in ((9, [4, 5]), (10, [4, 4, 2]), (8, [4, 4])):
+        trainer = Trainer(SMALL, np.zeros((n, 1, 64, 64), np.float32), np.arange(n) % 4, weights, CPU)
+        assert [len(labels) for _, labels in trainer.batches()] == sizes
+        assert trainer.steps == len(sizes)
 
 
 def test_no_strength_leaves_the_picture_but_for_the_flip() -> None:

@@ -42,7 +42,8 @@ from ctscan.model.runtime import Output, TorchRuntime, choose_device, concatenat
 from ctscan.results.records import Fold
 from ctscan.training.data import Dataset
 from ctscan.training.recipe import Control, Recipe
-from ctscan.training.trainer import Trainer, Weights, build_card, round_trip, show_progress, top_of_scale
+from ctscan.training.trainer import Trainer, build_card, round_trip, show_progress, top_of_scale
+from ctscan.training.weights import Weights
 
 CONTROLS: tuple[Control, ...] = get_args(Control)
 FLAT_GREY = 0.5

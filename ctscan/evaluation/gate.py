@@ -13,7 +13,7 @@ upright slices, so they need no collecting.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
 from hashlib import sha256
@@ -177,9 +177,9 @@ def subjects_of_data(pool: Dataset, size: int) -> list[Subject]:
         subjects.append(subject(slice_, size, CHEST, DATA_SET, source, record.fold))
         subjects.append(subject(other, size, CHEST, f"{DATA_SET}, {REWINDOWED}", source, record.fold))
         names = generator.choice(list(WRONG), WRONG_PER_SLICE, replace=False).tolist()
-        for shown, picked in zip((slice_, other), names, strict=True):
-            for name, kind, wrong in spoil(shown, [picked]):
-                subjects.append(subject(wrong, size, kind, f"{DATA_SET}, {name}", source, record.fold))
+        for shown, name in zip((slice_, other), names, strict=True):
+            wrong, group = spoil(shown, name), f"{DATA_SET}, {name}"
+            subjects.append(subject(wrong, size, WRONG[name][0], group, source, record.fold))
     return subjects
 
 
@@ -199,17 +199,16 @@ def subjects_of_pictures(folder: Path, size: int) -> list[Subject]:
             slice_ = read_slice(path.read_bytes())
         except UnreadableSlice:
             continue
-        what, _, rest = path.name.partition("__")
-        source, separator, _ = rest.partition("__")
-        if not separator:
+        if path.name.count("__") < 2:
             raise DataError(f"{path}: the name of a picture must be KIND__SOURCE__NAME.")
+        what, source = path.name.split("__")[:2]
         subjects.append(subject(slice_, size, kind, ELSEWHERE if kind == CHEST else what, source))
         if kind == CHEST:
             mirrored = replace(slice_, pixels=np.ascontiguousarray(slice_.pixels[:, ::-1]))
             other = rewindow(mirrored, generator)
             subjects.append(subject(other, size, kind, f"{ELSEWHERE}, {REWINDOWED}", source))
-            for name, wrong_kind, wrong in spoil(slice_, list(WRONG)):
-                subjects.append(subject(wrong, size, wrong_kind, f"{ELSEWHERE}, {name}", source))
+            for name, (wrong_kind, _) in WRONG.items():
+                subjects.append(subject(spoil(slice_, name), size, wrong_kind, f"{ELSEWHERE}, {name}", source))
     if not {s.kind for s in subjects} >= {CHEST, "no_lungs", "no_ct"}:
         raise DataError(f"The folder of pictures needs {', '.join(FOLDERS)} with files KIND__SOURCE__NAME in each.")
     return deal(subjects)
@@ -217,18 +216,15 @@ def subjects_of_pictures(folder: Path, size: int) -> list[Subject]:
 
 def subject(slice_: Slice, size: int, kind: str, group: str, source: str, part: int = -1) -> Subject:
     """What the gate keeps of a slice."""
-    pixels = np.ascontiguousarray(slice_.pixels, np.float32)
-    anatomy = find_anatomy(pixels)
-    tone, greys = tone_of(pixels, anatomy)
-    square = view(size).square(pixels, anatomy)
+    anatomy = find_anatomy(slice_.pixels)
+    tone, greys = tone_of(slice_.pixels, anatomy)
+    square = view(size).square(slice_.pixels, anatomy)
     return Subject(square, tone, greys, kind, group, source, find_fault(slice_), part)
 
 
-def spoil(slice_: Slice, names: Sequence[str]) -> Iterator[tuple[str, str, Slice]]:
-    """Wrong ways to show a slice: name, kind, slice."""
-    for name in names:
-        kind, turn = WRONG[name]
-        yield name, kind, replace(slice_, pixels=np.ascontiguousarray(turn(slice_.pixels)))
+def spoil(slice_: Slice, name: str) -> Slice:
+    """The slice shown in one of the `WRONG` ways."""
+    return replace(slice_, pixels=np.ascontiguousarray(WRONG[name][1](slice_.pixels)))
 
 
 def rewindow(slice_: Slice, generator: np.random.Generator) -> Slice:
@@ -291,15 +287,11 @@ def cross_fit(subjects: Sequence[Subject], output_of: Callable[[int], Output]) -
     for part in range(FOLDS):
         output, inside = output_of(part), parts == part
         reference = fit(take(output, ~inside), [s for s in subjects if s.part != part])
-        judged = judge_all(take(output, inside), [s for s in subjects if s.part == part], reference)
+        asked = [s for s in subjects if s.part == part]
+        tones, greys = np.stack([s.tone for s in asked]), np.array([s.greys for s in asked])
+        judged = measure(take(output, inside), tones, greys, reference)
         signals |= dict(zip(np.flatnonzero(inside).tolist(), judged, strict=True))
     return [signals[place] for place in range(len(subjects))]
-
-
-def judge_all(output: Output, subjects: Sequence[Subject], reference: Reference) -> list[Signals]:
-    """The signals of pictures whose features are known."""
-    tones, greys = np.stack([s.tone for s in subjects]), np.array([s.greys for s in subjects])
-    return measure(output, tones, greys, reference)
 
 
 def fit(output: Output, subjects: Sequence[Subject]) -> Reference:

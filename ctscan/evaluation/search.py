@@ -33,7 +33,7 @@ from ctscan.metrics import measures, softmax
 from ctscan.results.records import Search
 from ctscan.training.data import Dataset
 from ctscan.training.recipe import Recipe
-from ctscan.training.trainer import Weights, build_net
+from ctscan.training.weights import Weights, build_net
 
 FOLDS = (0, 1)  # the same for all trials, so that recipes meet the same slices
 RANDOM_TRIALS = 8  # before the sampler leans on what it has seen

@@ -65,8 +65,9 @@ from ctscan.results.summary import HEADLINE_THRESHOLD
 from ctscan.training import recipe as recipes
 from ctscan.training.data import FOLDS, Dataset, Manifest, find_outside_files, read_files
 from ctscan.training.recipe import Recipe, read_recipe
-from ctscan.training.trainer import imagenet_weights
+from ctscan.training.weights import imagenet_weights
 
+BATCH = 32
 EXPLAINED = 50  # slices; ROAD fills each of them in eighteen times
 PAIRED = ("accuracy", "balanced_accuracy", "auroc.normal", "nll")
 COMPARED = ("accuracy", "balanced_accuracy", "auroc_macro", "auroc.normal")
@@ -142,14 +143,16 @@ def answer(data: Dataset, classifier: Classifier) -> tuple[Answers, NDArray[np.b
     Raises:
         DataError: It refuses all of them.
     """
-    judge = classifier.gate.judge
-    judged = [judge([record.slice], [find_anatomy(record.pixels)])[0] for record in data.records]
-    scored = np.array([judgement.verdict != "refused" for judgement in judged])
-    if not scored.any():
+    scored = []
+    for start in range(0, len(data), BATCH):
+        slices = [record.slice for record in data.records[start : start + BATCH]]
+        judged = classifier.gate.judge(slices, [find_anatomy(slice_.pixels) for slice_ in slices])
+        scored += [judgement.verdict != "refused" for judgement in judged]
+    if not any(scored):
         raise DataError(f"The gate refuses all {len(data)} slices, so there is nothing to evaluate.")
-    passed = data.take(scored)
+    passed = data.take(np.array(scored))
     logits = run_in_batches(classifier.runtime, passed.squares(classifier.card.preprocess.square)).logits
-    return Answers(logits, passed.labels, passed.groups), scored
+    return Answers(logits, passed.labels, passed.groups), np.array(scored)
 
 
 def grouped(

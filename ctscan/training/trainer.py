@@ -14,24 +14,19 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
-from urllib.error import URLError
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
-from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
@@ -44,15 +39,13 @@ from ctscan.model.network import SliceNet
 from ctscan.model.runtime import TorchRuntime, choose_device, golden_logits, load_tensors, run_in_batches, store_tensors
 from ctscan.training.data import SPLITS, Dataset, read_dataset
 from ctscan.training.recipe import Augmentation, Recipe
+from ctscan.training.weights import Weights, build_net, imagenet_weights
 
 EVALUATION_BATCH = 32
 MAP_SCALE_PERCENTILE = 99
 MIN_FREE_BYTES = 64 << 20  # a checkpoint is 22 MB and is written beside the old one
-IMAGENET_URL = ResNet18_Weights.IMAGENET1K_V1.url
-IMAGENET_SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
 
 Device = Literal["auto", "cpu", "cuda"]
-Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,15 +58,6 @@ class Epoch:
     valid_loss: float
     valid_accuracy: float
     seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """The network of the best epoch, in evaluation mode, with the history of all epochs."""
-
-    net: SliceNet
-    history: tuple[Epoch, ...]
-    best: Epoch
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,16 +86,12 @@ def train(
     Args:
         data: Folder with train/, valid/ and test/, each with one folder a class.
         recipe: How.
-        out: The checkpoint to write.
+        out: The checkpoint to write; where another training has meanwhile written it, it goes to the run's folder.
         init: Safetensors state dict of torchvision's resnet18; without it, it is downloaded.
         runs: Gets a folder for this run.
         device: Where to train.
         force: Replace `out` where it exists.
         read_test: Score the test split, once, at the end.
-
-    Returns:
-        The checkpoint's path and card, the best epoch and the run's folder. Where another training has meanwhile
-        written `out`, the checkpoint lies in the run's folder.
 
     Raises:
         DataError: What it needs is missing or damaged, or the loss was never a finite number.
@@ -128,24 +108,17 @@ def train(
             print(f"{split}: skipped {line}", file=sys.stderr)
     runs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}-", dir=runs))
-    write_json(folder / "recipe.json", recipe.settings)
-    history: list[Epoch] = []
-
-    def log(epoch: Epoch) -> None:
-        history.append(epoch)
-        write_log(folder, history)
-
+    (folder / "recipe.json").write_text(json.dumps(recipe.settings, indent=1) + "\n", encoding="utf-8")
     try:
-        fitted = fit(recipe, dataset.of("train"), dataset.of("valid"), weights, on, log)
-        net = round_trip(recipe, fitted.net)
+        fitted, history = fit(recipe, dataset.of("train"), dataset.of("valid"), weights, on, folder)
+        net = round_trip(recipe, fitted)
         card = describe(recipe, net, dataset, read_test)
     except KeyboardInterrupt:
         print(f"Interrupted before there was a checkpoint; the log is in {folder}.", file=sys.stderr)
         raise
     path = out if force or not out.exists() else folder / out.name
     card = write_checkpoint(path, Checkpoint(card, store_tensors(net)))
-    write_json(folder / "scores.json", {"best_epoch": fitted.best.epoch, **card.metrics})
-    return Trained(path, card, fitted.best, folder)
+    return Trained(path, card, min(history, key=lambda epoch: epoch.valid_loss), folder)
 
 
 def check_target(out: Path, force: bool) -> None:
@@ -168,11 +141,6 @@ def check_target(out: Path, force: bool) -> None:
         raise DataError(f"The disk of {out.parent} is full, less than {MIN_FREE_BYTES >> 20} MiB free.")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """One JSON file."""
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 def write_log(folder: Path, history: list[Epoch]) -> None:
     """log.csv and curves.png: after every epoch, so that an interrupted run is not lost."""
     from matplotlib.figure import Figure
@@ -183,60 +151,14 @@ def write_log(folder: Path, history: list[Epoch]) -> None:
         writer.writerows(asdict(epoch).values() for epoch in history)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    x = [e.epoch for e in history]
-    left.plot(x, [e.train_loss for e in history], label="train, augmented")
-    left.plot(x, [e.valid_loss for e in history], label="valid")
+    x = [epoch.epoch for epoch in history]
+    left.plot(x, [epoch.train_loss for epoch in history], label="train, augmented")
+    left.plot(x, [epoch.valid_loss for epoch in history], label="valid")
     left.set(xlabel="epoch", ylabel="cross-entropy")
     left.legend()
-    right.plot(x, [e.valid_accuracy for e in history], color="C1")
+    right.plot(x, [epoch.valid_accuracy for epoch in history])
     right.set(xlabel="epoch", ylabel="accuracy on valid")
     figure.savefig(folder / "curves.png", dpi=110)
-
-
-def imagenet_weights(init: Path | None) -> Weights:
-    """The state dict of an ImageNet ResNet18.
-
-    Args:
-        init: A safetensors file, or None for torchvision's own, from torch's cache or a download. Nothing of a file
-            that is not torchvision's is unpickled: its SHA-256 is checked first.
-
-    Raises:
-        DataError: The file is damaged, another one, or cannot be had.
-    """
-    if init is not None:
-        try:
-            return {name: values.float() for name, values in safetensors.torch.load_file(init).items()}
-        except (OSError, SafetensorError):
-            raise DataError(f"--init {init}: not a safetensors file that can be read.") from None
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(IMAGENET_URL).name
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(IMAGENET_URL, str(path), IMAGENET_SHA256)
-        genuine = sha256(path.read_bytes()).hexdigest() == IMAGENET_SHA256
-    except (URLError, OSError, RuntimeError):  # the last where the download has another hash
-        raise DataError("torchvision's ImageNet weights cannot be downloaded; give a file: --init.") from None
-    if not genuine:
-        raise DataError(f"{path} is not torchvision's file of ImageNet weights: delete it, or give a file: --init.")
-    weights: Weights = torch.hub.load_state_dict_from_url(IMAGENET_URL, map_location="cpu", weights_only=True)
-    return weights
-
-
-def build_net(recipe: Recipe, weights: Weights) -> SliceNet:
-    """A network with ImageNet's trunk and a new head, seeded.
-
-    Raises:
-        DataError: The weights do not fit.
-    """
-    torch.manual_seed(recipe.seed)
-    net = SliceNet(recipe.architecture)
-    trunk = {n: v for n, v in weights.items() if not n.startswith("fc.")}
-    trunk = {n: v.long() if n.endswith("num_batches_tracked") else v for n, v in trunk.items()}
-    try:
-        net.trunk.load_state_dict(trunk)
-    except RuntimeError:
-        raise DataError("The starting weights are not a state dict of torchvision's resnet18.") from None
-    return net
 
 
 def build_optimiser(net: SliceNet, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
@@ -294,10 +216,19 @@ class Trainer:
         self.recipe, self.device = recipe, device
         self.squares, self.labels = torch.from_numpy(squares), torch.from_numpy(labels)
         self.net = build_net(recipe, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.steps = math.ceil(len(labels) / recipe.batch)
+        self.steps = max(1, len(labels) // recipe.batch + (len(labels) % recipe.batch > 1))
         self.optimiser, self.schedule = build_optimiser(self.net, recipe, self.steps)
         self.transform = build_augmentation(recipe.augmentation, recipe.strength)
-        self.bf16 = uses_bf16(recipe, device)
+
+    @property
+    def bf16(self) -> bool:
+        """Whether it computes in bf16: as asked, or where the processor has instructions for it."""
+        if self.recipe.precision != "auto":
+            return self.recipe.precision == "bf16"
+        if self.device.type == "cuda":
+            return bool(torch.cuda.is_bf16_supported())
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
     @property
     def rate(self) -> float:
@@ -306,7 +237,10 @@ class Trainer:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of batches in a new order, every slice with an augmentation of its own."""
-        for index in torch.randperm(len(self.labels)).split(self.recipe.batch):
+        parts = list(torch.randperm(len(self.labels)).split(self.recipe.batch))
+        if len(parts) > self.steps:  # batch norm has nothing to say of a single slice: it joins the batch before
+            parts[-2:] = [torch.cat(parts[-2:])]
+        for index in parts:
             yield torch.stack([self.transform(square) for square in self.squares[index]]), self.labels[index]
 
     def step(self, squares: Tensor, labels: Tensor) -> Tensor:
@@ -332,30 +266,18 @@ class Trainer:
         return total / self.steps
 
 
-def uses_bf16(recipe: Recipe, device: torch.device) -> bool:
-    """Whether this run computes in bf16: as asked, or where the processor has instructions for it."""
-    if recipe.precision != "auto":
-        return recipe.precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def show_progress(recipe: Recipe, steps: int, title: str) -> tqdm[Any]:
     """A bar over all steps of a run, with the loss and the time left."""
     return tqdm(total=steps * recipe.epochs, desc=title, unit="step", dynamic_ncols=True)
 
 
 def fit(
-    recipe: Recipe,
-    train: Dataset,
-    valid: Dataset,
-    weights: Weights,
-    device: torch.device,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-) -> Fitted:
+    recipe: Recipe, train: Dataset, valid: Dataset, weights: Weights, device: torch.device, folder: Path
+) -> tuple[SliceNet, list[Epoch]]:
     """Train, and keep the epoch with the lowest cross-entropy on `valid`. Ctrl-C ends with the best so far.
+
+    Returns:
+        The network of that epoch, in evaluation mode, and all epochs; `folder` gets their log.
 
     Raises:
         DataError: The weights do not fit, or no epoch has a finite cross-entropy.
@@ -365,7 +287,7 @@ def fit(
     trainer = Trainer(recipe, train.squares(see), train.labels, weights, device)
     unseen = valid.squares(see)
     history: list[Epoch] = []
-    best: tuple[Epoch, SliceNet] | None = None
+    best, lowest = None, math.inf
     with show_progress(recipe, trainer.steps, f"{recipe.name} on {device}") as progress:
         try:
             for number in range(1, recipe.epochs + 1):
@@ -374,16 +296,16 @@ def fit(
                 now = evaluate(trainer.net, unseen, valid.labels, device)
                 seconds = time.monotonic() - start
                 history.append(Epoch(number, rate, train_loss, now.cross_entropy, now.accuracy, seconds))
-                if history[-1].valid_loss < (best[0].valid_loss if best else math.inf):  # NaN is below nothing
-                    best = history[-1], copy.deepcopy(trainer.net)
-                on_epoch(history[-1])
+                if now.cross_entropy < lowest:  # NaN is below nothing
+                    best, lowest = copy.deepcopy(trainer.net), now.cross_entropy
+                write_log(folder, history)
         except KeyboardInterrupt:
             if best is None:
                 raise
-            progress.write(f"Interrupted: keeping epoch {best[0].epoch}, the best so far.", file=sys.stderr)
+            progress.write("Interrupted: keeping the best epoch so far.", file=sys.stderr)
     if best is None:
         raise DataError("The validation loss was never a finite number; try a lower rate, as in --set rate=1e-4.")
-    return Fitted(best[1].eval(), tuple(history), best[0])
+    return best.eval(), history
 
 
 def evaluate(net: SliceNet, squares: NDArray[np.float32], labels: NDArray[np.int64], device: torch.device) -> Score:
