@@ -52,33 +52,25 @@ class Placement:
         `shape` is the slice's own unless given; a smaller one covers the same slice with larger pixels. Zero
         outside `box`, of which the model saw nothing.
         """
-        box, target = self.box, self.target
         height, width = shape or self.slice_shape
-        across_rows = _positions(height, self.slice_shape[0], box.top, box.height, target.top, target.height)
-        across_columns = _positions(width, self.slice_shape[1], box.left, box.width, target.left, target.width)
-        rows = _bilinear_weights(across_rows / self.size, maps.shape[-2])
-        columns = _bilinear_weights(across_columns / self.size, maps.shape[-1])
+        rows, columns = self._weights(0, height, maps.shape[-2]), self._weights(1, width, maps.shape[-1])
         over_slice: NDArray[np.float32] = np.asarray(rows @ maps @ columns.T, np.float32)
         return over_slice
 
+    def _weights(self, axis: int, pixels: int, cells: int) -> NDArray[np.float32]:
+        """(pixels, cells): how much each cell along the square weighs at each pixel along the slice.
 
-def _positions(
-    pixels: int, length: int, start: int, extent: int, target_start: int, target_extent: int
-) -> NDArray[np.float64]:
-    """Where along the square each of `pixels` across a slice of `length` lies, NaN outside the box."""
-    along = (np.arange(pixels) + 0.5) * (length / pixels) - start
-    return np.where((along >= 0) & (along < extent), target_start + along * (target_extent / extent), np.nan)
-
-
-def _bilinear_weights(position: NDArray[np.float64], cells: int) -> NDArray[np.float32]:
-    """(P, cells): how much each of `cells` weighs at each position, 0 to 1 across the square; nothing at NaN.
-
-    Beyond the outermost cell centres the outermost value holds.
-    """
-    place = np.clip(position * cells - 0.5, 0, cells - 1)
-    distance = np.abs(place[:, None] - np.arange(cells)[None, :])
-    weights: NDArray[np.float32] = np.nan_to_num(np.maximum(1 - distance, 0)).astype(np.float32)
-    return weights
+        Beyond the outermost cell centres the outermost value holds; outside the box nothing does.
+        """
+        box, target = self.box, self.target
+        start, extent = ((box.top, box.height), (box.left, box.width))[axis]
+        target_start, target_extent = ((target.top, target.height), (target.left, target.width))[axis]
+        along = (np.arange(pixels) + 0.5) * (self.slice_shape[axis] / pixels) - start
+        position = (target_start + along * (target_extent / extent)) / self.size
+        place = np.clip(position * cells - 0.5, 0, cells - 1)
+        weights = np.maximum(1 - np.abs(place[:, None] - np.arange(cells)), 0)
+        weights[(along < 0) | (along >= extent)] = 0
+        return np.asarray(weights, np.float32)
 
 
 def letterbox(box: Box, size: int) -> Box:
