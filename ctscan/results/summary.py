@@ -36,7 +36,7 @@ class Facts:
     deduplicated: records.PublishedEvaluation | None = None
     grouped: CrossValidation | None = None
     stricter: CrossValidation | None = None  # the same recipe where visual groups are linked at `STRICT_THRESHOLD`
-    plain: CrossValidation | None = None  # the recipe that `grouped` was held against
+    plain: CrossValidation | None = None  # the plain recipe, whatever model came of it
     controls: Mapping[str, records.Control] = field(default_factory=dict)  # by name, of the model's view
     plain_controls: Mapping[str, records.Control] = field(default_factory=dict)  # of the plain recipe's view
     audit: records.Audit | None = None
@@ -109,7 +109,9 @@ def facts_of(ledger: Ledger, card: Card) -> Facts:
     mine = card.model_id
     grouped = _newest(e for e in ledger.cross_validations if e.model_id == mine and e.threshold == HEADLINE_THRESHOLD)
     recipe = grouped.recipe if grouped else ""
-    other = grouped.against.recipe if grouped and grouped.against else ""
+    plain = _newest(
+        e for e in ledger.cross_validations if (e.recipe_name, e.threshold) == ("plain", HEADLINE_THRESHOLD)
+    )
 
     def of_recipe(entries: Iterable[About], recipe: str, threshold: float = HEADLINE_THRESHOLD) -> list[About]:
         return [e for e in entries if (e.recipe, e.threshold) == (recipe, threshold)]
@@ -122,9 +124,9 @@ def facts_of(ledger: Ledger, card: Card) -> Facts:
         deduplicated=_newest(e for e in ledger.evaluations if (e.model_id, e.split) == (mine, "deduplicated")),
         grouped=grouped,
         stricter=_newest(of_recipe(ledger.cross_validations, recipe, STRICT_THRESHOLD)),
-        plain=_newest(of_recipe(ledger.cross_validations, other)),
+        plain=plain,
         controls={e.control: e for e in of_recipe(ledger.controls, recipe)},
-        plain_controls={e.control: e for e in of_recipe(ledger.controls, other)},
+        plain_controls={e.control: e for e in of_recipe(ledger.controls, plain.recipe if plain else "")},
         audit=_newest(ledger.audits),
         gate=_newest(e for e in ledger.gates if e.model_id == mine),
         confidence=_newest(of_recipe(ledger.confidences, recipe)),
