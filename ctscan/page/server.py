@@ -278,7 +278,7 @@ def health(door: Door, model_id: str) -> Callable[[Request], Any]:
 
     async def show(_: Request) -> Response:
         if door.draining:
-            return JSONResponse({"status": "draining"}, 503)
+            return JSONResponse({"status": "draining"}, 503, {"ctscan-reason": "stopping"})
         return JSONResponse({"status": "ok", "model_id": model_id})
 
     return show
