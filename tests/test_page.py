@@ -284,7 +284,8 @@ def test_no_variable_that_gradio_reads_reaches_it() -> None:
     source = Path(gr.__file__ or "").parent
     names = {name for file in source.rglob("*.py") for name in re.findall(r"GRADIO_[A-Z_]+", file.read_text("utf-8"))}
     assert len(names) > 30
-    environment = dict.fromkeys(names, "1") | {"HOME": "/home"}
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "all_proxy": "socks5://127.0.0.1:9", "NO_PROXY": "[::1]"}
+    environment = dict.fromkeys(names, "1") | proxies | {"HOME": "/home"}
     launch.clean(environment, "/folder")
     assert environment == {
         "HOME": "/home",

@@ -42,10 +42,12 @@ class Door:
     Args:
         app: What answers.
         is_uploaded: Whether a name is that of a file which was uploaded.
+        root_path: Path below which a proxy serves the page, whether it cuts it off or not.
     """
 
-    def __init__(self, app: ASGIApp, is_uploaded: Callable[[object], bool]) -> None:
+    def __init__(self, app: ASGIApp, is_uploaded: Callable[[object], bool], root_path: str = "") -> None:
         self.app = app
+        self.root_path = root_path.rstrip("/")
         self.is_uploaded = is_uploaded
         self.draining = False
         self._limited = RequestBodyLimitMiddleware(app, MAX_BYTES + MAX_QUESTION)  # a form is longer than its file
@@ -70,7 +72,10 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        way = f"{scope['method']} {scope['path'].removeprefix(scope.get('root_path', ''))}"
+        below = scope["path"].startswith(f"{self.root_path}/")
+        path = scope["path"].removeprefix(self.root_path) if below else scope["path"]
+        scope = {**scope, "root_path": self.root_path, "path": self.root_path + path}
+        way = f"{scope['method']} {path}"
         lasting = LASTING in way
         self._open += not lasting
         try:

@@ -27,6 +27,7 @@ GRADIO = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_ANALYTICS_MAX_EVENTS": "1",  # or the last 10,000 requests are listed, and counted at each
 }
+PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}  # the app asks nobody, but httpx may stumble over them
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ def clean(environment: MutableMapping[str, str], folder: str) -> None:
         environment: Of the process.
         folder: Where Gradio may make its empty folders; nothing that is sent is written to it or anywhere else.
     """
-    for name in [name for name in environment if name.startswith("GRADIO_")]:
-        del environment[name]
+    for name in list(environment):
+        if name.startswith("GRADIO_") or name.lower() in PROXIES:
+            del environment[name]
     environment.update(GRADIO, GRADIO_TEMP_DIR=folder)
 
 

@@ -126,11 +126,10 @@ def serve(views: Views, listener: Listener, root_path: str = "") -> None:
     limit_arenas()
     memory, desk = Memory(), Desk()
     app = build(views, memory, desk)
-    door = Door(app, lambda name: memory.get(name) is not None)
+    door = Door(app, lambda name: memory.get(name) is not None, root_path)
     app.router.routes.insert(0, Route("/health", health(door, views.classifier.card.model_id)))
     config = uvicorn.Config(
         door,
-        root_path=root_path,
         access_log=False,
         log_level="warning",
         server_header=False,
