@@ -32,12 +32,12 @@ RUNS = Path("runs")
 PACKAGES = {"sklearn": "scikit-learn", "skimage": "scikit-image"}  # module -> what pip calls it, where that differs
 
 
-def file_(help_: str) -> Any:
+def file_option(help_: str) -> Any:
     """A flag that takes a file."""
     return typer.Option(metavar="FILE", help=help_)
 
 
-def folder_(help_: str) -> Any:
+def folder_option(help_: str) -> Any:
     """A flag that takes a folder."""
     return typer.Option(metavar="DIR", help=help_)
 
@@ -45,13 +45,13 @@ def folder_(help_: str) -> Any:
 Device = Literal["auto", "cpu", "cuda"]
 RecipeName = Literal["ctscan", "plain", "seed"]
 ControlName = Literal["shuffled_labels", "border_only", "lungs_black", "tone_only"]
-Data = Annotated[Path, folder_("with train/, valid/ and test/, a folder a class in each")]
-Pictures = Annotated[Path, folder_("with ct_chest/, ct_other/ and notct/")]
-Root = Annotated[Path, folder_("a checkout of ctscan")]
-Runs = Annotated[Path, folder_("logs, plots and folds, from which runs resume")]
-Checkpoint = Annotated[Path | None, file_("a checkpoint  [default: the one ctscan brings]")]
-Ledger = Annotated[Path | None, file_("keeps the results  [default: metrics.json beside the checkpoint]")]
-Init = Annotated[Path | None, file_("starting weights as safetensors, instead of torchvision's download")]
+Data = Annotated[Path, folder_option("with train/, valid/ and test/, a folder a class in each")]
+Pictures = Annotated[Path, folder_option("with ct_chest/, ct_other/ and notct/")]
+Root = Annotated[Path, folder_option("a checkout of ctscan")]
+Runs = Annotated[Path, folder_option("logs, plots and folds, from which runs resume")]
+Checkpoint = Annotated[Path | None, file_option("a checkpoint  [default: the one ctscan brings]")]
+Ledger = Annotated[Path | None, file_option("keeps the results  [default: metrics.json beside the checkpoint]")]
+Init = Annotated[Path | None, file_option("starting weights as safetensors, instead of torchvision's download")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="change a field of the recipe")]
 Threshold = Annotated[float, typer.Option(min=0, max=1, help="correlation that joins slices to a visual group")]
 Draws = Annotated[int, typer.Option(min=100, help="of visual groups, for the intervals")]
@@ -91,10 +91,10 @@ def predict(
 @app.command()
 def train(
     data: Data,
-    out: Annotated[Path, file_("the checkpoint to write")] = Path(MODEL),
+    out: Annotated[Path, file_option("the checkpoint to write")] = Path(MODEL),
     recipe: RecipeName = "ctscan",
     changes: Changes = None,
-    ledger: Annotated[Path | None, file_("keeps the scores  [default: metrics.json beside --out]")] = None,
+    ledger: Annotated[Path | None, file_option("keeps the scores  [default: metrics.json beside --out]")] = None,
     read_test: Annotated[bool, typer.Option(help="score the test split once, at the end")] = True,
     force: Annotated[bool, typer.Option("--force", help="replace the file of --out")] = False,
     init: Init = None,
@@ -118,9 +118,9 @@ def train(
 
 @app.command()
 def evaluate(
-    data: Annotated[Path | None, folder_("as for train")] = None,
+    data: Annotated[Path | None, folder_option("as for train")] = None,
     folder: Annotated[
-        Path | None, folder_("instead: class folders from elsewhere, our classes or tumour and normal")
+        Path | None, folder_option("instead: class folders from elsewhere, our classes or tumour and normal")
     ] = None,
     cross_validate: Annotated[
         bool, typer.Option("--cross-validate", help="the recipe, on folds that share no visual group")
@@ -134,7 +134,8 @@ def evaluate(
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="put the checkpoint's maps to the test")] = False,
     volumes: Annotated[
-        Path | None, folder_("the same, and scans: NAME_image.nrrd with NAME_label.nrrd, chest*.nii.gz without a mass")
+        Path | None,
+        folder_option("the same, and scans: NAME_image.nrrd with NAME_label.nrrd, chest*.nii.gz without a mass"),
     ] = None,
     recipe: RecipeName = "ctscan",
     changes: Changes = None,
@@ -184,9 +185,9 @@ def evaluate(
 @app.command()
 def audit(
     data: Data,
-    manifest: Annotated[Path | None, file_("write hashes, groups and folds: no picture, no file name")] = None,
-    report: Annotated[Path | None, file_("write an HTML file with pictures, for the data's owner")] = None,
-    ledger: Annotated[Path | None, file_("add the counts to this metrics.json")] = None,
+    manifest: Annotated[Path | None, file_option("write hashes, groups and folds: no picture, no file name")] = None,
+    report: Annotated[Path | None, file_option("write an HTML file with pictures, for the data's owner")] = None,
+    ledger: Annotated[Path | None, file_option("add the counts to this metrics.json")] = None,
 ) -> None:
     """Find copies, conflicting labels and visual groups in a data folder."""
     from ctscan.evaluation.studies import count_copies
@@ -230,8 +231,8 @@ def search(
     recipe: RecipeName = "ctscan",
     changes: Changes = None,
     threshold: Threshold = 0.90,
-    manifest: Annotated[Path | None, file_("of audit  [default: the one ctscan brings]")] = None,
-    ledger: Annotated[Path | None, file_("keeps the summary")] = None,
+    manifest: Annotated[Path | None, file_option("of audit  [default: the one ctscan brings]")] = None,
+    ledger: Annotated[Path | None, file_option("keeps the summary")] = None,
     init: Init = None,
     runs: Runs = RUNS,
     device: Device = "auto",
@@ -252,9 +253,9 @@ def search(
 
 @app.command()
 def export(
-    onnx: Annotated[Path | None, file_("the ONNX file to write")] = None,
+    onnx: Annotated[Path | None, file_option("the ONNX file to write")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="quantise it; needs --data")] = False,
-    data: Annotated[Path | None, folder_("folder with train/ (calibrates) and valid/ (scores)")] = None,
+    data: Annotated[Path | None, folder_option("folder with train/ (calibrates) and valid/ (scores)")] = None,
     force: Annotated[bool, typer.Option("--force", help="write the int8 file however much accuracy it loses")] = False,
     checkpoint: Checkpoint = None,
 ) -> None:
@@ -290,8 +291,8 @@ def report(
 @app.command()
 def reproduce(
     data: Data,
-    pictures: Annotated[Path | None, folder_("as for gate, whose step is left out without it")] = None,
-    volumes: Annotated[Path | None, folder_("scans, as for evaluate")] = None,
+    pictures: Annotated[Path | None, folder_option("as for gate, whose step is left out without it")] = None,
+    volumes: Annotated[Path | None, folder_option("scans, as for evaluate")] = None,
     root: Root = Path(),
     recipe: RecipeName = "ctscan",
     changes: Changes = None,

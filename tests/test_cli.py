@@ -19,8 +19,10 @@ import typer
 from typer.core import TyperGroup
 
 from ctscan.cli import app
+from ctscan.evaluation.studies import open_setting
 from ctscan.inference.classifier import Classifier
-from tests.conftest import ROOT, Ctscan
+from ctscan.training.recipe import CTSCAN
+from tests.conftest import COMMITTED, ROOT, Ctscan
 from tests.samples import spoiled, write_data
 
 COMMANDS = sorted(command.callback.__name__ for command in app.registered_commands if command.callback)
@@ -166,6 +168,7 @@ gate --data {data} --pictures {folder} --checkpoint {missing}
 gate --data {data} --pictures {folder} --checkpoint {pointer}
 gate --data {data} --pictures {folder} --checkpoint {cut}
 gate --data {data} --pictures {folder} --runs {missing}
+gate --data {data} --pictures {folder} --runs {damaged} --checkpoint {shipped}
 export --checkpoint {missing}
 export --checkpoint {folder}
 export --checkpoint {pointer}
@@ -208,6 +211,7 @@ evaluate --data {data} --threshold 2
 evaluate --data {data} --control sideways
 evaluate --data {data} --cross-validate --set crop=lungs
 evaluate --data {data} --calibrate
+evaluate --data {data} --calibrate --runs {damaged} --checkpoint {shipped}
 evaluate --data {data} --against plain
 evaluate --data {data} --volumes {missing}
 evaluate --data {data} --volumes {folder}
@@ -243,9 +247,14 @@ def places(
         (at / name).write_bytes(content)
     (at / "folder").mkdir()
     (at / "checkout" / "checkpoints").mkdir(parents=True)
-    data = write_data(at / "data", {"train": 2, "valid": 1, "test": 1})
+    data = write_data(at / "data", {"train": 4, "valid": 1, "test": 1})
     spoiled(data, at / "spoiled")
     named = {name: at / name for name in [*files, "checkout", "data", "folder", "missing", "spoiled"]}
+    folds = open_setting(data, at / "missing", runs=at / "damaged").folder(CTSCAN)
+    folds.mkdir(parents=True)
+    for name in (f"fold-{fold}{kind}" for fold in range(5) for kind in (".npz", ".safetensors")):
+        (folds / name).write_bytes(b"damaged")
+    named |= {"damaged": at / "damaged", "shipped": COMMITTED}
     return named | {"init": init, "checkpoint": checkpoint_path, "unwritable": at / "text" / "file"}
 
 

@@ -207,7 +207,7 @@ def test_a_checkpoint_takes_the_calibration_of_its_own_recipe_from_all_folds(
     setting: Setting, data: Path, init: Path, tmp_path: Path
 ) -> None:
     made = train(data, TINY, tmp_path / "own.safetensors", init=init, runs=setting.runs, device="cpu")
-    with pytest.raises(DataError, match="evaluate grouped"):
+    with pytest.raises(DataError, match="--cross-validate"):
         studies.calibrate(setting, TINY, checkpoint=made.checkpoint)
     whole = studies.grouped(setting, TINY, classifier=load(made.checkpoint))
     assert whole.model_id == made.card.model_id

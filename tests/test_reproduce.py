@@ -12,7 +12,7 @@ from ctscan.results.ledger import read_ledger
 from tests.conftest import ROOT, Ctscan
 from tests.samples import write_data
 
-SMALL = ("size=64", "batch=8", "epochs=1", "precision=fp32")
+SMALL = ("size=32", "batch=16", "epochs=1", "precision=fp32")
 
 
 @pytest.mark.slow

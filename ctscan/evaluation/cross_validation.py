@@ -135,7 +135,7 @@ def read_folds(pool: Dataset, folds: Sequence[int], folder: Path) -> OutOfFold:
         DataError: A fold is not there or is damaged.
     """
     if not has_run(folder, folds):
-        raise DataError(f"{folder} does not hold {len(folds)} folds: run `ctscan evaluate grouped` first.")
+        raise DataError(f"{folder} does not hold {len(folds)} folds: run `ctscan evaluate --cross-validate` first.")
     outputs = [read_output(folder / f"fold-{fold}.npz") for fold in folds]
     return OutOfFold(leave_out(pool, folds), concatenate(outputs))
 
