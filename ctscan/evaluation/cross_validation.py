@@ -95,8 +95,8 @@ def cross_validate(
     folds: Sequence[int],
     folder: Path,
     weights: Callable[[], Weights],
-    device: str = "auto",
-    see: Callable[[Pixels], Pixels] | None = None,
+    device: str,
+    see: Callable[[Pixels], Pixels],
 ) -> OutOfFold:
     """Train the folds that are not there yet, and gather the answers of all.
 
@@ -107,7 +107,7 @@ def cross_validate(
         folder: Where their networks and answers are kept.
         weights: Gives the starting weights; asked only where something is left to train.
         device: `auto`, `cpu` or `cuda`.
-        see: Slice to square, where it is not the recipe's own preprocessing.
+        see: Slice to square: the recipe's own preprocessing, or what a control leaves of it.
 
     Raises:
         DataError: A class has no slice in these folds, a kept fold is damaged, or began with other weights.
@@ -118,7 +118,7 @@ def cross_validate(
         folder.mkdir(parents=True, exist_ok=True)
         start = weights()
         check_start(folder, start)
-        squares = pool.squares(see or recipe.preprocess.square)
+        squares = pool.squares(see)
         for fold in missing:
             net, output = fit_fold(recipe, pool, squares, fold, start, device, f"{folder.name}, fold {fold}")
             # The scale of a fold's maps comes from the slices left out, over which its answers are there anyway.

@@ -63,11 +63,7 @@ def open_setting(
     Args:
         folder: With train/, valid/ and test/, each with one folder a class.
         manifest: The file of `ctscan audit --manifest`.
-        threshold: As in `Setting`, as the rest.
-        runs: Folder of runs.
-        draws: For intervals, at least 100.
-        device: `auto`, `cpu` or `cuda`.
-        init: Safetensors file.
+        threshold, runs, draws, device, init: As in `Setting`; 100 draws are the least.
 
     Raises:
         DataError: The folder or the manifest cannot be used, or there are too few draws.

@@ -200,15 +200,14 @@ def grouped(
     return entry
 
 
-def train_folds(setting: Setting, recipe: Recipe, folds: int = FOLDS) -> OutOfFold:
-    """The recipe's answers out of fold, trained where they are not there yet."""
+def train_folds(
+    setting: Setting, recipe: Recipe, folds: int, kind: recipes.Control | None = None, pool: Dataset | None = None
+) -> OutOfFold:
+    """The answers out of fold of a recipe or a control of it, trained where they are not there yet."""
+    pool = pool or setting.pool
+    folder, see = setting.folder(recipe, kind, pool), view(kind, recipe.preprocess)
     return cross_validate(
-        recipe,
-        setting.pool,
-        range(folds),
-        setting.folder(recipe),
-        lambda: imagenet_weights(setting.init),
-        setting.device,
+        recipe, pool, range(folds), folder, lambda: imagenet_weights(setting.init), setting.device, see
     )
 
 
@@ -248,15 +247,7 @@ def control(
     repeats = []
     for seed in seeds:
         pool = shuffle_labels(setting.pool, seed) if kind == "shuffled_labels" else setting.pool
-        out = cross_validate(
-            recipe,
-            pool,
-            range(folds),
-            setting.folder(recipe, kind, pool),
-            lambda: imagenet_weights(setting.init),
-            setting.device,
-            view(kind, recipe.preprocess),
-        )
+        out = train_folds(setting, recipe, folds, kind, pool)
         repeats.append(evaluate(out.answers, CLASS_KEYS, setting.draws, kind))
     whole = average(repeats) if len(repeats) > 1 else repeats[0]
     return Control(
