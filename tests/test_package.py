@@ -21,7 +21,9 @@ DATA = {"checkpoints", "examples"}  # folders of the checkout that become packag
 
 def pins(path: Path) -> dict[str, str]:
     """Package -> version in a file of requirements, where every line must be one pin or name another file."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith(("#", "-r "))]
+    lines = [
+        line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith(("#", "-r "))
+    ]
     return dict(line.split("==") for line in lines)
 
 
