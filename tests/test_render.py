@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ctscan.imaging.phantom import draw_phantom
-from ctscan.imaging.render import colour_table, encode_png, fit, layer, overlay, to_bytes
+from ctscan.imaging.render import encode_png, fit, layer, overlay, to_bytes
 
 GREY = to_bytes(draw_phantom(80, 100))
 
@@ -30,7 +30,8 @@ def test_colours_saturate_above_the_top_and_are_never_stretched() -> None:
 
 
 def test_the_colour_table_is_evenly_lighter() -> None:
-    lightness = cv2.cvtColor(colour_table()[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0, :, 0]
+    colours = layer(np.linspace(0, 1, 256, dtype=np.float32)[None], 1)[..., :3]
+    lightness = cv2.cvtColor(colours.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0, :, 0]
     steps = np.diff(lightness[::5])
     assert (steps > 0).all()
     assert steps.max() < 3 * np.median(steps)

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ctscan.imaging.render import fit
+
 Pixels: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
 
@@ -77,7 +79,14 @@ class Anatomy:
     @cached_property
     def lungs(self) -> list[Mask]:
         """The large dark areas inside the body, one mask (h, w) each; none where the rules find no lung."""
-        return _find_lungs(self.thumbnail, self.outline) if self.has_body else []
+        inner = cv2.erode(self.outline.astype(np.uint8), np.ones((LUNG_EROSION, LUNG_EROSION), np.uint8)).astype(bool)
+        if not (self.has_body and inner.any()):
+            return []
+        greys = np.clip(self.thumbnail * 255, 0, 255).astype(np.uint8)
+        count, labels, areas = _components(inner & (greys <= _otsu(greys[inner].reshape(-1, 1))), opening=3)
+        edge = inner & ~cv2.erode(inner.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0).astype(bool)
+        large = (labels == i for i in range(1, count) if areas[i] >= LUNG_MIN_AREA * self.outline.sum())
+        return [lung for lung in large if (lung & edge).sum() <= LUNG_MAX_EDGE * edge.sum()]
 
     @cached_property
     def lung_hulls(self) -> Mask:
@@ -98,10 +107,10 @@ def find_anatomy(pixels: Pixels) -> Anatomy:
     rim between both outlines tells: air is no brighter than the lungs, fat is.
     """
     height, width = pixels.shape
-    thumbnail = _shrink(pixels)
-    everything = np.ones(thumbnail.shape, bool)
+    thumbnail = fit(pixels, THUMBNAIL)
     wide = _find_largest_bright(thumbnail, BODY_THRESHOLD)
     if wide is None:
+        everything = np.ones(thumbnail.shape, bool)
         return Anatomy((height, width), thumbnail, everything, False, Box(0, 0, height, width))
     outline = _fill(wide)
     parting = _otsu(np.rint(thumbnail * 255).astype(np.uint8)) / 255
@@ -112,35 +121,28 @@ def find_anatomy(pixels: Pixels) -> Anatomy:
         enough = rim.any() and lungs.sum() >= LUNGS_OF_BODY * inner.sum()
         if enough and np.median(thumbnail[rim]) <= np.median(thumbnail[lungs]):
             outline = inner
-    return Anatomy((height, width), thumbnail, outline, True, _box_around(wide, height, width))
-
-
-def _shrink(pixels: Pixels) -> Pixels:
-    height, width = pixels.shape
-    scale = min(1.0, THUMBNAIL / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    rows, columns = np.flatnonzero(wide.any(axis=1)), np.flatnonzero(wide.any(axis=0))
+    top, left = int(rows[0] * height / wide.shape[0]), int(columns[0] * width / wide.shape[1])
+    bottom = min(height, int(np.ceil((rows[-1] + 1) * height / wide.shape[0])))
+    right = min(width, int(np.ceil((columns[-1] + 1) * width / wide.shape[1])))
+    return Anatomy((height, width), thumbnail, outline, True, Box(top, left, bottom - top, right - left))
 
 
 def _find_largest_bright(thumbnail: Pixels, threshold: float) -> Mask | None:
     """(h, w): the largest connected part above a grey, None where it is smaller than a body."""
-    blurred = cv2.GaussianBlur(thumbnail, (0, 0), BODY_BLUR_SIGMA)
-    bright = (blurred > threshold).astype(np.uint8)
-    opened = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((BODY_OPENING, BODY_OPENING), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened)
+    bright = cv2.GaussianBlur(thumbnail, (0, 0), BODY_BLUR_SIGMA) > threshold
+    count, labels, areas = _components(bright, BODY_OPENING)
     if count < 2:
         return None
-    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-    return labels == largest if stats[largest, cv2.CC_STAT_AREA] >= BODY_MIN_AREA * thumbnail.size else None
+    largest = 1 + int(np.argmax(areas[1:]))
+    return labels == largest if areas[largest] >= BODY_MIN_AREA * thumbnail.size else None
 
 
-def _box_around(mask: Mask, height: int, width: int) -> Box:
-    """The smallest box with all of a mask (h, w), in pixels of a slice of height x width."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, left = int(rows[0] * height / mask.shape[0]), int(columns[0] * width / mask.shape[1])
-    bottom = min(height, int(np.ceil((rows[-1] + 1) * height / mask.shape[0])))
-    right = min(width, int(np.ceil((columns[-1] + 1) * width / mask.shape[1])))
-    return Box(top, left, bottom - top, right - left)
+def _components(mask: Mask, opening: int) -> tuple[int, NDArray[np.int32], NDArray[np.int32]]:
+    """How many connected parts a mask has once opened, the number of each one's pixels, and areas; 0 is the rest."""
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((opening, opening), np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened)
+    return count, labels.astype(np.int32), stats[:, cv2.CC_STAT_AREA].astype(np.int32)
 
 
 def _fill(mask: Mask) -> Mask:
@@ -157,16 +159,3 @@ def _convex_hull(mask: Mask) -> Mask:
 def _otsu(greys: NDArray[np.uint8]) -> float:
     """The grey up to which Otsu's method counts as dark."""
     return cv2.threshold(greys, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[0]
-
-
-def _find_lungs(thumbnail: Pixels, body: Mask) -> list[Mask]:
-    inner = cv2.erode(body.astype(np.uint8), np.ones((LUNG_EROSION, LUNG_EROSION), np.uint8)).astype(bool)
-    if not inner.any():
-        return []
-    greys = np.clip(thumbnail * 255, 0, 255).astype(np.uint8)
-    dark = (inner & (greys <= _otsu(greys[inner].reshape(-1, 1)))).astype(np.uint8)
-    opened = cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened)
-    edge = inner & ~cv2.erode(inner.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0).astype(bool)
-    large = (labels == i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= LUNG_MIN_AREA * body.sum())
-    return [lung for lung in large if (lung & edge).sum() <= LUNG_MAX_EDGE * edge.sum()]

@@ -17,31 +17,24 @@ LONGEST_SIDE = 1024  # px of a picture on the page
 LONGEST_OVERLAY = 2048  # px of the picture that the API gives
 LONGEST_LAYER = 320  # px: a map of 7 x 7 cells has no finer detail, and the browser scales it smoothly
 
-Grey = NDArray[np.uint8]
-Colour = NDArray[np.uint8]
+Picture = NDArray[np.uint8]
 
 
-def colour_table() -> NDArray[np.uint8]:
-    """(256, 3) RGB, dark to light."""
-    ramp = np.arange(256, dtype=np.uint8)[:, None]
-    return cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO)[:, 0, ::-1].astype(np.uint8)
-
-
-def to_bytes(pixels: NDArray[np.float32]) -> Grey:
+def to_bytes(pixels: NDArray[np.float32]) -> Picture:
     """Float (H, W) in [0, 1] -> uint8."""
     return np.rint(pixels * 255).astype(np.uint8)
 
 
-def layer(evidence: NDArray[np.float32], top: float) -> Colour:
+def layer(evidence: NDArray[np.float32], top: float) -> Picture:
     """Evidence (H, W), >= 0, logit units -> RGBA (H, W, 4): the colour of the value, as opaque as it is strong.
 
     Colours saturate at `top`.
     """
     share = to_bytes(np.clip(evidence / top, 0, 1).astype(np.float32))
-    return np.dstack([colour_table()[share], share])
+    return np.dstack([cv2.applyColorMap(share, cv2.COLORMAP_INFERNO)[..., ::-1], share])
 
 
-def overlay(grey: Grey, evidence: NDArray[np.float32], top: float, opacity: float = DEFAULT_OPACITY) -> Colour:
+def overlay(grey: Picture, evidence: NDArray[np.float32], top: float, opacity: float = DEFAULT_OPACITY) -> Picture:
     """A slice (H, W) under its map, RGB (H, W, 3). Where there is no evidence the slice's pixels are unchanged."""
     coloured = layer(evidence, top).astype(np.float32)
     alpha = coloured[..., 3:] / 255 * opacity
@@ -62,17 +55,12 @@ def fit(pixels: NDArray[np.float32], longest: int) -> NDArray[np.float32]:
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
-def encode_png(picture: NDArray[np.uint8]) -> bytes:
+def encode_png(picture: Picture) -> bytes:
     """Grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4) -> PNG without any text."""
-    swap = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[
-        picture.ndim if picture.ndim == 2 else picture.shape[2]
-    ]
-    done, data = cv2.imencode(".png", picture if swap is None else cv2.cvtColor(picture, swap))
-    if not done:
-        raise ValueError("OpenCV cannot encode this picture")
-    return data.tobytes()
+    ordered = picture if picture.ndim == 2 else picture[..., [2, 1, 0, 3][: picture.shape[2]]]
+    return cv2.imencode(".png", ordered)[1].tobytes()
 
 
-def data_uri(picture: NDArray[np.uint8]) -> str:
+def data_uri(picture: Picture) -> str:
     """A PNG inside an address: it is shown without ever being a file."""
     return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()

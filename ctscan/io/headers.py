@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,20 +54,6 @@ def read_header(data: bytes) -> Header:
     return Header(container, width, height)
 
 
-def has_several_frames(data: bytes, container: Container) -> bool:
-    """Whether there are frames behind the first. Raises UnreadableSlice or BROKEN."""
-    match container:
-        case "png":
-            counts = (struct.unpack_from(">I", data, start)[0] for k, start, _ in png_chunks(data) if k == b"acTL")
-            return any(count > 1 for count in counts)
-        case "webp":
-            return data[12:16] == b"VP8X" and bool(data[20] & 2) and data.count(b"ANMF") > 1
-        case "tiff":
-            return not read_directory(data).is_last
-        case _:
-            return False
-
-
 def sniff(data: bytes) -> Container:
     """The container by its first bytes; a file's name is never asked. Raises UnreadableSlice."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -81,22 +66,19 @@ def sniff(data: bytes) -> Container:
         return "tiff"
     if data[:2] == b"BM" and data[14:18] in _BMP_HEADERS:  # two letters alone may begin a text
         return "bmp"
-    raise UnreadableSlice(Notice(_name_foreign(data)))
-
-
-def _name_foreign(data: bytes) -> str:
-    """The code of the notice that says what a file is that holds no picture ctscan reads."""
     if not data:
-        return "empty"
-    if data[128:132] == b"DICM":
-        return "dicom"
-    if data[:2] == b"\x1f\x8b" or data[344:347] in (b"n+1", b"ni1"):
-        return "nifti"
-    if data[:6] in (b"GIF87a", b"GIF89a"):
-        return "gif"
-    if b"%PDF-" in data[:1024]:  # readers allow for bytes before it
-        return "pdf"
-    return "svg" if _SVG.match(data[:4096]) else "unknown_format"
+        code = "empty"
+    elif data[128:132] == b"DICM":
+        code = "dicom"
+    elif data[:2] == b"\x1f\x8b" or data[344:347] in (b"n+1", b"ni1"):
+        code = "nifti"
+    elif data[:6] in (b"GIF87a", b"GIF89a"):
+        code = "gif"
+    elif b"%PDF-" in data[:1024]:  # readers allow for bytes before it
+        code = "pdf"
+    else:
+        code = "svg" if _SVG.match(data[:4096]) else "unknown_format"
+    raise UnreadableSlice(Notice(code))
 
 
 # --- PNG (W3C Recommendation, third edition)
@@ -108,30 +90,26 @@ def _png_size(data: bytes) -> tuple[int, int]:
     return struct.unpack_from(">II", data, 16)
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Type, start and end of the content of each chunk up to IEND (section 5.3). Raises UnreadableSlice or BROKEN."""
-    position = 8
-    for _ in range(MAX_PARTS):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        yield kind, position + 8, position + 8 + length
-        if kind == b"IEND":
-            return
-        position += 12 + length
-    raise UnreadableSlice(UNDECODABLE)
-
-
-def png_pixels(data: bytes) -> tuple[bytes, int | None]:
+def png_pixels(data: bytes) -> tuple[bytes, int | None, bool]:
     """The same PNG with the chunks that make its pixels and no others: libpng prints the name of a broken profile.
 
-    And the one grey that a grey PNG without alpha calls transparent (tRNS, section 11.3.1.1), in its own depth.
+    And the one grey that a grey PNG without alpha calls transparent (tRNS, section 11.3.1.1), in its own depth, and
+    whether it is animated by several frames. Raises UnreadableSlice or BROKEN.
     """
-    depth, colour_type, parts, transparent = data[24], data[25], [data[:8]], None
-    for kind, start, end in png_chunks(data):
+    depth, colour_type, parts, transparent, has_several_frames = data[24], data[25], [data[:8]], None, False
+    position = 8
+    for _ in range(MAX_PARTS):  # section 5.3: length, type, content, checksum
+        length, kind = struct.unpack_from(">I4s", data, position)
+        content, position = position + 8, position + 12 + length
         if kind[:1].isupper() or kind in (b"tRNS", b"eXIf"):
-            parts.append(data[start - 8 : end + 4])
+            parts.append(data[content - 8 : position])
         if kind == b"tRNS" and colour_type == 0 and transparent is None:
-            transparent = struct.unpack_from(">H", data, start)[0] & (1 << depth) - 1
-    return b"".join(parts), transparent
+            transparent = struct.unpack_from(">H", data, content)[0] & (1 << depth) - 1
+        if kind == b"acTL" and struct.unpack_from(">I", data, content)[0] > 1:
+            has_several_frames = True
+        if kind == b"IEND":
+            return b"".join(parts), transparent, has_several_frames
+    raise UnreadableSlice(UNDECODABLE)
 
 
 # --- JPEG (ITU-T T.81, annex B) and WebP (RFC 9649)

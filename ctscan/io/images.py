@@ -60,13 +60,13 @@ def read_slice(data: bytes) -> Slice:
     """
     try:
         header = headers.read_header(data)
-        stored, orientation = _decode(data, header.container)
+        stored, orientation, has_several_frames = _decode(data, header.container)
         grey = to_grey(stored)
         if sorted(grey.shape) != sorted((header.height, header.width)):  # OpenCV turns a TIFF itself
             raise UnreadableSlice(DAMAGED)
         pixels, notices = to_unit_range(grey)
         colour = share_coloured(stored)
-        if headers.has_several_frames(data, header.container):
+        if has_several_frames:
             notices += (Notice("several_frames"),)
     except BROKEN as error:
         out_of_memory = isinstance(error, MemoryError) or getattr(error, "code", 0) == cv2.Error.StsNoMem
@@ -76,20 +76,31 @@ def read_slice(data: bytes) -> Slice:
     return Slice(upright, notices, colour)
 
 
-def _decode(data: bytes, container: headers.Container) -> tuple[NDArray[Any], int]:
+def _decode(data: bytes, container: headers.Container) -> tuple[NDArray[Any], int, bool]:
     """The first frame as stored, (H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) BGR or (H, W, 4) BGRA.
 
-    And the EXIF orientation that is still to be undone.
+    And the EXIF orientation that is still to be undone, and whether there are frames behind the first.
     """
     match container:
         case "png":
-            return _decode_png(data)
-        case "bmp":
-            return _decode_bmp(data)
+            wanted, transparent, has_several_frames = headers.png_pixels(data)
+            pixels, orientation = _decode_by_opencv(wanted)
+            if transparent is not None and pixels.ndim == 2:  # kept by OpenCV; it is black, as all that is transparent
+                stored_top = (1 << data[24]) - 1  # byte 24: bit depth; OpenCV widens 1, 2 and 4 bits to 8
+                widened = transparent * (np.iinfo(pixels.dtype).max // stored_top)
+                pixels = np.where(pixels == widened, 0, pixels).astype(pixels.dtype)
+            return pixels, orientation, has_several_frames
+        case "bmp":  # OpenCV takes any fourth byte behind bit masks for alpha and knows those of short headers as BGR
+            has_alpha = headers.bmp_has_alpha(data)
+            pixels, _ = _decode_by_opencv(data)
+            return (pixels if pixels.ndim == 2 or has_alpha else pixels[..., :3]), 1, False
         case "tiff":
             return _decode_tiff(data)
-        case _:
-            return _decode_by_opencv(data)
+        case "webp":
+            has_several_frames = data[12:16] == b"VP8X" and bool(data[20] & 2) and data.count(b"ANMF") > 1
+            return *_decode_by_opencv(data), has_several_frames
+        case "jpeg":
+            return *_decode_by_opencv(data), False
 
 
 def _decode_by_opencv(data: bytes) -> tuple[NDArray[Any], int]:
@@ -101,25 +112,7 @@ def _decode_by_opencv(data: bytes) -> tuple[NDArray[Any], int]:
     return pixels, headers.read_orientation(bytes(exif[0])) if exif else 1
 
 
-def _decode_png(data: bytes) -> tuple[NDArray[Any], int]:
-    """By OpenCV, which keeps the transparent grey of a PNG that has one; it is black, as all that is transparent."""
-    wanted, transparent = headers.png_pixels(data)
-    pixels, orientation = _decode_by_opencv(wanted)
-    if transparent is None or pixels.ndim != 2:
-        return pixels, orientation
-    stored_top = (1 << data[24]) - 1  # byte 24: bit depth; OpenCV widens 1, 2 and 4 bits to 8
-    widened = transparent * (np.iinfo(pixels.dtype).max // stored_top)
-    return np.where(pixels == widened, 0, pixels).astype(pixels.dtype), orientation
-
-
-def _decode_bmp(data: bytes) -> tuple[NDArray[Any], int]:
-    """By OpenCV, which takes any fourth byte behind bit masks for alpha and knows those of short headers as BGR."""
-    has_alpha = headers.bmp_has_alpha(data)
-    pixels, _ = _decode_by_opencv(data)
-    return (pixels if pixels.ndim == 2 or has_alpha else pixels[..., :3]), 1
-
-
-def _decode_tiff(data: bytes) -> tuple[NDArray[Any], int]:
+def _decode_tiff(data: bytes) -> tuple[NDArray[Any], int, bool]:
     """By OpenCV, which turns a TIFF upright, but for what it gets wrong: alpha of grey, planes, white that is 0."""
     directory = headers.read_directory(data)
     extra = directory.first(headers.EXTRA_SAMPLES, 0)
@@ -140,7 +133,7 @@ def _decode_tiff(data: bytes) -> tuple[NDArray[Any], int]:
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         is_on_black = extra != UNASSOCIATED or (pixels.shape[2] == 4 and pixels.dtype == np.uint8)
         pixels = pixels[..., :-1] if is_on_black else pixels
-    return pixels, orientation
+    return pixels, orientation, not directory.is_last
 
 
 def _read_grey_alpha(data: bytes, directory: headers.Directory) -> NDArray[Any] | None:
@@ -175,19 +168,16 @@ def to_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     if pixels.ndim == 2:
         return pixels
     grey = np.empty(pixels.shape[:2], pixels.dtype)
-    for top in range(0, len(grey), ROWS_AT_ONCE):
-        grey[top : top + ROWS_AT_ONCE] = _to_grey(pixels[top : top + ROWS_AT_ONCE])
-    return grey
-
-
-def _to_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     whole = np.issubdtype(pixels.dtype, np.integer)
-    grey = pixels[..., :3] @ np.array(LUMA_BGR) if pixels.shape[2] >= 3 else pixels[..., 0].astype(np.float64)
-    grey = np.rint(grey) if whole else grey
-    if pixels.shape[2] in (2, 4):
-        opaque = np.iinfo(pixels.dtype).max if whole else 1.0
-        grey = grey * (pixels[..., -1] / opaque)
-    return (np.rint(grey) if whole else grey).astype(pixels.dtype)
+    opaque = np.iinfo(pixels.dtype).max if whole else 1.0
+    for top in range(0, len(grey), ROWS_AT_ONCE):
+        rows = pixels[top : top + ROWS_AT_ONCE]
+        luma = rows[..., :3] @ np.array(LUMA_BGR) if rows.shape[2] >= 3 else rows[..., 0].astype(np.float64)
+        luma = np.rint(luma) if whole else luma
+        if rows.shape[2] in (2, 4):
+            luma = luma * (rows[..., -1] / opaque)
+        grey[top : top + ROWS_AT_ONCE] = np.rint(luma) if whole else luma
+    return grey
 
 
 def share_coloured(pixels: NDArray[Any]) -> float:
@@ -221,19 +211,16 @@ def to_unit_range(grey: NDArray[Any]) -> tuple[NDArray[np.float32], tuple[Notice
         raise UnreadableSlice(Notice("not_numbers"))
     top = usual_top(grey)
     if top is None:
-        return _stretch(grey.astype(np.float64))
+        low, high = float(grey.min()), float(grey.max())
+        half_span = high / 2 - low / 2  # halves, because the difference of the largest floats is infinite
+        wide = grey.astype(np.float64)
+        stretched = (wide / 2 - low / 2) / half_span if half_span > 0 else np.zeros_like(wide)
+        return stretched.astype(np.float32), (Notice("stretched", {"low": low, "high": high}),)
     pixels: NDArray[np.float32] = np.divide(grey, top, dtype=np.float32)
     if grey.dtype == np.uint16:
         return pixels, (Notice("twelve_bit"),) if top == TWELVE_BITS else ()
     stated = top == 1 or grey.dtype == np.uint8
     return pixels, () if stated else (Notice("assumed_range", {"top": top}),)
-
-
-def _stretch(grey: NDArray[np.float64]) -> tuple[NDArray[np.float32], tuple[Notice, ...]]:
-    low, high = float(grey.min()), float(grey.max())
-    half_span = high / 2 - low / 2  # halves, because the difference of the largest floats is infinite
-    scaled = (grey / 2 - low / 2) / half_span if half_span > 0 else np.zeros_like(grey)
-    return scaled.astype(np.float32), (Notice("stretched", {"low": low, "high": high}),)
 
 
 def turn(pixels: NDArray[np.float32], orientation: int) -> NDArray[np.float32]:

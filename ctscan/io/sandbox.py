@@ -18,11 +18,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Timer
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import cv2
 import numpy as np
@@ -31,6 +30,9 @@ from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.io.headers import MAX_PIXELS
 from ctscan.io.images import Slice, read_slice
 from ctscan.notices import Notice
+
+if sys.platform != "win32":
+    import resource
 
 CHILDREN = 2  # as many as the page answers at once
 START_TIME = 30.0  # s that a child may take to import what it needs
@@ -65,33 +67,35 @@ class Decoder:
     """
 
     def __init__(self, children: int = CHILDREN, read_time: float = READ_TIME) -> None:
-        self._children = tuple(Child() for _ in range(children))
-        self._read_time = read_time
-        self._idle: SimpleQueue[Child] = SimpleQueue()
+        self._size, self._read_time = children, read_time
         self._lock = Lock()  # between starting a child and closing
         self._closed = False
-        for child in self._children:
-            self._revive(child)
-            self._idle.put(child)
+        self._children: set[Child] = set()
+        self._idle: SimpleQueue[Child | None] = SimpleQueue()  # None in the place of one that cannot be started
+        for _ in range(children):
+            self._idle.put(self._replace(None))
 
     def wait_until_ready(self) -> None:
         """Return when all children wait for files. Raises CtscanError where one does not come up."""
         try:
-            for child in self._children:
+            for child in tuple(self._children):
                 child.wait_until_ready()
+            are_ready = len(self._children) == self._size
         except GONE:
-            raise CtscanError("No process can be started to read files in.") from None
+            are_ready = False
+        if not are_ready:
+            raise CtscanError("No process can be started to read files in.")
 
     def read(self, data: bytes) -> Slice:
         """As `read_slice`, the same to the bit. Raises UnreadableSlice, also for what takes too much time or memory."""
         child, outcome = self._idle.get(), None
         try:
-            self._revive(child)  # it may have been killed while it had nothing to do
-            outcome = child.ask(data, self._read_time)
+            if child is None or child.process.poll() is not None:  # it may have been killed while it had nothing to do
+                child = self._replace(child)
+            outcome = child.ask(data, self._read_time) if child else LOST
         finally:
             if outcome in (None, LATE, LOST):  # it is gone, or what it may still say belongs to this file
-                child.stop()
-                self._revive(child)
+                child = self._replace(child)
             self._idle.put(child)
         if isinstance(outcome, Notice):
             raise UnreadableSlice(outcome)
@@ -104,25 +108,27 @@ class Decoder:
             for child in self._children:
                 child.stop()
 
-    def _revive(self, child: Child) -> None:
+    def _replace(self, child: Child | None) -> Child | None:
+        """A new child instead of one that is stopped; None after closing and where none can be started."""
         with self._lock:
-            if not self._closed and not child.is_alive():
-                with suppress(OSError):  # asking it will say so
-                    child.start()
+            if child:
+                child.stop()
+                self._children.discard(child)
+            if self._closed:
+                return None
+            try:
+                started = Child()
+            except OSError:
+                return None
+            self._children.add(started)
+            return started
 
 
 class Child:
-    """One process that reads files, one at a time."""
+    """One process that reads files, one at a time. Raises OSError where it cannot be started."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ready = False
-
-    def start(self) -> None:
-        """Start the process and return at once. Raises OSError."""
-        self.stop()
-        self._ready = False
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
             cwd=ROOT,
             env=os.environ | ENVIRONMENT,
@@ -130,25 +136,22 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # libraries quote a stranger's file in their warnings
         )
+        self._pipes = cast("tuple[IO[bytes], IO[bytes]]", (self.process.stdin, self.process.stdout))
+        self._ready = False
 
     def stop(self) -> None:
-        """Kill the process, if it is there, and wait for its end."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for pipe in self._pipes():
-                with suppress(OSError):  # a rest that nobody will read
-                    pipe.close()
-
-    def is_alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process is not None and self._process.poll() is None
+        """Kill the process and wait for its end."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in self._pipes:
+            with suppress(OSError):  # a rest that nobody will read
+                pipe.close()
 
     def wait_until_ready(self) -> None:
         """Return when the process waits for a file. Raises one of GONE."""
         if not self._ready:
             with self._killed_after(START_TIME):
-                receive(self._pipes()[1], 0)
+                receive(self._pipes[1], 0)
             self._ready = True
 
     def ask(self, data: bytes, read_time: float) -> Slice | Notice:
@@ -157,24 +160,17 @@ class Child:
         try:
             self.wait_until_ready()
             asked = time.monotonic()
-            files, answers = self._pipes()
+            files, answers = self._pipes
             with self._killed_after(read_time):
                 send(files, data)
                 return receive_outcome(answers)
         except GONE:
             return LATE if time.monotonic() - asked >= read_time else LOST
 
-    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        if self._process is None or self._process.stdin is None or self._process.stdout is None:
-            raise EOFError
-        return self._process.stdin, self._process.stdout
-
     @contextmanager
     def _killed_after(self, seconds: float) -> Iterator[None]:
         """Reading from a pipe has no time limit of its own on every system; a killed process ends it on all."""
-        if self._process is None:
-            raise EOFError
-        timer = Timer(seconds, self._process.kill)
+        timer = Timer(seconds, self.process.kill)
         timer.daemon = True
         timer.start()
         try:
@@ -207,12 +203,11 @@ def receive(stream: IO[bytes], most: int) -> bytes:
 
 def send_outcome(stream: IO[bytes], outcome: Slice | Notice) -> None:
     """Write a slice, or why there is none. Raises OSError."""
-    if isinstance(outcome, Notice):
-        send(stream, json.dumps(_to_json(outcome)).encode())
-        return
-    notices = [_to_json(notice) for notice in outcome.notices]
-    send(stream, json.dumps(vars(outcome) | {"pixels": outcome.pixels.shape, "notices": notices}).encode())
-    send(stream, outcome.pixels.data.cast("B"))
+    pixels = outcome.pixels if isinstance(outcome, Slice) else None
+    fields = vars(outcome) if pixels is None else vars(outcome) | {"pixels": pixels.shape}
+    send(stream, json.dumps(fields, default=vars).encode())
+    if pixels is not None:
+        send(stream, pixels.data.cast("B"))
 
 
 def receive_outcome(stream: IO[bytes]) -> Slice | Notice:
@@ -225,10 +220,6 @@ def receive_outcome(stream: IO[bytes]) -> Slice | Notice:
     height, width = fields.pop("pixels")
     pixels = np.frombuffer(receive(stream, MAX_PIXELS * 4), np.float32).reshape(height, width)  # of bytes: read-only
     return Slice(pixels, tuple(_from_json(notice) for notice in fields.pop("notices")), **fields)
-
-
-def _to_json(notice: Notice) -> dict[str, Any]:
-    return {"code": notice.code, "values": dict(notice.values)}
 
 
 def _from_json(fields: dict[str, Any]) -> Notice:
@@ -251,15 +242,10 @@ def main() -> None:
         while True:
             data = receive(files, sys.maxsize)
             limit_time()
-            send_outcome(answers, try_to_read(data))  # in no variable, which would hold it while the next is read
-
-
-def try_to_read(data: bytes) -> Slice | Notice:
-    """The slice, or why there is none."""
-    try:
-        return read_slice(data)
-    except UnreadableSlice as error:
-        return error.notice
+            try:
+                send_outcome(answers, read_slice(data))  # in no variable, which would hold it while the next is read
+            except UnreadableSlice as error:
+                send_outcome(answers, error.notice)
 
 
 def limit_resources() -> None:
@@ -267,10 +253,8 @@ def limit_resources() -> None:
 
     Where the system has no such limits (Windows), the pixels that a header may state and the time still have.
     """
-    if find_spec("resource") is None:
+    if sys.platform == "win32":
         return
-    import resource
-
     limits = {
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
@@ -287,9 +271,7 @@ def limit_resources() -> None:
 
 def limit_time() -> None:
     """End this process where it computes on, though its parent is gone and can kill it no more."""
-    if find_spec("resource") is not None:
-        import resource
-
+    if sys.platform != "win32":
         _, most = resource.getrlimit(resource.RLIMIT_CPU)
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + READ_TIME) + 2, most))

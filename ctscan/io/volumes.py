@@ -6,7 +6,6 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,9 @@ from numpy.typing import NDArray
 from ctscan.errors import DataError
 from ctscan.imaging.anatomy import Mask, Pixels
 
-if TYPE_CHECKING:
-    from nibabel import Nifti1Image
-
 # Window -> its centre and width in Hounsfield units. The files of the training data state none. `training` is the one,
 # in steps of 25 and 50, under which the slices with lung of two lesion volumes have the greys inside the body that
-# the data's 465 tumour slices for training have, all made small by `anatomy.shrink`: the mean distributions
+# the data's 465 tumour slices for training have, all made small by `render.fit`: the mean distributions
 # (`histogram.body_quantiles`) lie 0.010 of full scale apart on average, 0.365 under the lung window and 0.149 under
 # the mediastinal one.
 WINDOWS = {"lung": (-600.0, 1500.0), "mediastinal": (40.0, 400.0), "training": (100.0, 2350.0)}
@@ -101,20 +97,14 @@ def _read_nifti(path: Path) -> NDArray[np.number]:
     packed = path.read_bytes()
     try:
         stored = Nifti1Image.from_bytes(gzip.decompress(packed))
-        if stored.ndim != 3 or not _lies_along_axes(stored):
+        steps = np.abs(stored.affine[:3, :3])  # mm along left, back and head for a step along each axis of the file
+        is_oriented = bool(stored.header["sform_code"] or stored.header["qform_code"])  # else nibabel guesses
+        along_axes = all(((steps > TILT).sum(axis=axis) == 1).all() for axis in (0, 1))
+        is_square = abs(steps[0].max() - steps[1].max()) <= TILT
+        if stored.ndim != 3 or not (is_oriented and along_axes and is_square):
             raise DataError(f"{path.name}: only volumes along the patient's axes, with square pixels, are read.")
         turned = stored.as_reoriented(ornt_transform(io_orientation(stored.affine), axcodes2ornt("LPS")))
         axial: NDArray[np.number] = np.asanyarray(turned.dataobj).transpose(2, 1, 0)
     except (HeaderDataError, WrapStructError, EOFError, OSError, zlib.error):
         raise DataError(f"{path.name} is no NIfTI file, or a damaged one.") from None
     return axial
-
-
-def _lies_along_axes(image: Nifti1Image) -> bool:
-    """Whether each axis of the file is said to lie along one of the patient's, axial pixels as wide as high."""
-    if not (image.header["sform_code"] or image.header["qform_code"]):
-        return False  # the orientation would be nibabel's guess
-    steps = np.abs(image.affine[:3, :3])  # mm along left, back and head for a step along each axis of the file
-    used = steps > TILT
-    one_each = (used.sum(axis=0) == 1).all() and (used.sum(axis=1) == 1).all()
-    return bool(one_each and abs(steps[0].max() - steps[1].max()) <= TILT)

@@ -53,14 +53,7 @@ def decimal(value: Estimate | float, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
-def ratio(count: int, n: int, digits: int = 0) -> str:
-    """`99.2 % of 485`."""
-    return f"{percent(count / n, digits)} of {n}"
-
-
-FILTERS: dict[str, Callable[..., str]] = {
-    function.__name__: function for function in (percent, span, share, points, decimal, ratio)
-}
+FILTERS: dict[str, Callable[..., str]] = {f.__name__: f for f in (percent, span, share, points, decimal)}
 
 
 def render(template: str, facts: Facts) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -22,7 +22,6 @@ PUBLISHED_TEST = 315  # slices of the published test split, of which not all cou
 SEED_DESIGN = {"train": (0.9953, 0.0231), "test": (0.8914, 0.3442)}
 
 Found = TypeVar("Found", bound=Entry)
-About = TypeVar("About", CrossValidation, records.Control, records.Confidence)
 
 
 @dataclass(frozen=True)
@@ -99,38 +98,33 @@ class Facts:
         return next(row for row in rows if (row.kind, row.group) == (kind, group))
 
 
-def _newest(entries: Iterable[Found]) -> Found | None:
-    """The last of the entries; the ledger holds them oldest first."""
-    return next(reversed(list(entries)), None)
+def _newest(entries: Sequence[Found], **about: object) -> Found | None:
+    """The last of the entries that are about all this; the ledger holds them oldest first."""
+    return next((e for e in reversed(entries) if all(getattr(e, name) == value for name, value in about.items())), None)
 
 
 def facts_of(ledger: Ledger, card: Card) -> Facts:
     """What the ledger says of the model of a card."""
-    mine = card.model_id
-    grouped = _newest(e for e in ledger.cross_validations if e.model_id == mine and e.threshold == HEADLINE_THRESHOLD)
-    recipe = grouped.recipe if grouped else ""
-    plain = _newest(
-        e for e in ledger.cross_validations if (e.recipe_name, e.threshold) == ("plain", HEADLINE_THRESHOLD)
-    )
-
-    def of_recipe(entries: Iterable[About], recipe: str, threshold: float = HEADLINE_THRESHOLD) -> list[About]:
-        return [e for e in entries if (e.recipe, e.threshold) == (recipe, threshold)]
-
+    model, headline = card.model_id, HEADLINE_THRESHOLD
+    grouped = _newest(ledger.cross_validations, model_id=model, threshold=headline)
+    plain = _newest(ledger.cross_validations, recipe_name="plain", threshold=headline)
+    recipe, plain_recipe = grouped and grouped.recipe, plain and plain.recipe
+    controls = [e for e in ledger.controls if e.threshold == headline]
     return Facts(
         card=card,
-        reading=_newest(e for e in ledger.readings if e.model_id == mine),
-        seed=_newest(e for e in ledger.readings if e.recipe_name == "seed"),
-        published=_newest(e for e in ledger.evaluations if (e.model_id, e.split) == (mine, "published")),
-        deduplicated=_newest(e for e in ledger.evaluations if (e.model_id, e.split) == (mine, "deduplicated")),
+        reading=_newest(ledger.readings, model_id=model),
+        seed=_newest(ledger.readings, recipe_name="seed"),
+        published=_newest(ledger.evaluations, model_id=model, split="published"),
+        deduplicated=_newest(ledger.evaluations, model_id=model, split="deduplicated"),
         grouped=grouped,
-        stricter=_newest(of_recipe(ledger.cross_validations, recipe, STRICT_THRESHOLD)),
+        stricter=_newest(ledger.cross_validations, recipe=recipe, threshold=STRICT_THRESHOLD),
         plain=plain,
-        controls={e.control: e for e in of_recipe(ledger.controls, recipe)},
-        plain_controls={e.control: e for e in of_recipe(ledger.controls, plain.recipe if plain else "")},
+        controls={e.control: e for e in controls if e.recipe == recipe},
+        plain_controls={e.control: e for e in controls if e.recipe == plain_recipe},
         audit=_newest(ledger.audits),
-        gate=_newest(e for e in ledger.gates if e.model_id == mine),
-        confidence=_newest(of_recipe(ledger.confidences, recipe)),
-        maps=_newest(e for e in ledger.map_tests if e.model_id == mine),
-        volumes=_newest(e for e in ledger.volume_readings if e.model_id == mine),
+        gate=_newest(ledger.gates, model_id=model),
+        confidence=_newest(ledger.confidences, recipe=recipe, threshold=headline),
+        maps=_newest(ledger.map_tests, model_id=model),
+        volumes=_newest(ledger.volume_readings, model_id=model),
         search=_newest(ledger.searches),
     )
