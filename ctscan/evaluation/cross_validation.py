@@ -253,4 +253,4 @@ def shuffle_labels(pool: Dataset, seed: int) -> Dataset:
     """
     names, place = np.unique(pool.groups, return_inverse=True)
     most_frequent = np.array([np.bincount(pool.labels[place == i]).argmax() for i in range(len(names))], np.int64)
-    return pool.relabel(np.random.default_rng(seed).permutation(most_frequent)[place])
+    return pool.assign(label=np.random.default_rng(seed).permutation(most_frequent)[place])

@@ -355,11 +355,8 @@ def score_outside(folder: Path, classifier: Classifier, plots: Path, draws: int 
     """
     files, keys = find_outside_files(folder)
     data = read_files(folder, [("outside", path, label) for path, label in files])
-    if not data.records:
-        raise DataError(f"No file in {folder} can be read, first {data.skipped[0][1]}")
     _, groups = np.unique(data.hashes, return_inverse=True)
-    records = tuple(replace(r, group=int(g)) for r, g in zip(data.records, groups, strict=True))
-    answers, scored = answer(Dataset(records), classifier)
+    answers, scored = answer(data.assign(group=groups), classifier)
     titles: Sequence[str] = TITLES
     if keys != CLASS_KEYS:
         normal = softmax(answers.logits)[:, NORMAL]

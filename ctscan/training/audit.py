@@ -39,9 +39,8 @@ class Audit:
     """All that was found, with the files that only the owner of the data has."""
 
     data: Dataset
-    distinct: tuple[Record, ...]  # the first file of each distinct image, by hash
-    correlation: NDArray[np.float64]  # (D, D) of the distinct images' thumbnails
     manifest: Manifest
+    near: tuple[tuple[Image, Image], ...]  # pairs of near copies, the most alike first
 
 
 def draw_thumbnail(pixels: Pixels) -> NDArray[np.float64]:
@@ -89,34 +88,32 @@ def audit(data: Dataset) -> Audit:
     Returns:
         What is identical, nearly so, or under two classes, with groups and folds at each of `THRESHOLDS`.
     """
-    first: dict[str, Record] = {}
-    for record in data.records:
-        first.setdefault(record.sha256, record)
-    distinct = tuple(first[digest] for digest in sorted(first))
-    thumbnails = np.stack([draw_thumbnail(record.pixels) for record in distinct])
+    files = data.by_hash
+    hashes = sorted(files)
+    thumbnails = np.stack([draw_thumbnail(files[digest][0].pixels) for digest in hashes])
     correlation = np.clip(thumbnails @ thumbnails.T, -1, 1)
     np.fill_diagonal(correlation, 1)
-    places = places_of(data)
-    clear = np.array([len({label for _, label in places[record.sha256]}) == 1 for record in distinct])
-    labels = [record.label for record, ok in zip(distinct, clear, strict=True) if ok]
+    clear = np.array([len({record.label for record in files[digest]}) == 1 for digest in hashes])
+    labels = [files[digest][0].label for digest, ok in zip(hashes, clear, strict=True) if ok]
     groups = np.stack([link(correlation, threshold) for threshold in THRESHOLDS], axis=1)
     folds = np.full(groups.shape, -1)
     for column in range(len(THRESHOLDS)):
         folds[clear, column] = assign_folds(labels, groups[clear, column])
     images = tuple(
-        Image(sha256=r.sha256, places=places[r.sha256], groups=g, folds=f if ok else ())
-        for r, g, f, ok in zip(distinct, groups.tolist(), folds.tolist(), clear, strict=True)
+        Image(sha256=digest, places=places(files[digest]), groups=g, folds=f if ok else ())
+        for digest, g, f, ok in zip(hashes, groups.tolist(), folds.tolist(), clear, strict=True)
     )
-    manifest = Manifest(thresholds=THRESHOLDS, near=count_near(correlation, images), images=images)
-    return Audit(data, distinct, correlation, manifest)
+    rows, columns = np.nonzero(np.triu(correlation >= NEAR_DUPLICATE, 1))
+    order = np.argsort(-correlation[rows, columns], kind="stable")
+    near = tuple((images[rows[i]], images[columns[i]]) for i in order)
+    crossing = sum(not set(a.splits) & set(b.splits) for a, b in near)
+    counts = {"pairs": len(near), "pairs_across_splits": crossing}
+    return Audit(data, Manifest(thresholds=THRESHOLDS, near=counts, images=images), near)
 
 
-def places_of(data: Dataset) -> dict[str, tuple[tuple[str, str], ...]]:
-    """Of each distinct image, by hash, the (split, class) of all its files."""
-    places: dict[str, tuple[tuple[str, str], ...]] = {}
-    for record in data.records:
-        places[record.sha256] = (*places.get(record.sha256, ()), (record.split, CLASS_KEYS[record.label]))
-    return places
+def places(files: list[Record]) -> tuple[tuple[str, str], ...]:
+    """The (split, class) of each file."""
+    return tuple((record.split, CLASS_KEYS[record.label]) for record in files)
 
 
 def known_or_new(path: Path, data: Dataset) -> Manifest:
@@ -130,38 +127,27 @@ def known_or_new(path: Path, data: Dataset) -> Manifest:
     if path.exists():
         known = read_manifest(path)
         known_places = {image.sha256: sorted(image.places) for image in known.images}
-        if all(known_places.get(digest) == sorted(places) for digest, places in places_of(data).items()):
+        if all(known_places.get(digest) == sorted(places(files)) for digest, files in data.by_hash.items()):
             return known
     return audit(data).manifest
 
 
-def near_pairs(correlation: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Pairs of distinct images that are near copies, the most alike first."""
-    rows, columns = np.nonzero(np.triu(correlation >= NEAR_DUPLICATE, 1))
-    order = np.argsort(-correlation[rows, columns], kind="stable")
-    return [(int(rows[i]), int(columns[i])) for i in order]
-
-
-def count_near(correlation: NDArray[np.float64], images: tuple[Image, ...]) -> dict[str, int]:
-    """How many near copies there are, and how many lie in different published splits."""
-    pairs = near_pairs(correlation)
-    crossing = sum(not set(images[a].splits) & set(images[b].splits) for a, b in pairs)
-    return {"pairs": len(pairs), "pairs_across_splits": crossing}
-
-
 def write_report(path: Path, found: Audit) -> None:
     """An HTML file with pictures, worst first: for the owner of the data, not for publication."""
-    files: dict[str, list[Record]] = {}
-    for record in found.data.records:
-        files.setdefault(record.sha256, []).append(record)
+
+    def show(record: Record) -> dict[str, str]:
+        picture, title = data_uri(to_bytes(fit(record.pixels, PICTURE))), CLASSES[record.label].title
+        return {"picture": picture, "split": record.split, "title": title, "name": record.path.name}
+
+    files = found.data.by_hash
     copies = [same for same in files.values() if len(same) > 1]
     copies.sort(key=lambda same: (len({r.split for r in same}) == 1, -len(same)))
-    near = [[found.distinct[a], found.distinct[b]] for a, b in near_pairs(found.correlation)]
+    near = [[files[a.sha256][0], files[b.sha256][0]] for a, b in found.near]
     near.sort(key=lambda pair: pair[0].split == pair[1].split)
     members: dict[int, list[Record]] = {}
     column = found.manifest.thresholds.index(SHOWN_THRESHOLD)
-    for record, image in zip(found.distinct, found.manifest.images, strict=True):
-        members.setdefault(image.groups[column], []).append(record)
+    for image in found.manifest.images:
+        members.setdefault(image.groups[column], []).append(files[image.sha256][0])
     sections = {
         "conflicts": [same for same in copies if len({r.label for r in same}) > 1],
         "copies": copies,
@@ -179,9 +165,3 @@ def write_report(path: Path, found: Audit) -> None:
         near=NEAR_DUPLICATE,
     )
     path.write_text(html, encoding="utf-8")
-
-
-def show(record: Record) -> dict[str, str]:
-    """One file for the report: its picture, where it stands, what it is called."""
-    picture = data_uri(to_bytes(fit(record.pixels, PICTURE)))
-    return {"picture": picture, "split": record.split, "title": CLASSES[record.label].title, "name": record.path.name}

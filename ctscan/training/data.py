@@ -88,6 +88,14 @@ class Dataset:
         """The digests of the pixels."""
         return tuple(record.sha256 for record in self.records)
 
+    @cached_property
+    def by_hash(self) -> dict[str, list[Record]]:
+        """The files of each distinct image, both in the order of the records."""
+        files: dict[str, list[Record]] = {}
+        for record in self.records:
+            files.setdefault(record.sha256, []).append(record)
+        return files
+
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> Dataset:
         """The records at these places, or where the mask is true."""
         places = np.flatnonzero(index) if index.dtype == bool else index
@@ -100,12 +108,15 @@ class Dataset:
 
     def unseen_by(self, other: Dataset) -> NDArray[np.bool_]:
         """(N,): whose pixels do not occur in the other."""
-        seen = set(other.hashes)
-        return np.array([digest not in seen for digest in self.hashes], bool)
+        return np.array([digest not in other.by_hash for digest in self.hashes], bool)
 
-    def relabel(self, labels: NDArray[np.int64]) -> Dataset:
-        """The same slices under other labels."""
-        return Dataset(tuple(replace(r, label=int(k)) for r, k in zip(self.records, labels, strict=True)))
+    def assign(self, **columns: Iterable[int]) -> Dataset:
+        """The same slices with another `label`, `group` or `fold`, of each (N,)."""
+        records = self.records
+        for name, values in columns.items():
+            changes: list[dict[str, Any]] = [{name: int(value)} for value in values]
+            records = tuple(replace(r, **change) for r, change in zip(records, changes, strict=True))
+        return Dataset(records, self.skipped)
 
     def squares(self, see: Callable[[Pixels], Pixels], title: str = "preprocessing") -> NDArray[np.float32]:
         """(N, 1, S, S): what `see` makes of each slice, as `Preprocess.square` does."""
@@ -120,13 +131,6 @@ class Dataset:
         return sha256("\n".join(f"{split} {label} {digest}" for split, label, digest in rows).encode()).hexdigest()
 
 
-def pixel_hash(pixels: Pixels) -> str:
-    """SHA-256 of shape and pixels (H, W)."""
-    digest = sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels).tobytes())
-    return digest.hexdigest()
-
-
 def find_files(folder: Path) -> list[tuple[Path, int]]:
     """The files of one split with their class index, sorted by class and name.
 
@@ -135,18 +139,13 @@ def find_files(folder: Path) -> list[tuple[Path, int]]:
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}: the data folder needs {', '.join(SPLITS)}.")
-    found: dict[str, list[Path]] = {}
-    for class_folder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        key = class_of_folder(class_folder.name)
-        if key is None:
-            raise DataError(f"The folder {class_folder} is named like none of the classes {', '.join(CLASS_KEYS)}.")
-        found.setdefault(key, []).extend(visible_files(class_folder))
+    files = list_classes(folder, class_of_folder, CLASS_KEYS)
     for key in CLASS_KEYS:
-        if key not in found:
+        if key not in files:
             raise DataError(f"There is no folder for the class {key} in {folder}.")
-        if not found[key]:
+        if not files[key]:
             raise DataError(f"The folder for the class {key} in {folder} is empty.")
-    return [(path, label) for label, key in enumerate(CLASS_KEYS) for path in found[key]]
+    return [(path, label) for label, key in enumerate(CLASS_KEYS) for path in files[key]]
 
 
 def find_outside_files(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
@@ -159,22 +158,29 @@ def find_outside_files(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str,
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}.")
-    classes = {p: class_or_tumour(p.name) for p in sorted(folder.iterdir()) if p.is_dir() and p.name[0] != "."}
-    unknown = next((p for p, key in classes.items() if key is None), None)
-    if unknown is not None:
-        raise DataError(f"The folder {unknown} is named like none of {', '.join(CLASS_KEYS)}, {TUMOUR}.")
-    keys = (TUMOUR, "normal") if TUMOUR in classes.values() else CLASS_KEYS
-    if not set(classes.values()) <= set(keys):
+    files = list_classes(folder, class_or_tumour, (*CLASS_KEYS, TUMOUR))
+    keys = (TUMOUR, "normal") if TUMOUR in files else CLASS_KEYS
+    if not files.keys() <= set(keys):
         raise DataError(f"{folder} mixes {TUMOUR} with kinds of tumour; give one or the other beside normal.")
-    files = [(path, keys.index(key)) for p, key in classes.items() if key is not None for path in visible_files(p)]
-    if not files:
+    if not any(files.values()):
         raise DataError(f"{folder} holds no class folder with files in it.")
-    return files, keys
+    return [(path, keys.index(key)) for key, paths in files.items() for path in paths], keys
 
 
-def visible_files(folder: Path) -> list[Path]:
-    """By name, without hidden ones."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+def list_classes(folder: Path, class_of: Callable[[str], str | None], keys: Sequence[str]) -> dict[str, list[Path]]:
+    """The files of all class folders by class, in the order of their names, without hidden ones.
+
+    Raises:
+        DataError: `class_of` gives a folder none of the keys.
+    """
+    files: dict[str, list[Path]] = {}
+    for class_folder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        key = class_of(class_folder.name)
+        if key is None:
+            raise DataError(f"The folder {class_folder} is named like none of the classes {', '.join(keys)}.")
+        visible = sorted(p for p in class_folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        files.setdefault(key, []).extend(visible)
+    return files
 
 
 def read_dataset(folder: Path, splits: Sequence[str] = SPLITS, most_unreadable: float = MAX_UNREADABLE) -> Dataset:
@@ -186,44 +192,40 @@ def read_dataset(folder: Path, splits: Sequence[str] = SPLITS, most_unreadable: 
         most_unreadable: Share of a split's files that may be skipped.
 
     Raises:
-        DataError: As `find_files`, and where more files cannot be read or none can.
+        DataError: As `find_files` and `read_files`, and where more files cannot be read.
     """
     files = [(split, path, label) for split in splits for path, label in find_files(folder / split)]
     dataset = read_files(folder, files)
     for split in splits:
-        skipped, n = dataset.of(split).skipped, sum(name == split for name, _, _ in files)
+        part = dataset.of(split)
+        skipped, n = part.skipped, len(part) + len(part.skipped)
         if len(skipped) > most_unreadable * n:
             raise DataError(f"{len(skipped)} of {n} files in {folder / split} cannot be read, first {skipped[0][1]}")
-    if not dataset.records:
-        raise DataError(f"No file in {folder} can be read, first {dataset.skipped[0][1]}")
     return dataset
 
 
 def read_files(folder: Path, files: Sequence[tuple[str, Path, int]]) -> Dataset:
-    """Read files of known split and label, in order, with a progress bar."""
+    """Read files of known split and label, in order, with a progress bar. Raises DataError where none can be read."""
 
-    def read(split: str, path: Path, label: int) -> Record | str:
+    def read(file: tuple[str, Path, int]) -> Record | tuple[str, str]:
+        split, path, label = file
+        name = path.relative_to(folder)
         try:
             slice_ = read_slice(path.read_bytes())
         except UnreadableSlice as error:
-            return str(error)
+            return split, f"{name}: {error}"
         except OSError as error:
-            return str(Notice("cannot_open", {"reason": f"{error.strerror}"}))
-        greys = pack(slice_.pixels)
-        return Record(path.relative_to(folder), split, label, pixel_hash(slice_.pixels), greys, slice_.colour)
+            return split, f"{name}: {Notice('cannot_open', {'reason': f'{error.strerror}'})}"
+        digest = sha256(repr(slice_.pixels.shape).encode() + slice_.pixels.tobytes()).hexdigest()
+        return Record(name, split, label, digest, pack(slice_.pixels), slice_.colour)
 
     with ThreadPoolExecutor(READERS) as pool:
-        results = list(
-            tqdm(pool.map(read, *zip(*files, strict=True)), "reading", len(files), unit="slice", leave=False)
-        )
-    return Dataset(
-        tuple(result for result in results if isinstance(result, Record)),
-        tuple(
-            (split, f"{path.relative_to(folder)}: {result}")
-            for (split, path, _), result in zip(files, results, strict=True)
-            if isinstance(result, str)
-        ),
-    )
+        results = list(tqdm(pool.map(read, files), "reading", len(files), unit="slice", leave=False))
+    records = tuple(result for result in results if isinstance(result, Record))
+    skipped = tuple(result for result in results if not isinstance(result, Record))
+    if not records:
+        raise DataError(f"No file in {folder} can be read, first {skipped[0][1]}")
+    return Dataset(records, skipped)
 
 
 def pack(pixels: Pixels) -> NDArray[np.uint8] | NDArray[np.float32]:
@@ -290,9 +292,8 @@ class Manifest(BaseModel):
             raise DataError("The data holds images that the audit has not seen; audit it again.")
         column = self.thresholds.index(threshold)
         images = [self.by_hash[digest] for digest in data.hashes]
-        places = [(i.groups[column], i.folds[column] if i.folds else -1) for i in images]
-        records = [replace(r, group=g, fold=f) for r, (g, f) in zip(data.records, places, strict=True)]
-        return Dataset(tuple(records), data.skipped)
+        folds = [image.folds[column] if image.folds else -1 for image in images]
+        return data.assign(group=[image.groups[column] for image in images], fold=folds)
 
     def pool(self, data: Dataset, threshold: float) -> Dataset:
         """What is cross-validated: each distinct image once, those of conflicting labels left out, by hash.
@@ -300,48 +301,41 @@ class Manifest(BaseModel):
         Raises:
             DataError: As `group`, and where there are too few groups for the folds.
         """
-        first: dict[str, Record] = {}
-        for record in self.group(data, threshold).records:
-            first.setdefault(record.sha256, record)
-        kept = tuple(first[digest] for digest in sorted(first) if self.by_hash[digest].folds)
+        files = self.group(data, threshold).by_hash
+        kept = tuple(files[digest][0] for digest in sorted(files) if self.by_hash[digest].folds)
         if not kept or min(record.fold for record in kept) < 0:
             raise DataError(f"The data has too few visual groups, or slices of a class, for {FOLDS} folds.")
         return Dataset(kept)
 
     def facts(self) -> dict[str, Any]:
         """The counts that are reported, of files or of distinct images; thresholds are written `0.90`."""
-        images, crossing = self.images, [i for i in self.images if len(i.splits) > 1]
-        columns = {f"{t:.2f}": [i.groups[c] for i in images] for c, t in enumerate(self.thresholds)}
-        return {
-            "files_by_split": {s: sum(split == s for i in images for split, _ in i.places) for s in SPLITS},
+        images, crossing = self.images, [image for image in self.images if len(image.splits) > 1]
+        files, files_crossing = (Counter(place for i in some for place in i.places) for some in (images, crossing))
+        facts: dict[str, Any] = {
+            "files_by_split": {split: sum(files[split, key] for key in CLASS_KEYS) for split in SPLITS},
             "images": len(images),
             "images_by_class": {key: sum(key in i.labels for i in images) for key in CLASS_KEYS},
             "images_in_several_splits": len(crossing),
             "conflicting_labels": sum(len(i.labels) > 1 for i in images),
-            "test_files_by_class": count_test_files(images),
-            "test_files_seen_in_train_or_valid": count_test_files(crossing),
-            "groups": {t: len(set(groups)) for t, groups in columns.items()},
-            "largest_group": {t: max(Counter(groups).values()) for t, groups in columns.items()},
-            "groups_in_several_splits": {t: self._count_crossing(groups) for t, groups in columns.items()},
+            "test_files_by_class": {key: files["test", key] for key in CLASS_KEYS},
+            "test_files_seen_in_train_or_valid": {key: files_crossing["test", key] for key in CLASS_KEYS},
+            "groups": {},
+            "largest_group": {},
+            "groups_in_several_splits": {},
         }
-
-    def _count_crossing(self, groups: Sequence[int]) -> int:
-        splits: dict[int, set[str]] = {}
-        for group, image in zip(groups, self.images, strict=True):
-            splits.setdefault(group, set()).update(image.splits)
-        return sum(len(s) > 1 for s in splits.values())
+        for column, threshold in enumerate(self.thresholds):
+            members = Counter(image.groups[column] for image in images)
+            splits = Counter(group for group, _ in {(i.groups[column], split) for i in images for split in i.splits})
+            facts["groups"][f"{threshold:.2f}"] = len(members)
+            facts["largest_group"][f"{threshold:.2f}"] = max(members.values())
+            facts["groups_in_several_splits"][f"{threshold:.2f}"] = sum(n > 1 for n in splits.values())
+        return facts
 
     def to_json(self) -> str:
         """One image a line, so that a change can be read."""
         head = json.dumps({"schema": self.version, "thresholds": self.thresholds, "near": self.near})
         lines = ",\n".join(image.model_dump_json() for image in self.images)
         return f'{head[:-1]}, "images": [\n{lines}\n]}}\n'
-
-
-def count_test_files(images: Iterable[Image]) -> dict[str, int]:
-    """How many files of these images stand in the published test split, by class."""
-    classes = Counter(label for image in images for split, label in image.places if split == "test")
-    return {key: classes[key] for key in CLASS_KEYS}
 
 
 def read_manifest(path: Path) -> Manifest:
