@@ -236,7 +236,7 @@ def test_the_seed_designs_rate_falls_by_ten_every_seven_epochs(weights: Weights)
     assert trainer.optimiser.param_groups[0]["momentum"] == 0.9
     rates = []
     for _ in range(SEED.epochs):
-        rates.append(trainer.rate)
+        rates.append(trainer.optimiser.param_groups[0]["lr"])
         for _ in range(trainer.steps):
             trainer.optimiser.step()
             trainer.schedule.step()

@@ -42,7 +42,7 @@ from ctscan.model.runtime import Output, TorchRuntime, choose_device, concatenat
 from ctscan.results.records import Fold
 from ctscan.training.data import Dataset
 from ctscan.training.recipe import Control, Recipe
-from ctscan.training.trainer import Trainer, build_card, round_trip, show_progress, top_of_scale
+from ctscan.training.trainer import Trainer, build_card, round_trip
 from ctscan.training.weights import Weights
 
 CONTROLS: tuple[Control, ...] = get_args(Control)
@@ -122,7 +122,7 @@ def cross_validate(
         for fold in missing:
             net, output = fit_fold(recipe, pool, squares, fold, start, device, f"{folder.name}, fold {fold}")
             # The scale of a fold's maps comes from the slices left out, over which its answers are there anyway.
-            card = build_card(recipe, net, {"fold": fold, "run": folder.name}, {}, top_of_scale(output.maps))
+            card = build_card(recipe, net, {"fold": fold, "run": folder.name}, {}, output.maps)
             write_checkpoint(folder / f"fold-{fold}.safetensors", Checkpoint(card, store_tensors(net)))
             write_output(folder / f"fold-{fold}.npz", output)
     return read_folds(pool, folds, folder)
@@ -195,9 +195,8 @@ def fit_fold(
     """Train on the squares of all folds but one; gives the network and what it says of the slices left out."""
     inside = pool.folds != fold
     trainer = Trainer(recipe, squares[inside], pool.labels[inside], weights, torch.device(choose_device(device)))
-    with show_progress(recipe, trainer.steps, title) as progress:
-        for _ in range(recipe.epochs):
-            trainer.epoch(progress)
+    for _ in trainer.epochs(title):
+        pass
     net = round_trip(recipe, trainer.net)
     return net, run_in_batches(TorchRuntime(net), squares[~inside])
 

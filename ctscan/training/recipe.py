@@ -24,51 +24,29 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained. The defaults are those of the shipped model.
+    """How a network is trained. The defaults are those of the shipped model."""
 
-    Attributes:
-        name: What people call it; `custom` where a known recipe was changed.
-        seed: Seed of weights, order and augmentation.
-        precision: `auto` takes bf16 where the processor gains by it.
-        epochs: Passes over the training slices.
-        batch: Slices a step.
-        optimiser: `sgd` has momentum 0.9.
-        schedule: `step` divides the rate by ten every seven epochs.
-        rate: Highest learning rate.
-        weight_decay: Of the optimiser.
-        label_smoothing: Share of each target that is spread over all classes.
-        layer_decay: Factor of the rate from each block of the network to the one below it.
-        augmentation: `full` as in `trainer.build_augmentation`, `seed` as in the seed design.
-        strength: Of `full`: how far shifts, turns, greys and gaps go.
-        size: Side of the model's square, px.
-        crop: `body` letterboxes the body's box, `whole` the whole slice, `none` squashes it.
-        tone: `rank` gives every slice one histogram, `none` keeps the greys.
-        surround: `hull` blackens what lies outside the body's convex hull, `keep` keeps it.
-        head: `linear`, or the seed design's `mlp` of 512-512-256-4.
-        dropout: In the head.
-        normalise: By ImageNet's mean and deviation.
-    """
-
-    name: str = "ctscan"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # NumPy takes 32 bits, and a search adds the numbers of its trials
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    name: str = "ctscan"  # what people call it; `custom` where a known recipe was changed
+    # Of weights, order and augmentation. NumPy takes 32 bits, and a search adds the numbers of its trials.
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # `auto` takes bf16 where the processor gains by it
     epochs: Annotated[int, Field(ge=1)] = 16
     batch: Annotated[int, Field(ge=2)] = 16
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    schedule: Literal["one_cycle", "step"] = "one_cycle"
-    rate: Positive = 6.6e-4
+    optimiser: Literal["adamw", "sgd"] = "adamw"  # `sgd` has momentum 0.9
+    schedule: Literal["one_cycle", "step"] = "one_cycle"  # `step` divides the rate by ten every seven epochs
+    rate: Positive = 6.6e-4  # the highest learning rate
     weight_decay: NotNegative = 0.05
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.09
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.91
-    augmentation: Augmentation = "full"
-    strength: Annotated[float, Field(ge=0, le=2)] = 1.1
-    size: Annotated[int, Field(ge=32)] = 224
-    crop: Crop = "body"
-    tone: Tone = "rank"
-    surround: Surround = "hull"
-    head: Literal["linear", "mlp"] = "linear"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    normalise: bool = True
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.09  # share of each target that is spread over all classes
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.91  # of the rate, from each block to the one below it
+    augmentation: Augmentation = "full"  # as in `trainer.build_augmentation`
+    strength: Annotated[float, Field(ge=0, le=2)] = 1.1  # of `full`: how far shifts, turns, greys and gaps go
+    size: Annotated[int, Field(ge=32)] = 224  # side of the model's square, px
+    crop: Crop = "body"  # `body` letterboxes the body's box, `whole` the whole slice, `none` squashes it
+    tone: Tone = "rank"  # `rank` gives every slice one histogram, `none` keeps the greys
+    surround: Surround = "hull"  # `hull` blackens what lies outside the body's convex hull, `keep` keeps it
+    head: Literal["linear", "mlp"] = "linear"  # or the seed design's `mlp` of 512-512-256-4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3  # in the head
+    normalise: bool = True  # by ImageNet's mean and deviation
 
     @property
     def preprocess(self) -> Preprocess:

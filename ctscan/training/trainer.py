@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -146,9 +146,9 @@ def write_log(folder: Path, history: list[Epoch]) -> None:
     from matplotlib.figure import Figure
 
     with (folder / "log.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(f.name for f in fields(Epoch))
-        writer.writerows(asdict(epoch).values() for epoch in history)
+        writer = csv.DictWriter(file, asdict(history[0]))
+        writer.writeheader()
+        writer.writerows(map(asdict, history))
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     x = [epoch.epoch for epoch in history]
@@ -202,7 +202,7 @@ def build_augmentation(kind: Augmentation, strength: float = 1.0) -> v2.Transfor
 
 
 class Trainer:
-    """One network on its way: `epoch()` takes it once through the slices."""
+    """One network on its way: each step of `epochs` takes it once through the slices."""
 
     def __init__(
         self,
@@ -230,11 +230,6 @@ class Trainer:
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
-    @property
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.optimiser.param_groups[0]["lr"])
-
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of batches in a new order, every slice with an augmentation of its own."""
         parts = list(torch.randperm(len(self.labels)).split(self.recipe.batch))
@@ -255,20 +250,18 @@ class Trainer:
         self.schedule.step()
         return loss.detach()
 
-    def epoch(self, progress: tqdm[Any]) -> float:
-        """Once through the slices; gives the mean loss of its steps."""
-        self.net.train()
-        total = 0.0
-        for squares, labels in self.batches():
-            total += float(self.step(squares, labels))
-            progress.update()
-            progress.set_postfix(loss=f"{total / (progress.n % self.steps or self.steps):.3f}")
-        return total / self.steps
-
-
-def show_progress(recipe: Recipe, steps: int, title: str) -> tqdm[Any]:
-    """A bar over all steps of a run, with the loss and the time left."""
-    return tqdm(total=steps * recipe.epochs, desc=title, unit="step", dynamic_ncols=True)
+    def epochs(self, title: str) -> Iterator[tuple[float, float]]:
+        """Train, with a bar of that title; gives each epoch's first learning rate and the mean loss of its steps."""
+        total = self.steps * self.recipe.epochs
+        with tqdm(total=total, desc=title, unit="step", dynamic_ncols=True) as progress:
+            for _ in range(self.recipe.epochs):
+                self.net.train()
+                rate, losses = float(self.optimiser.param_groups[0]["lr"]), 0.0
+                for number, (squares, labels) in enumerate(self.batches(), 1):
+                    losses += float(self.step(squares, labels))
+                    progress.update()
+                    progress.set_postfix(loss=f"{losses / number:.3f}")
+                yield rate, losses / self.steps
 
 
 def fit(
@@ -288,21 +281,20 @@ def fit(
     unseen = valid.squares(see)
     history: list[Epoch] = []
     best, lowest = None, math.inf
-    with show_progress(recipe, trainer.steps, f"{recipe.name} on {device}") as progress:
-        try:
-            for number in range(1, recipe.epochs + 1):
-                start, rate = time.monotonic(), trainer.rate
-                train_loss = trainer.epoch(progress)
-                now = evaluate(trainer.net, unseen, valid.labels, device)
-                seconds = time.monotonic() - start
-                history.append(Epoch(number, rate, train_loss, now.cross_entropy, now.accuracy, seconds))
-                if now.cross_entropy < lowest:  # NaN is below nothing
-                    best, lowest = copy.deepcopy(trainer.net), now.cross_entropy
-                write_log(folder, history)
-        except KeyboardInterrupt:
-            if best is None:
-                raise
-            progress.write("Interrupted: keeping the best epoch so far.", file=sys.stderr)
+    start = time.monotonic()
+    try:
+        for number, (rate, train_loss) in enumerate(trainer.epochs(f"{recipe.name} on {device}"), 1):
+            now = evaluate(trainer.net, unseen, valid.labels, device)
+            seconds = time.monotonic() - start
+            history.append(Epoch(number, rate, train_loss, now.cross_entropy, now.accuracy, seconds))
+            if now.cross_entropy < lowest:  # NaN is below nothing
+                best, lowest = copy.deepcopy(trainer.net), now.cross_entropy
+            write_log(folder, history)
+            start = time.monotonic()
+    except KeyboardInterrupt:
+        if best is None:
+            raise
+        tqdm.write("Interrupted: keeping the best epoch so far.", file=sys.stderr)
     if best is None:
         raise DataError("The validation loss was never a finite number; try a lower rate, as in --set rate=1e-4.")
     return best.eval(), history
@@ -316,12 +308,6 @@ def evaluate(net: SliceNet, squares: NDArray[np.float32], labels: NDArray[np.int
         return score(torch.cat([net(part.to(device)).logits.cpu() for part in parts]).numpy(), labels)
 
 
-def top_of_scale(maps: NDArray[np.float32]) -> float:
-    """Logit units: the 99th percentile of the positive values of signed maps, 1 where there are none."""
-    positive = maps[maps > 0]
-    return float(np.percentile(positive, MAP_SCALE_PERCENTILE)) if len(positive) else 1.0
-
-
 def round_trip(recipe: Recipe, net: SliceNet) -> SliceNet:
     """The network as its checkpoint will give it back: weights through float16, on the processor that scores."""
     stored = SliceNet(recipe.architecture)
@@ -332,32 +318,34 @@ def round_trip(recipe: Recipe, net: SliceNet) -> SliceNet:
 def describe(recipe: Recipe, net: SliceNet, data: Dataset, read_test: bool) -> Card:
     """The card of a network that has been through `round_trip`: scores of the splits, and the scale of its maps."""
     see, runtime = recipe.preprocess.square, TorchRuntime(net)
-    train = run_in_batches(runtime, data.of("train").squares(see))
-    scores = {"train": score(train.logits, data.of("train").labels)}
-    for split in ("valid", "test") if read_test else ("valid",):
-        part = data.of(split)
-        logits = run_in_batches(runtime, part.squares(see)).logits
-        scores[split] = score(logits, part.labels)
-        if split == "test":
-            unseen = part.unseen_by(data.of("train", "valid"))
-            scores["test_unseen"] = score(logits[unseen], part.labels[unseen])
+    parts = {split: data.of(split) for split in SPLITS}
+    read = SPLITS if read_test else ("train", "valid")
+    outputs = {split: run_in_batches(runtime, parts[split].squares(see)) for split in read}
+    scores = {split: score(output.logits, parts[split].labels) for split, output in outputs.items()}
+    if read_test:
+        unseen = parts["test"].unseen_by(data.of("train", "valid"))
+        scores["test_unseen"] = score(outputs["test"].logits[unseen], parts["test"].labels[unseen])
     facts = {
         "fingerprint": data.fingerprint,
-        "slices": {split: len(data.of(split)) for split in SPLITS},
-        "skipped": {split: [line for _, line in data.of(split).skipped] for split in SPLITS},
+        "slices": {split: len(part) for split, part in parts.items()},
+        "skipped": {split: [line for _, line in part.skipped] for split, part in parts.items()},
     }
-    return build_card(recipe, net, facts, {name: s.to_dict() for name, s in scores.items()}, top_of_scale(train.maps))
+    metrics = {name: figures.to_dict() for name, figures in scores.items()}
+    return build_card(recipe, net, facts, metrics, outputs["train"].maps)
 
 
-def build_card(recipe: Recipe, net: SliceNet, data: dict[str, Any], metrics: dict[str, Any], scale: float) -> Card:
-    """A card with the network's answer to the phantom; `scale` is the top of its maps' scale, in logit units."""
-    card = Card(
+def build_card(
+    recipe: Recipe, net: SliceNet, data: dict[str, Any], metrics: dict[str, Any], maps: NDArray[np.float32]
+) -> Card:
+    """A card with the network's answer to the phantom; signed `maps`, in logit units, say where their scale ends."""
+    positive = maps[maps > 0]
+    return Card(
         classes=CLASS_KEYS,
         preprocess=recipe.preprocess,
         architecture=recipe.architecture,
         recipe=recipe.settings,
         data=data,
         metrics=metrics,
-        map_scale_top=scale,
+        map_scale_top=float(np.percentile(positive, MAP_SCALE_PERCENTILE)) if len(positive) else 1.0,
+        golden_logits=golden_logits(TorchRuntime(net), recipe.preprocess),
     )
-    return replace(card, golden_logits=golden_logits(TorchRuntime(net), card.preprocess))

@@ -59,8 +59,7 @@ def build_net(recipe: Recipe, weights: Weights) -> SliceNet:
     """
     torch.manual_seed(recipe.seed)
     net = SliceNet(recipe.architecture)
-    trunk = {n: v for n, v in weights.items() if not n.startswith("fc.")}
-    trunk = {n: v.long() if n.endswith("num_batches_tracked") else v for n, v in trunk.items()}
+    trunk = {name: values for name, values in weights.items() if not name.startswith("fc.")}
     try:
         net.trunk.load_state_dict(trunk)
     except RuntimeError:
