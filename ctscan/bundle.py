@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+MODEL = "checkpoints/resnet18.safetensors"
 
 
 def bundled(name: str) -> Path:

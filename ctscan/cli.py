@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ctscan.bundle import bundled
+from ctscan.bundle import MODEL, bundled
 from ctscan.errors import CtscanError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ctscan.training.recipe import Recipe
 
 MENDABLE, INTERRUPTED, READER_GONE = 2, 130, 141  # exit statuses; the last two are a shell's for SIGINT and SIGPIPE
-MODEL = "checkpoints/resnet18.safetensors"
 RUNS = Path("runs")
 PACKAGES = {"sklearn": "scikit-learn", "skimage": "scikit-image"}  # module -> what pip calls it, where that differs
 

@@ -11,10 +11,11 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from math import sqrt
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,7 +28,7 @@ from ctscan.errors import ModelError
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.inference.confidence import calibrate
 from ctscan.io.images import read_slice
-from ctscan.metrics import Score, paired_interval, score
+from ctscan.metrics import Z95, Score, score
 from ctscan.model.checkpoint import Checkpoint, onnx_metadata, seal_onnx, write_bytes
 from ctscan.model.network import SliceNet
 from ctscan.model.runtime import (
@@ -51,6 +52,7 @@ CALIBRATION_PERCENTILE = 99.999  # of a layer's values on its scale: ONNX Runtim
 MAX_LOSS = 0.5  # points of accuracy
 
 Squares: TypeAlias = NDArray[np.float32]
+Run: TypeAlias = Callable[[Squares], dict[str, NDArray[np.floating]]]  # squares -> what `NAMES` names
 Say: TypeAlias = Callable[[str], None]
 
 
@@ -69,38 +71,12 @@ class Exported(nn.Module):
         return *outputs, (outputs.logits / self.temperature).softmax(dim=1)
 
 
-@dataclass(frozen=True)
-class Loss:
-    """What int8 loses on `valid`.
-
-    Attributes:
-        n: Slices.
-        points: Of accuracy that fp32 has more.
-        interval95: Of the points; Agresti and Min's for pairs.
-        fp32: Score before.
-        int8: Score after.
-    """
-
-    n: int
-    points: float
-    interval95: tuple[float, float]
-    fp32: Score
-    int8: Score
-
-    def __str__(self) -> str:
-        low, high = self.interval95
-        return (
-            f"int8 loses {self.points:.2f} points of accuracy on valid (n = {self.n}, 95 % interval {low:+.1f} to "
-            f"{high:+.1f}): {self.fp32.correct} right in fp32, {self.int8.correct} in int8"
-        )
-
-
 def export_onnx(checkpoint: Checkpoint, path: Path, examples: Path, say: Say) -> None:
-    """Write a checkpoint as an ONNX file in fp32.
+    """Write a checkpoint as an ONNX file in fp32; what stood there stays where it fails.
 
     Args:
         checkpoint: What to export.
-        path: The file to write; what stood there stays where it fails.
+        path: The file to write.
         examples: Folder of slices that the graph is compared on.
         say: Gets one sentence a step.
 
@@ -118,12 +94,9 @@ def export_int8(
     """Write a checkpoint as an ONNX file in int8.
 
     Args:
-        checkpoint: What to export.
-        path: The file to write; what stood there stays where it fails.
-        examples: Folder of slices that the fp32 graph is compared on.
+        checkpoint: As for fp32, like `path`, `examples` and `say`.
         data: With `train`, of which some slices set the scales of the layers' values, and `valid`, where the loss is
             measured.
-        say: Gets one sentence a step.
         max_loss: Points of accuracy; with more nothing is written.
 
     Raises:
@@ -135,13 +108,18 @@ def export_int8(
     say(f"int8: calibrating on {len(chosen)} training slices.")
     int8 = quantise(fp32, chosen)
     loss = measure_loss(fp32, int8, data.of("valid").squares(see), data.of("valid").labels)
-    say(f"{loss}.")
+    low, high = loss.interval95
+    sentence = (
+        f"int8 loses {loss.points:.2f} points of accuracy on valid (n = {loss.n}, 95 % interval {low:+.1f} to "
+        f"{high:+.1f}): {loss.fp32.correct} right in fp32, {loss.int8.correct} in int8"
+    )
+    say(f"{sentence}.")
     if loss.points > max_loss:
-        raise ModelError(f"{loss}; {max_loss} points are allowed, so nothing was written (--force writes it).")
+        raise ModelError(f"{sentence}; {max_loss} points are allowed, so nothing was written (--force writes it).")
     calibration = {"slices": len(chosen), "method": "percentile", "percentile": CALIBRATION_PERCENTILE}
     facts = {"of": checkpoint.card.model_id, "calibration": calibration, "loss": asdict(loss)}
     # Other weights: a name and golden logits of their own, and the one score that was measured.
-    card = replace(checkpoint.card, tensors_sha256=sha256(int8).hexdigest(), metrics={"valid": loss.int8.to_dict()})
+    card = replace(checkpoint.card, tensors_sha256=sha256(int8).hexdigest(), metrics={"valid": asdict(loss.int8)})
     logits = run_session(int8)(card.preprocess.square(draw_phantom())[None])["logits"][0]
     card = replace(card, golden_logits=tuple(logits.tolist()))
     write_onnx(path, int8, replace(checkpoint, card=card), {"precision": "int8", "opset": OPSET, **facts})
@@ -153,22 +131,28 @@ def build_onnx(checkpoint: Checkpoint, examples: Path, say: Say) -> bytes:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, "`pip install -r requirements-train.txt` brings it")
     net, size = build_net(checkpoint), checkpoint.card.preprocess.size
-    dynamic = ({0: torch.export.Dim("batch", min=1)},)
-    with quiet_exporter():
+    # the exporter logs what it does and warns of what it will become; neither is for the user
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
         program = torch.onnx.export(
-            Exported(net, checkpoint.card.temperature), (torch.zeros(2, 1, size, size),), dynamo=True, verbose=False,
-            input_names=[INPUT], output_names=list(NAMES), opset_version=OPSET, dynamic_shapes=dynamic,
-        )  # fmt: skip
+            Exported(net, checkpoint.card.temperature),
+            (torch.zeros(2, 1, size, size),),
+            dynamo=True,
+            verbose=False,
+            input_names=[INPUT],
+            output_names=list(NAMES),
+            opset_version=OPSET,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        )
     assert program is not None
     model = program.model_proto
     for node in model.graph.node:  # where each came from, with the paths of this machine
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
-    for part in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
+    for part in [*model.graph.input, *model.graph.output, *model.graph.initializer, model.graph, model]:
         part.ClearField("metadata_props")
     model.graph.ClearField("value_info")
-    model.graph.ClearField("metadata_props")
-    model.ClearField("metadata_props")
     serialised: bytes = model.SerializeToString()
     say(f"ONNX: traced with opset {OPSET}, {len(serialised) / 1e6:.1f} MB.")
     say(f"ONNX: {compare(run_session(serialised), checkpoint, examples)}.")
@@ -184,13 +168,13 @@ def write_onnx(path: Path, model: bytes, checkpoint: Checkpoint, export: dict[st
     write_bytes(path, seal_onnx(proto.SerializeToString()))
 
 
-def run_session(model: bytes) -> Callable[[Squares], dict[str, NDArray[np.floating]]]:
+def run_session(model: bytes) -> Run:
     """A serialised model as a function of squares (N, 1, S, S)."""
     session = open_session(model)
     return lambda squares: dict(zip(NAMES, session.run(NAMES, {INPUT: squares}), strict=True))
 
 
-def compare(run: Callable[[Squares], dict[str, NDArray[np.floating]]], checkpoint: Checkpoint, examples: Path) -> str:
+def compare(run: Run, checkpoint: Checkpoint, examples: Path) -> str:
     """Hold a graph against PyTorch; one sentence says how they differ.
 
     On the bundled slices, the phantom and noise, one by one and in batches. Raises ModelError where a tensor differs by
@@ -202,12 +186,13 @@ def compare(run: Callable[[Squares], dict[str, NDArray[np.floating]]], checkpoin
     noise = np.random.default_rng(0).random((BATCH, *real.shape[1:]), np.float32)
     worst = dict.fromkeys(NAMES, 0.0)
     for squares in (real[:1], real[:BATCH], real[BATCH:], noise[:1], noise):
-        output = reference.run(squares)
-        expected: dict[str, NDArray[np.floating]] = {name: getattr(output, name) for name in OUTPUTS}
-        expected["probabilities"] = calibrate(output.logits, checkpoint.card.temperature)
-        given = run(squares)
+        output, given = reference.run(squares), run(squares)
+        expected = vars(output) | {"probabilities": calibrate(output.logits, checkpoint.card.temperature)}
         for name in NAMES:
-            worst[name] = max(worst[name], difference(name, expected[name], given[name]))
+            scale = np.abs(output.maps).max() if name == "maps" else 1.0
+            fits = given[name].shape == expected[name].shape
+            difference = np.abs(given[name] - expected[name]).max() / scale if fits else np.inf
+            worst[name] = float(np.maximum(worst[name], difference))  # which, unlike max, keeps NaN
     # `not <=` so that NaN fails
     wrong = [f"{name} by {worst[name]:.1e}" for name in NAMES if not worst[name] <= TOLERANCE]
     if wrong:
@@ -216,14 +201,6 @@ def compare(run: Callable[[Squares], dict[str, NDArray[np.floating]]], checkpoin
             f"{TOLERANCE:.0e} is allowed; nothing was written."
         )
     return "differs from PyTorch by " + ", ".join(f"{name} {worst[name]:.0e}" for name in NAMES)
-
-
-def difference(name: str, expected: NDArray[np.floating], given: NDArray[np.floating]) -> float:
-    """The largest absolute difference; for maps as a share of the largest value. NaN and a wrong shape are infinite."""
-    if expected.shape != given.shape or not np.isfinite(given).all():
-        return float("inf")
-    scale = float(np.abs(expected).max()) or 1.0 if name == "maps" else 1.0
-    return float(np.abs(expected - given).max()) / scale
 
 
 def quantise(model: bytes, squares: Squares) -> bytes:
@@ -263,26 +240,28 @@ def quantise(model: bytes, squares: Squares) -> bytes:
     return serialised
 
 
+@dataclass(frozen=True)
+class Loss:
+    """What int8 loses on `valid`."""
+
+    n: int  # slices
+    points: float  # of accuracy that fp32 has more
+    interval95: tuple[float, float]  # of the points
+    fp32: Score
+    int8: Score
+
+
 def measure_loss(fp32: bytes, int8: bytes, squares: Squares, labels: NDArray[np.integer]) -> Loss:
-    """Both graphs on the same slices, one at a time."""
+    """Both graphs on the same slices, one at a time.
+
+    The interval is that of Agresti and Min, "Simple improved confidence intervals for comparing matched proportions",
+    Statistics in Medicine 2005: Wald's after adding a half to each cell of the table of pairs.
+    """
     runs = [run_session(model) for model in (fp32, int8)]
     logits = [np.concatenate([run(square[None])["logits"] for square in squares]) for run in runs]
-    right = [values.argmax(axis=1) == labels for values in logits]
-    n, lost, won = len(labels), int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    low, high = paired_interval(lost, won, n)
-    before, after = (score(values, labels) for values in logits)
-    return Loss(n, 100 * (lost - won) / n, (100 * low, 100 * high), before, after)
-
-
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Torch's exporter logs what it does and warns of what it will become; neither is for the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)
+    before, after = (values.argmax(axis=1) == labels for values in logits)
+    n, lost, won = len(labels), int((before & ~after).sum()), int((after & ~before).sum())
+    middle = (lost - won) / (n + 2)
+    half = Z95 * sqrt(lost + won + 1 - (lost - won) ** 2 / (n + 2)) / (n + 2)
+    interval = 100 * (middle - half), 100 * (middle + half)
+    return Loss(n, 100 * (lost - won) / n, interval, score(logits[0], labels), score(logits[1], labels))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil, sqrt
 
 import numpy as np
@@ -34,21 +34,6 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def paired_interval(lost: int, won: int, n: int) -> tuple[float, float]:
-    """95 % interval of the share of n images that one classifier gets right and another loses, less what it wins.
-
-    Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", Statistics in
-    Medicine 2005: Wald's interval after adding a half to each cell of the table of pairs.
-
-    >>> [round(end, 3) for end in paired_interval(1, 0, 72)]
-    [-0.024, 0.051]
-    """
-    lost_, won_, n_ = lost + 0.5, won + 0.5, n + 2
-    middle = (lost_ - won_) / n_
-    half = Z95 * sqrt(lost_ + won_ - (lost_ - won_) ** 2 / n_) / n_
-    return middle - half, middle + half
-
-
 @dataclass(frozen=True)
 class Score:
     """How a model did on `n` images: evaluation mode, fp32, no augmentation."""
@@ -60,22 +45,26 @@ class Score:
     cross_entropy: float  # mean over images, natural logarithm
     confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class], in the order of the classes
 
-    def to_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
-
 
 def score(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Score:
     """Logits (N, K) and labels (N,) -> the score."""
-    n, classes = logits.shape
-    predicted = logits.argmax(axis=1)
-    confusion = np.zeros((classes, classes), int)
-    np.add.at(confusion, (labels, predicted), 1)
-    correct = int(np.trace(confusion))
-    own = softmax(logits)[np.arange(n), labels]
-    loss = float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()) if n else 0.0
-    table = tuple(tuple(int(v) for v in row) for row in confusion)
-    return Score(n, correct, correct / max(n, 1), wilson_interval(correct, n), loss, table)
+    n, k = logits.shape
+    confusion = np.bincount(labels * k + logits.argmax(axis=1), minlength=k * k).reshape(k, k)
+    correct = int(confusion.trace())
+    return Score(
+        n=n,
+        correct=correct,
+        accuracy=correct / max(n, 1),
+        interval95=wilson_interval(correct, n),
+        cross_entropy=cross_entropy(softmax(logits), labels) if n else 0.0,
+        confusion=tuple(map(tuple, confusion.tolist())),
+    )
+
+
+def cross_entropy(probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> float:
+    """Probabilities (N, K) and labels (N,) -> the mean over images, natural logarithm."""
+    of_truth = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).mean())
 
 
 RELIABILITY_BINS = 10
@@ -144,8 +133,7 @@ def measures(logits: NDArray[np.floating], labels: NDArray[np.integer], keys: Se
     """
     probabilities = softmax(logits)
     n, k = probabilities.shape
-    predicted, own = probabilities.argmax(axis=1), probabilities[np.arange(n), labels]
-    confusion = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
+    confusion = np.bincount(labels * k + probabilities.argmax(axis=1), minlength=k * k).reshape(k, k)
     truth, called, right = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
     with np.errstate(invalid="ignore"):
         sensitivity, specificity = right / truth, (n - truth - called + right) / (n - truth)
@@ -154,7 +142,7 @@ def measures(logits: NDArray[np.floating], labels: NDArray[np.integer], keys: Se
         "accuracy": float(right.sum() / n),
         "balanced_accuracy": _mean(sensitivity),
         "auroc_macro": _mean(np.array(against_rest)),
-        "nll": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
+        "nll": cross_entropy(probabilities, labels),
         "brier": float(((probabilities - np.eye(k)[labels]) ** 2).sum(axis=1).mean()),
         "ece": calibration_error(probabilities, labels),
         "augrc": augrc(probabilities, labels),

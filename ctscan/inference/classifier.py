@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.bundle import bundled
+from ctscan.bundle import MODEL, bundled
 from ctscan.errors import ModelError, UnreadableSlice
 from ctscan.imaging.anatomy import Anatomy, find_anatomy
 from ctscan.imaging.preprocess import Placement
@@ -33,7 +33,6 @@ from ctscan.notices import Notice
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MODEL = "checkpoints/resnet18.safetensors"
 GOLDEN_TOLERANCE = 1e-3  # logits, fp32: what processors differ by is below it, what a wrong weight does is above
 GOLDEN_TOLERANCE_INT8 = 0.1  # a value rounded to the next of 256 steps moves logits by 0.03, a saturated sum by more
 NO_EVIDENCE = 0.1  # of the scale's top: a map whose peak stays under it shows no place
@@ -42,19 +41,6 @@ ROUNDING = 1e-6  # how far a float array may lie outside [0, 1]
 Source: TypeAlias = str | Path | bytes | Slice | NDArray[np.floating]
 Reader: TypeAlias = Callable[[bytes], Slice]  # raises UnreadableSlice
 Verdict = Literal["ok", "unusual", "refused", "unreadable"]
-
-
-class AnswerDict(TypedDict):
-    """The public form. Entries may be added, none is ever renamed or removed."""
-
-    verdict: str
-    probabilities: dict[str, float] | None
-    top_class: str | None
-    outcome: str | None
-    set: list[str] | None
-    model_id: str
-    notices: list[str]
-    notice_codes: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +56,6 @@ class Prediction:
         square: (S, S) in [0, 1]: what the network saw.
         placement: From the slice to the square and back.
         map_top: Logit units: top of the scale of all maps.
-        model_id: What answered.
     """
 
     classes: tuple[str, ...]
@@ -81,17 +66,11 @@ class Prediction:
     square: NDArray[np.float32]
     placement: Placement
     map_top: float
-    model_id: str
 
     @property
     def top(self) -> int:
         """Index of the class with the highest probability."""
         return int(self.probabilities.argmax())
-
-    @property
-    def uncertain(self) -> bool:
-        """Whether anything but exactly one class remains possible."""
-        return self.possible is not None and len(self.possible) != 1
 
     def evidence(self, index: int, shape: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Grad-CAM of a class over the slice: float32, (H, W) of the slice or `shape`, >= 0, logit units."""
@@ -129,9 +108,9 @@ class Answer:
         """
         if self.verdict == "unusual":
             return "uncertain"
-        if self.prediction is None or self.prediction.possible is None:
+        if self.possible is None:
             return None
-        return "uncertain" if self.prediction.uncertain else "single"
+        return "single" if len(self.possible) == 1 else "uncertain"
 
     @property
     def probabilities(self) -> dict[str, float] | None:
@@ -173,10 +152,11 @@ class Answer:
 
         return fromarray(overlay(to_bytes(self.slice.pixels), self.maps[key], self.prediction.map_top))
 
-    def to_dict(self) -> AnswerDict:
-        """The JSON of the API: unrounded numbers, classes by key; `set` holds those that cannot be ruled out.
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of the API, to which entries may be added, and of which none is ever renamed or removed.
 
-        `set` is null, and the probabilities are the raw scores, for an unusual slice and an uncalibrated model.
+        Numbers are unrounded, classes are keys, `set` holds those that cannot be ruled out. `set` is null, and the
+        probabilities are the raw scores, for an unusual slice and an uncalibrated model.
         """
         return {
             "verdict": self.verdict,
@@ -197,8 +177,9 @@ class Classifier:
         """Raises ModelError where the gate's tensors do not fit the card."""
         self.card = card
         self.runtime = runtime
-        with_gate = gate is not None and card.gate is not None
-        self.gate = Gate(card.gate, gate, runtime, card.preprocess.size) if with_gate else Ungated()  # type: ignore[arg-type]
+        self.gate = (
+            Gate(card.gate, gate, runtime, card.preprocess.size) if card.gate and gate is not None else Ungated()
+        )
 
     def __call__(self, source: Source, reader: Reader = read_slice) -> Answer:
         """What ctscan says of one source; the gate is asked first.
@@ -235,44 +216,34 @@ class Classifier:
             raise ValueError(f"batch must be 1 or more, not {batch}")
         rest = iter(sources)
         while chunk := list(islice(rest, batch)):
-            yield from self._answer([self._try(source, reader) for source in chunk])
+            yield from self._answer(chunk, reader)
 
-    def self_test(self, tolerance: float = GOLDEN_TOLERANCE) -> None:
-        """Compare the logits of the phantom with the card's. Raises ModelError where they differ."""
-        golden, logits = (
-            np.array(v) for v in (self.card.golden_logits, golden_logits(self.runtime, self.card.preprocess))
-        )
-        # `not <=` so that NaN fails
-        if logits.shape != golden.shape or not np.abs(logits - golden).max() <= tolerance:
-            raise ModelError(
-                "The model fails its self-test: its answer to the synthetic slice is not the one in its card."
-            )
-
-    def _try(self, source: Source, reader: Reader) -> Slice | Answer:
-        try:
-            return read(source, reader)
-        except UnreadableSlice as error:
-            return Answer("unreadable", (error.notice,), self.card.model_id)
-
-    def _answer(self, sources: Sequence[Slice | Answer]) -> Iterator[Answer]:
-        slices = [source for source in sources if isinstance(source, Slice)]
+    def _answer(self, sources: Sequence[Source], reader: Reader) -> Iterator[Answer]:
+        """The answers of a batch: read, judge, predict, and say what is to be said of it."""
+        parts: list[Slice | Answer] = []
+        for source in sources:
+            try:
+                parts.append(read(source, reader))
+            except UnreadableSlice as error:
+                parts.append(Answer("unreadable", (error.notice,), self.card.model_id))
+        slices = [part for part in parts if isinstance(part, Slice)]
         anatomies = [find_anatomy(slice_.pixels) for slice_ in slices]
         judgements = self.gate.judge(slices, anatomies)
         predictions = iter(self._predict(slices, anatomies, judgements))
-        parts = iter(zip(slices, anatomies, judgements, strict=True))
-        for source in sources:
-            if isinstance(source, Answer):
-                yield source
+        judged = iter(zip(anatomies, judgements, strict=True))
+        for part in parts:
+            if isinstance(part, Answer):
+                yield part
                 continue
-            slice_, anatomy, judgement = next(parts)
+            anatomy, judgement = next(judged)
             if judgement.verdict == "refused":
-                yield Answer("refused", judgement.reasons + slice_.notices, self.card.model_id, slice_)
+                yield Answer("refused", judgement.reasons + part.notices, self.card.model_id, part)
                 continue
             prediction = next(predictions)
             evidence = np.maximum(prediction.maps[prediction.top], 0)
             shortcut = self.gate.find_shortcut(evidence, prediction.placement, anatomy)
-            notices = judgement.reasons + shortcut + slice_.notices
-            yield Answer(judgement.verdict, notices, self.card.model_id, slice_, prediction)
+            notices = judgement.reasons + shortcut + part.notices
+            yield Answer(judgement.verdict, notices, self.card.model_id, part, prediction)
 
     def _predict(
         self, slices: Sequence[Slice], anatomies: Sequence[Anatomy], judgements: Sequence[Judgement]
@@ -289,27 +260,23 @@ class Classifier:
         predictions = []
         for index, (square, placement, usual) in enumerate(scored):
             probabilities = calibrate(output.logits[index], self.card.temperature if usual else 1.0)
+            possible = None
+            if usual and self.card.calibration:
+                inside = prediction_sets(probabilities, np.array(self.card.calibration.thresholds))
+                possible = tuple(key for key, holds in zip(self.card.classes, inside, strict=True) if holds)
             predictions.append(
                 Prediction(
                     classes=self.card.classes,
                     logits=output.logits[index],
                     probabilities=probabilities,
-                    possible=self.possible(probabilities) if usual else None,
+                    possible=possible,
                     maps=output.maps[index],
                     square=square[0],
                     placement=placement,
                     map_top=self.card.map_scale_top,
-                    model_id=self.card.model_id,
                 )
             )
         return predictions
-
-    def possible(self, probabilities: NDArray[np.float64]) -> tuple[str, ...] | None:
-        """The classes in the conformal set of calibrated probabilities (K,); None where the card has no thresholds."""
-        if self.card.calibration is None:
-            return None
-        inside = prediction_sets(probabilities, np.array(self.card.calibration.thresholds))
-        return tuple(key for key, holds in zip(self.card.classes, inside, strict=True) if holds)
 
 
 def read(source: Source, reader: Reader = read_slice) -> Slice:
@@ -360,17 +327,20 @@ def load(path: str | Path | None = None, device: str = "cpu") -> Classifier:
         'resnet18-7839868e9735'
     """
     file = Path(path) if path is not None else bundled(MODEL)
-    if not is_checkpoint(file):
-        if device == "cuda":
-            raise ModelError(
-                "--device cuda: an exported file is computed on the processor; give the checkpoint itself."
-            )
+    tolerance = GOLDEN_TOLERANCE
+    if is_checkpoint(file):
+        checkpoint = read_checkpoint(file)
+        runtime = TorchRuntime.from_checkpoint(checkpoint, choose_device(device))
+        classifier = Classifier(checkpoint.card, runtime, checkpoint.gate)
+    elif device == "cuda":
+        raise ModelError("--device cuda: an exported file is computed on the processor; give the checkpoint itself.")
+    else:
         onnx = OnnxRuntime(file)
         classifier = Classifier(onnx.card, onnx, onnx.gate)
-        classifier.self_test(GOLDEN_TOLERANCE if onnx.export.get("precision") == "fp32" else GOLDEN_TOLERANCE_INT8)
-        return classifier
-    checkpoint = read_checkpoint(file)
-    runtime = TorchRuntime.from_checkpoint(checkpoint, choose_device(device))
-    classifier = Classifier(checkpoint.card, runtime, checkpoint.gate)
-    classifier.self_test()
+        tolerance = GOLDEN_TOLERANCE if onnx.export.get("precision") == "fp32" else GOLDEN_TOLERANCE_INT8
+    card = classifier.card
+    golden, logits = np.array(card.golden_logits), np.array(golden_logits(classifier.runtime, card.preprocess))
+    # `not <=` so that NaN fails
+    if logits.shape != golden.shape or not np.abs(logits - golden).max() <= tolerance:
+        raise ModelError("The model fails its self-test: its answer to the synthetic slice is not the one in its card.")
     return classifier

@@ -58,25 +58,15 @@ FULL = ("bias", "usual")  # tensors stored as float32, all others float16: dista
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What a gate remembers of the training slices: no picture, only features.
+    """What a gate remembers of the training slices: no picture, only features."""
 
-    Attributes:
-        weights: (K, 512 + 128) of the linear layer.
-        bias: (K,).
-        neighbours: (N, 512) pooled features of unit length.
-        usual: (1,) median distance of a training slice to its neighbours in other visual groups.
-        mean: (128,) of the shallow features.
-        whitening: (128, 128): Mahalanobis' distance is the length of (x - mean) @ whitening.
-        tones: (N, TONES).
-    """
-
-    weights: Array
-    bias: Array
-    neighbours: Array
-    usual: Array
-    mean: Array
-    whitening: Array
-    tones: Array
+    weights: Array  # (K, 512 + 128) of the linear layer
+    bias: Array  # (K,)
+    neighbours: Array  # (N, 512) pooled features of unit length
+    usual: Array  # (1,) median distance of a training slice to its neighbours in other visual groups
+    mean: Array  # (128,) of the shallow features
+    whitening: Array  # (128, 128): Mahalanobis' distance is the length of (x - mean) @ whitening
+    tones: Array  # (N, TONES)
 
     @classmethod
     def from_tensors(cls, tensors: Tensors) -> Reference:
@@ -95,21 +85,13 @@ class Reference:
 
 @dataclass(frozen=True)
 class Signals:
-    """What a slice was judged by.
+    """What a slice was judged by."""
 
-    Attributes:
-        kinds: Probabilities, in the order of `KINDS`.
-        distance: To the training slices, 1 for a usual one.
-        strangeness: Mahalanobis' distance.
-        tone: Distance in how greys are spread.
-        greys: Of 256, in use inside the body.
-    """
-
-    kinds: tuple[float, ...]
-    distance: float
-    strangeness: float
-    tone: float
-    greys: int
+    kinds: tuple[float, ...]  # probabilities, in the order of `KINDS`
+    distance: float  # to the training slices, 1 for a usual one
+    strangeness: float  # Mahalanobis' distance
+    tone: float  # distance in how greys are spread
+    greys: int  # of 256, in use inside the body
 
     @property
     def chest(self) -> float:
@@ -261,27 +243,18 @@ def tone_of(pixels: Pixels, anatomy: Anatomy) -> tuple[Array, int]:
     stored = np.rint(pixels[::every, ::every][anatomy.body[::every, ::every]] * 255).astype(np.uint8)
     parting, _ = cv2.threshold(np.rint(inside * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     dark, bright = inside[inside * 255 <= parting + 0.5], inside[inside * 255 > parting + 0.5]
-    levels = [
-        np.median(dark) if len(dark) else 0.0,
-        *(np.quantile(bright, [0.25, 0.5, 0.75]) if len(bright) else [0.0] * 3),
-    ]
+    lung = np.median(dark) if len(dark) else 0.0
+    tissue = np.quantile(bright, [0.25, 0.5, 0.75]) if len(bright) else [0.0] * 3
     clipped = [CLIPPED * (stored <= 1).mean(), CLIPPED * (stored >= 254).mean()]
     counts = np.bincount(stored, minlength=256)
-    return np.array(levels + clipped, np.float32), int((counts >= max(1, IN_USE * counts.sum())).sum())
+    return np.array([lung, *tissue, *clipped], np.float32), int((counts >= max(1, IN_USE * counts.sum())).sum())
 
 
 def share_outside(evidence: Array, placement: Placement, inside: Mask) -> float:
-    """Of evidence over the model's square, the share that does not lie in a mask of the slice.
+    """Of evidence (h, w) over the model's square, the share that does not lie in a mask (H, W) of the slice.
 
-    The whole square counts: what lies in its black bars, or where the slice was cropped away, lies outside.
-
-    Args:
-        evidence: Map over the square, (h, w), >= 0.
-        placement: Where the slice lies in the square.
-        inside: Mask of the slice, (H, W).
-
-    Returns:
-        A share in [0, 1]; NaN where there is no evidence.
+    The whole square counts: what lies in its black bars, or where the slice was cropped away, lies outside. NaN where
+    there is no evidence.
     """
     fine = cv2.resize(evidence, (placement.size, placement.size), interpolation=cv2.INTER_LINEAR).astype(np.float64)
     total = float(fine.sum())

@@ -28,103 +28,61 @@ STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=STRICT)
 class Architecture:
-    """What is needed to build the network again.
+    """What is needed to build the network again."""
 
-    Attributes:
-        head: `linear` is dropout and one layer; `mlp` is the seed design's 512-512-256-K with ReLU and dropout.
-        dropout: In the head.
-        normalise: By ImageNet's mean and standard deviation, inside the network.
-        classes: K, outputs.
-    """
-
-    head: Literal["linear", "mlp"] = "linear"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    normalise: bool = True
+    head: Literal["linear", "mlp"] = "linear"  # dropout and one layer; or the seed design's 512-512-256-K
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2  # in the head
+    normalise: bool = True  # by ImageNet's mean and standard deviation, inside the network
     classes: Annotated[int, Field(ge=2)] = len(CLASS_KEYS)
 
 
 @dataclass(frozen=True, config=STRICT)
 class Calibration:
-    """What makes probabilities of a model's logits, and sets of classes of these; from slices out of fold.
+    """What makes probabilities of a model's logits, and sets of classes of these; from slices out of fold."""
 
-    Attributes:
-        temperature: Logits are divided by it before the softmax.
-        alpha: Share of each class's scans whose set may miss it.
-        thresholds: One a class: how far below 1 its probability may lie, and it is still in the set.
-    """
-
-    temperature: Positive
-    alpha: Finite
+    temperature: Positive  # logits are divided by it before the softmax
+    alpha: Finite  # share of each class's scans whose set may miss it
+    # one a class: how far below 1 its probability may lie, and it is still in the set
     thresholds: Annotated[tuple[Finite, ...], Field(min_length=len(CLASS_KEYS), max_length=len(CLASS_KEYS))]
 
 
 @dataclass(frozen=True, config=STRICT)
 class Thresholds:
-    """Where a signal changes the gate's verdict. From slices that the network of their fold had not seen.
+    """Where a signal changes the gate's verdict. From slices that the network of their fold had not seen."""
 
-    Attributes:
-        refused: Probability of an upright axial chest CT slice below which no score is given.
-        unusual: The same, below which the score comes with the reason.
-        far: Distance among the deepest features, in units of the usual one between training slices.
-        strange: Mahalanobis' distance among the shallow features.
-        tone: Distance to the nearest training slices in how greys are spread.
-        greys: Of 256, in use inside the body, below which they are too few.
-        outside: Share of the likeliest class's evidence that lies outside the body, above which that is said.
-    """
-
-    refused: Finite
-    unusual: Finite
-    far: Finite
-    strange: Finite
-    tone: Finite
-    greys: Finite
-    outside: Finite
+    refused: Finite  # probability of an upright axial chest CT slice below which no score is given
+    unusual: Finite  # the same, below which the score comes with the reason
+    far: Finite  # distance among the deepest features, in units of the usual one between training slices
+    strange: Finite  # Mahalanobis' distance among the shallow features
+    tone: Finite  # distance to the nearest training slices in how greys are spread
+    greys: Finite  # of 256, in use inside the body, below which they are too few
+    outside: Finite  # share of the likeliest class's evidence that lies outside the body, above which that is said
 
 
 @dataclass(frozen=True, config=STRICT)
 class GateCard:
-    """What a model's gate says of itself; its tensors lie beside the network's.
-
-    Attributes:
-        thresholds: Where its verdicts change.
-        fitted: How many slices, pictures and sources it was fitted to.
-        kinds: What its linear layer tells apart, in the order of its rows.
-    """
+    """What a model's gate says of itself; its tensors lie beside the network's."""
 
     thresholds: Thresholds
-    fitted: dict[str, int]
-    kinds: tuple[str, ...]
+    fitted: dict[str, int]  # how many slices, pictures and sources it was fitted to
+    kinds: tuple[str, ...]  # what its linear layer tells apart, in the order of its rows
 
 
 @dataclass(frozen=True, config=STRICT)
 class Card:
-    """The header of a model file. Plain JSON, readable without torch.
+    """The header of a model file. Plain JSON, readable without torch."""
 
-    Attributes:
-        classes: Keys, in the order of the logits.
-        preprocess: How a slice becomes the network's square.
-        architecture: How the network is built.
-        recipe: How it was trained, in full.
-        data: Fingerprint, slices a split, files skipped.
-        metrics: Split -> n, accuracy, its 95 % interval, cross-entropy, confusion.
-        map_scale_top: Logit units: 99th percentile of positive map values over the training slices.
-        golden_logits: Of the phantom, fp32.
-        tensors_sha256: Of the network's tensors, the gate's left out.
-        calibration: None until one has been measured for the recipe.
-        gate: None after a new training: then every slice is unusual.
-    """
-
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # keys, in the order of the logits
     preprocess: Preprocess
     architecture: Architecture
-    recipe: dict[str, Any]
-    data: dict[str, Any]
-    metrics: dict[str, Any]
-    map_scale_top: Positive
-    golden_logits: tuple[float, ...] = ()
-    tensors_sha256: str = ""
-    calibration: Calibration | None = None
-    gate: GateCard | None = None
+    recipe: dict[str, Any]  # how it was trained, in full
+    data: dict[str, Any]  # fingerprint, slices a split, files skipped
+    metrics: dict[str, Any]  # split -> n, accuracy, its 95 % interval, cross-entropy, confusion
+    map_scale_top: Positive  # logit units: 99th percentile of positive map values over the training slices
+    golden_logits: tuple[float, ...] = ()  # of the phantom, fp32
+    tensors_sha256: str = ""  # of the network's tensors, the gate's left out
+    calibration: Calibration | None = None  # None until one has been measured for the recipe
+    gate: GateCard | None = None  # None after a new training: then every slice is unusual
     intended_use: str = INTENDED_USE
     schema: int = SCHEMA
 
@@ -149,11 +107,7 @@ class Card:
 
     @classmethod
     def from_json(cls, text: str) -> Card:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ModelError: Another schema, another class list, entries that are missing, unknown or of another kind.
-        """
+        """Read what `to_json` wrote. Raises ModelError for another schema, other classes and unknown entries."""
         try:
             entries = json.loads(text)
             schema = entries.get("schema")

@@ -40,25 +40,15 @@ ONNX_SEAL_BYTES = len(ONNX_SEAL) + 64
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model at rest.
-
-    Attributes:
-        card: What it says of itself.
-        tensors: The network's weights by name, as stored: large ones float16.
-        gate: The gate's tensors by name; None after a new training.
-    """
+    """A model at rest."""
 
     card: Card
-    tensors: Tensors
-    gate: Tensors | None = None
+    tensors: Tensors  # the network's weights by name, as stored: large ones float16
+    gate: Tensors | None = None  # the gate's tensors by name; None after a new training
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify a checkpoint.
-
-    Raises:
-        ModelError: The file is not there, or is not exactly what was written.
-    """
+    """Read and verify a checkpoint. Raises ModelError where it is not there or not exactly what was written."""
     raw = read_bytes(path)
     try:
         header, body = _split(raw)
@@ -72,10 +62,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise ModelError("It was changed after it was written: the SHA-256 differs from the one stored.")
         tensors = safetensors.numpy.load(raw)
         card = Card.from_json(card_json)
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, SafetensorError):
         raise ModelError(f"The model {path} is refused. It is not one that ctscan wrote.") from None
-    except SafetensorError:
-        raise ModelError(f"The model {path} is refused. Its tensors are damaged.") from None
     except ModelError as error:
         raise ModelError(f"The model {path} is refused. {error}") from None
     gate = {name.removeprefix(GATE): values for name, values in tensors.items() if name.startswith(GATE)}
@@ -83,14 +71,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> Card:
-    """Write a checkpoint, all or nothing; what stood there stays where that fails.
-
-    Returns:
-        The card as it was written, with the SHA-256 that names the model.
-
-    Raises:
-        ModelError: The file cannot be written, as on a full disk.
-    """
+    """Write a checkpoint, all or nothing; gives its card with the SHA-256 that names the model. Raises ModelError."""
     card = replace(checkpoint.card, tensors_sha256=digest_of(checkpoint.tensors))
     header, body = _split(pack(checkpoint.tensors | {GATE + n: v for n, v in (checkpoint.gate or {}).items()}))
     card_json = card.to_json()
@@ -110,11 +91,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def read_onnx(path: Path) -> bytes:
-    """The bytes of an ONNX file that ctscan exported, verified.
-
-    Raises:
-        ModelError: The file is not there, or is not exactly what was written.
-    """
+    """The bytes of an ONNX file. Raises ModelError where it is not there or not exactly what was written."""
     raw = read_bytes(path)
     seal = raw[-ONNX_SEAL_BYTES:]
     if not seal.startswith(ONNX_SEAL):
@@ -136,11 +113,7 @@ def onnx_metadata(checkpoint: Checkpoint, export: Mapping[str, Any]) -> dict[str
 
 
 def read_onnx_metadata(entries: Mapping[str, str]) -> tuple[Card, Tensors | None, dict[str, Any]]:
-    """The card, the gate's tensors and the facts of the export that `onnx_metadata` wrote.
-
-    Raises:
-        ModelError: An entry is missing or not one that this version knows.
-    """
+    """Card, gate's tensors and facts of the export, as `onnx_metadata` wrote them. Raises ModelError."""
     try:
         card, export = Card.from_json(entries["card"]), json.loads(entries["export"])
         gate = safetensors.numpy.load(base64.b64decode(entries["gate"])) if entries["gate"] else None
@@ -209,6 +182,4 @@ def _encode(header: dict[str, Any], metadata: dict[str, str]) -> bytes:
 
 
 def _digest(header: dict[str, Any], card_json: str, body: bytes) -> str:
-    digest = hashlib.sha256(_encode(header, {"card": card_json}))
-    digest.update(body)
-    return digest.hexdigest()
+    return hashlib.sha256(_encode(header, {"card": card_json}) + body).hexdigest()

@@ -35,20 +35,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Outputs(NamedTuple):
-    """What the network says of N squares.
+    """What the network says of N squares. The Grad-CAM of a class is the positive part of its map."""
 
-    Attributes:
-        logits: (N, K).
-        maps: (N, K, h, w), signed, in logit units. The Grad-CAM of a class is the positive part; with a linear head
-            the sum over space plus the class's bias is the logit.
-        pooled: (N, 512), mean over space of the last block.
-        shallow: (N, 128), mean over space of the second block.
-    """
-
-    logits: Tensor
-    maps: Tensor
-    pooled: Tensor
-    shallow: Tensor
+    logits: Tensor  # (N, K)
+    maps: Tensor  # (N, K, h, w), signed; with a linear head the sum over space plus the class's bias is the logit
+    pooled: Tensor  # (N, 512), mean over space of the last block
+    shallow: Tensor  # (N, 128), mean over space of the second block
 
 
 class SliceNet(nn.Module):
@@ -62,7 +54,15 @@ class SliceNet(nn.Module):
         super().__init__()
         self.trunk = resnet18(weights=None)
         self.trunk.fc = nn.Identity()
-        self.head = build_head(architecture)
+        p, k = architecture.dropout, architecture.classes
+        if architecture.head == "linear":
+            self.head = nn.Sequential(nn.Dropout(p), nn.Linear(FEATURES, k))
+        else:
+            self.head = nn.Sequential(
+                *(nn.Linear(FEATURES, 512), nn.ReLU(), nn.Dropout(p)),
+                *(nn.Linear(512, 256), nn.ReLU(), nn.Dropout(p)),
+                nn.Linear(256, k),
+            )
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if architecture.normalise else ((0.0,) * 3, (1.0,) * 3)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -75,15 +75,13 @@ class SliceNet(nn.Module):
         shallow = trunk.layer2(trunk.layer1(x))
         features = trunk.layer4(trunk.layer3(shallow))
         pooled = features.mean(dim=(2, 3))
-        return Outputs(self.head(pooled), self.draw_maps(features, pooled), pooled, shallow.mean(dim=(2, 3)))
-
-    def draw_maps(self, features: Tensor, pooled: Tensor) -> Tensor:
-        """The last block's output (N, 512, h, w) and its mean over space -> signed maps (N, K, h, w)."""
         places = features.shape[2] * features.shape[3]
         linear = [layer for layer in self.head if isinstance(layer, nn.Linear)]
         if len(linear) == 1:
-            return functional.conv2d(features, linear[0].weight[:, :, None, None]) / places
-        return torch.einsum("nkc,nchw->nkhw", head_gradients(self.head, pooled), features) / places
+            maps = functional.conv2d(features, linear[0].weight[:, :, None, None]) / places
+        else:
+            maps = torch.einsum("nkc,nchw->nkhw", head_gradients(self.head, pooled), features) / places
+        return Outputs(self.head(pooled), maps, pooled, shallow.mean(dim=(2, 3)))
 
     @property
     def blocks(self) -> list[nn.ModuleList]:
@@ -91,18 +89,6 @@ class SliceNet(nn.Module):
         trunk = self.trunk
         parts = ([trunk.conv1, trunk.bn1], [trunk.layer1], [trunk.layer2], [trunk.layer3], [trunk.layer4], [self.head])
         return [nn.ModuleList(part) for part in parts]
-
-
-def build_head(architecture: Architecture) -> nn.Sequential:
-    """Pooled features (N, 512) -> logits (N, K)."""
-    p, k = architecture.dropout, architecture.classes
-    if architecture.head == "linear":
-        return nn.Sequential(nn.Dropout(p), nn.Linear(FEATURES, k))
-    return nn.Sequential(
-        nn.Linear(FEATURES, 512), nn.ReLU(), nn.Dropout(p),
-        nn.Linear(512, 256), nn.ReLU(), nn.Dropout(p),
-        nn.Linear(256, k),
-    )  # fmt: skip
 
 
 def head_gradients(head: nn.Sequential, pooled: Tensor) -> Tensor:

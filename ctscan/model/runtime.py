@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from ctscan.errors import ModelError
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
-from ctscan.model.card import Card
 from ctscan.model.checkpoint import Checkpoint, Tensors, read_onnx, read_onnx_metadata
 
 if TYPE_CHECKING:
@@ -33,19 +32,12 @@ ERRORS_ONLY = 3  # ONNX Runtime's log level
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What a network says of N squares.
+    """What a network says of N squares."""
 
-    Attributes:
-        logits: (N, K).
-        maps: (N, K, h, w), signed, in logit units.
-        pooled: (N, 512), mean over space of the last block.
-        shallow: (N, 128), mean over space of the second block.
-    """
-
-    logits: NDArray[np.float32]
-    maps: NDArray[np.float32]
-    pooled: NDArray[np.float32]
-    shallow: NDArray[np.float32]
+    logits: NDArray[np.float32]  # (N, K)
+    maps: NDArray[np.float32]  # (N, K, h, w), signed, in logit units
+    pooled: NDArray[np.float32]  # (N, 512), mean over space of the last block
+    shallow: NDArray[np.float32]  # (N, 128), mean over space of the second block
 
 
 class Runtime(Protocol):
@@ -77,34 +69,28 @@ class TorchRuntime:
 
 
 class OnnxRuntime:
-    """An exported graph on the processor. ONNX Runtime lets threads share a session.
+    """An exported graph on the processor, with its card, its gate's tensors and the facts of its export.
 
-    Attributes:
-        card: What the file says of itself.
-        gate: The gate's tensors in it; None where its model had none.
-        export: `precision` and, for int8, what it was calibrated on and what it lost.
+    ONNX Runtime lets threads share a session.
     """
 
     def __init__(self, path: Path) -> None:
         """Read and verify a file. Raises ModelError for all that is not exactly what ctscan wrote."""
-        self._session = open_session(read_onnx(path))
+        self._session = session = open_session(read_onnx(path))
         try:
-            self.card, self.gate, self.export = read_onnx_metadata(self._session.get_modelmeta().custom_metadata_map)
-            self._check_fit(self.card)
+            self.card, self.gate, self.export = read_onnx_metadata(session.get_modelmeta().custom_metadata_map)
         except ModelError as error:
             raise ModelError(f"The model {path} is refused. {error}") from None
+        inputs = {node.name: node.shape[1:] for node in session.get_inputs()}
+        outputs = {node.name: node.shape[1:2] for node in session.get_outputs()}
+        size, classes = self.card.preprocess.size, [len(self.card.classes)]
+        fits = inputs == {INPUT: [1, size, size]} and outputs.keys() >= set(OUTPUTS)
+        if not fits or not outputs["logits"] == outputs["maps"] == classes:
+            raise ModelError(f"The model {path} is refused. Its graph does not fit its card.")
 
     def run(self, squares: NDArray[np.float32]) -> Output:
         """Squares (N, 1, S, S) in [0, 1] -> all of `Output`, one forward pass."""
         return Output(*self._session.run(OUTPUTS, {INPUT: squares}))
-
-    def _check_fit(self, card: Card) -> None:
-        inputs = {node.name: node.shape[1:] for node in self._session.get_inputs()}
-        outputs = {node.name: node.shape[1:2] for node in self._session.get_outputs()}
-        size, classes = card.preprocess.size, [len(card.classes)]
-        fits = inputs == {INPUT: [1, size, size]} and outputs.keys() >= set(OUTPUTS)
-        if not fits or not outputs["logits"] == outputs["maps"] == classes:
-            raise ModelError("Its graph does not fit its card.")
 
 
 def import_onnxruntime() -> Any:
@@ -122,17 +108,14 @@ def import_onnxruntime() -> Any:
 
 
 def open_session(model: bytes) -> onnxruntime.InferenceSession:
-    """Give a model to ONNX Runtime, with a thread for each core that this process may use.
-
-    Raises:
-        ModelError: ONNX Runtime is not installed or does not take the model.
-    """
+    """Give a model to ONNX Runtime. Raises ModelError where that is not installed or does not take the model."""
     ort = import_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
-    options.intra_op_num_threads = usable_cores()
+    # cores that the system lets this process use; ONNX Runtime by itself counts the machine's
+    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     refusals = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -140,11 +123,6 @@ def open_session(model: bytes) -> onnxruntime.InferenceSession:
         raise ModelError(
             f"ONNX Runtime {ort.__version__} does not take the graph: {str(error).splitlines()[0]}"
         ) from None
-
-
-def usable_cores() -> int:
-    """Cores that the system lets this process use; ONNX Runtime by itself counts the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_in_batches(runtime: Runtime, squares: NDArray[np.float32], size: int = 32) -> Output:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
-from ctscan.bundle import bundled
+from ctscan.bundle import MODEL, bundled
 from ctscan.errors import CtscanError
 from ctscan.inference.classifier import load
 from ctscan.io.sandbox import Decoder
@@ -67,7 +67,7 @@ def parse_flags(arguments: Sequence[str] | None = None, environment: Mapping[str
     parser = _Parser(prog="app.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     everybody = "0.0.0.0" if environment.get("SPACE_ID") else "127.0.0.1"
     add = parser.add_argument
-    add("--checkpoint", type=Path, default=bundled("checkpoints/resnet18.safetensors"), help="the model's file")
+    add("--checkpoint", type=Path, default=bundled(MODEL), help="the model's file")
     add("--examples", type=Path, default=bundled("examples"), help="folder of slices to show")
     add("--host", default=environment.get("GRADIO_SERVER_NAME") or everybody, help="address to listen at")
     add("--port", type=int, default=environment.get("GRADIO_SERVER_PORT") or "7860", help="port to listen at")

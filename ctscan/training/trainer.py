@@ -330,7 +330,7 @@ def describe(recipe: Recipe, net: SliceNet, data: Dataset, read_test: bool) -> C
         "slices": {split: len(part) for split, part in parts.items()},
         "skipped": {split: [line for _, line in part.skipped] for split, part in parts.items()},
     }
-    metrics = {name: figures.to_dict() for name, figures in scores.items()}
+    metrics = {name: asdict(figures) for name, figures in scores.items()}
     return build_card(recipe, net, facts, metrics, outputs["train"].maps)
 
 
