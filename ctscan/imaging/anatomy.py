@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -138,11 +138,11 @@ def _find_largest_bright(thumbnail: Pixels, threshold: float) -> Mask | None:
     return labels == largest if areas[largest] >= BODY_MIN_AREA * thumbnail.size else None
 
 
-def _components(mask: Mask, opening: int) -> tuple[int, NDArray[np.int32], NDArray[np.int32]]:
+def _components(mask: Mask, opening: int) -> tuple[int, NDArray[Any], NDArray[Any]]:
     """How many connected parts a mask has once opened, the number of each one's pixels, and areas; 0 is the rest."""
     opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((opening, opening), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(opened)
-    return count, labels.astype(np.int32), stats[:, cv2.CC_STAT_AREA].astype(np.int32)
+    return count, labels, stats[:, cv2.CC_STAT_AREA]
 
 
 def _fill(mask: Mask) -> Mask:

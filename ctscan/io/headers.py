@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -179,11 +179,6 @@ def bmp_has_alpha(data: bytes) -> bool:
 
 # --- TIFF 6.0 (Adobe, 1992), its 64-bit form BigTIFF, and EXIF blocks, which have the same layout
 
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262  # tags (section 8 and appendix A)
-STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR, EXTRA_SAMPLES = 273, 274, 277, 279, 284, 338
-_LISTS = (STRIP_OFFSETS, STRIP_BYTES)  # of which every value is needed, of the others the first
-_TAGS = (WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, SAMPLES, PLANAR, EXTRA_SAMPLES, *_LISTS)
-
 UNCOMPRESSED, CHUNKY, WHITE_IS_ZERO = 1, 1, 0
 JPEG, YCBCR = 7, 6
 # What common programs write. The rest of what libtiff knows is rare, and 4.7.1, which OpenCV brings, has open flaws
@@ -198,16 +193,26 @@ _UNSIGNED = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}  # field t
 
 @dataclass(frozen=True)
 class Directory:
-    """The entries of a TIFF's first directory that this program asks for."""
+    """What this program asks of a TIFF's first directory: the first value of a tag, of the strips all."""
 
     order: str  # "<" or ">", as in struct
-    tags: dict[int, tuple[int, ...]]
     is_last: bool
+    width: int = 0
+    height: int = 0
+    bits: int = 1
+    compression: int = UNCOMPRESSED
+    photometric: int = 1
+    strip_offsets: tuple[int, ...] = ()
+    orientation: int = 1
+    samples: int = 1
+    strip_bytes: tuple[int, ...] = ()
+    planar: int = CHUNKY
+    extra_samples: int = 0
 
-    def first(self, tag: int, default: int) -> int:
-        """The first value of a tag."""
-        values = self.tags.get(tag, ())
-        return values[0] if values else default
+
+_STRIPS = {273: "strip_offsets", 279: "strip_bytes"}  # tags (section 8 and appendix A)
+_TAGS = {256: "width", 257: "height", 258: "bits", 259: "compression", 262: "photometric", 274: "orientation"}
+_TAGS |= {277: "samples", 284: "planar", 338: "extra_samples"} | _STRIPS
 
 
 def read_directory(data: bytes) -> Directory:
@@ -220,7 +225,7 @@ def read_directory(data: bytes) -> Directory:
     if count > MAX_ENTRIES:
         raise UnreadableSlice(DAMAGED)
     first = start + struct.calcsize(count_kind)
-    tags: dict[int, tuple[int, ...]] = {}
+    tags: dict[int, list[int]] = {}
     for place in range(first, first + count * entry_size, entry_size):
         tag, kind, number = struct.unpack_from(f"{order}HH{pointer}", data, place)
         # The first of two entries of one tag counts, as in libtiff: else its size would not be the one checked here.
@@ -234,15 +239,16 @@ def read_directory(data: bytes) -> Directory:
             (value,) = struct.unpack_from(order + pointer, data, value)
         if value + number * dtype.itemsize > len(data):
             raise UnreadableSlice(DAMAGED)
-        tags[tag] = tuple(np.frombuffer(data, dtype, number if tag in _LISTS else min(number, 1), value).tolist())
+        tags[tag] = np.frombuffer(data, dtype, number if tag in _STRIPS else min(number, 1), value).tolist()
     (following,) = struct.unpack_from(order + pointer, data, first + count * entry_size)
-    return Directory(order, tags, following == 0)
+    fields: dict[str, Any] = {_TAGS[t]: tuple(v) if t in _STRIPS else v[0] for t, v in tags.items() if v}
+    return Directory(order, following == 0, **fields)
 
 
 def read_orientation(exif: bytes) -> int:
     """The orientation in an EXIF block, 1 to 8; 1 where there is none or the block is broken: it makes no pixels."""
     try:
-        orientation = read_directory(exif).first(ORIENTATION, 1)
+        orientation = read_directory(exif).orientation
     except (*BROKEN, UnreadableSlice):
         return 1
     return orientation if 1 <= orientation <= 8 else 1
@@ -250,11 +256,10 @@ def read_orientation(exif: bytes) -> int:
 
 def _tiff_size(data: bytes) -> tuple[int, int]:
     d = read_directory(data)
-    compression, photometric = d.first(COMPRESSION, UNCOMPRESSED), d.first(PHOTOMETRIC, 1)
-    becomes_rgb = photometric == YCBCR and compression == JPEG and d.first(PLANAR, CHUNKY) == CHUNKY
-    if compression not in _COMPRESSIONS or not (photometric in _PHOTOMETRICS or becomes_rgb):
+    becomes_rgb = d.photometric == YCBCR and d.compression == JPEG and d.planar == CHUNKY
+    if d.compression not in _COMPRESSIONS or not (d.photometric in _PHOTOMETRICS or becomes_rgb):
         raise UnreadableSlice(UNDECODABLE)
-    return d.first(WIDTH, 0), d.first(HEIGHT, 0)
+    return d.width, d.height
 
 
 _SIZES = {"png": _png_size, "jpeg": _jpeg_size, "webp": _webp_size, "bmp": _bmp_size, "tiff": _tiff_size}

@@ -115,38 +115,35 @@ def _decode_by_opencv(data: bytes) -> tuple[NDArray[Any], int]:
 def _decode_tiff(data: bytes) -> tuple[NDArray[Any], int, bool]:
     """By OpenCV, which turns a TIFF upright, but for what it gets wrong: alpha of grey, planes, white that is 0."""
     directory = headers.read_directory(data)
-    extra = directory.first(headers.EXTRA_SAMPLES, 0)
-    pixels, orientation = _read_grey_alpha(data, directory), directory.first(headers.ORIENTATION, 1)
+    pixels, orientation = _read_grey_alpha(data, directory), directory.orientation
     by_opencv = pixels is None
     if pixels is None:
-        if directory.first(headers.SAMPLES, 1) == 2 and extra == UNASSOCIATED:  # OpenCV drops the alpha
+        if directory.samples == 2 and directory.extra_samples == UNASSOCIATED:  # OpenCV drops the alpha
             raise UnreadableSlice(Notice("transparent_tiff"))
         pixels, orientation = _decode_by_opencv(data)
-        in_planes = directory.first(headers.PLANAR, 1) != headers.CHUNKY and directory.first(headers.SAMPLES, 1) > 1
+        in_planes = directory.planar != headers.CHUNKY and directory.samples > 1
         if in_planes and pixels.dtype != np.uint8:  # OpenCV reads them as if they were interleaved
             raise UnreadableSlice(UNDECODABLE)
-    white_is_zero = directory.first(headers.PHOTOMETRIC, 1) == headers.WHITE_IS_ZERO
-    if white_is_zero and not (by_opencv and pixels.dtype == np.uint8):
+    if directory.photometric == headers.WHITE_IS_ZERO and not (by_opencv and pixels.dtype == np.uint8):
         pixels = invert(pixels)
     # The file multiplies associated alpha, OpenCV any alpha of 8-bit colours; an extra sample of no stated meaning
     # (TIFF 6.0, ExtraSamples 0) is no alpha.
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        is_on_black = extra != UNASSOCIATED or (pixels.shape[2] == 4 and pixels.dtype == np.uint8)
+        is_on_black = directory.extra_samples != UNASSOCIATED or (pixels.shape[2] == 4 and pixels.dtype == np.uint8)
         pixels = pixels[..., :-1] if is_on_black else pixels
     return pixels, orientation, not directory.is_last
 
 
 def _read_grey_alpha(data: bytes, directory: headers.Directory) -> NDArray[Any] | None:
     """Pixels (H, W, 2) of an uncompressed grey TIFF with alpha, whose alpha OpenCV would drop; None for others."""
-    first, bits = directory.first, directory.first(headers.BITS, 1)
-    is_plain = first(headers.COMPRESSION, 1) == headers.UNCOMPRESSED and first(headers.PLANAR, 1) == headers.CHUNKY
-    is_grey_alpha = first(headers.SAMPLES, 1) == 2 and first(headers.PHOTOMETRIC, 1) <= 1
-    if not (is_plain and is_grey_alpha and bits in (8, 16) and headers.STRIP_OFFSETS in directory.tags):
+    is_plain = directory.compression == headers.UNCOMPRESSED and directory.planar == headers.CHUNKY
+    is_grey_alpha = directory.samples == 2 and directory.photometric <= 1
+    if not (is_plain and is_grey_alpha and directory.bits in (8, 16) and directory.strip_offsets):
         return None
-    strips = zip(directory.tags[headers.STRIP_OFFSETS], directory.tags[headers.STRIP_BYTES], strict=True)
+    strips = zip(directory.strip_offsets, directory.strip_bytes, strict=True)
     raw = b"".join(data[offset : offset + size] for offset, size in strips)
-    shape = first(headers.HEIGHT, 0), first(headers.WIDTH, 0), 2
-    dtype = np.dtype(f"{directory.order}u{bits // 8}")
+    shape = directory.height, directory.width, 2
+    dtype = np.dtype(f"{directory.order}u{directory.bits // 8}")
     return np.frombuffer(raw, dtype, int(np.prod(shape))).reshape(shape).astype(dtype.newbyteorder("="))
 
 

@@ -65,35 +65,6 @@ def render(template: str, facts: Facts) -> str:
     return environment.get_template(template).render(facts=facts, bounds=summary, classes=CLASSES)
 
 
-def model_index(facts: Facts) -> str:
-    """The YAML head of the model card, in which the Hub finds the results."""
-    from huggingface_hub import EvalResult, ModelCardData
-
-    tests = {"published test split": facts.published, "look-alikes kept apart": facts.grouped}
-    results = [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type="mohamedhanyyy/chest-ctscan-images",
-            dataset_name="Chest CT-Scan images",
-            dataset_config=name,
-            metric_type=metric,
-            metric_value=round(record.result.measures[metric].value, 4),
-        )
-        for name, record in tests.items()
-        if record
-        for metric in ("accuracy", "balanced_accuracy")
-    ]
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="ctscan",
-        pipeline_tag="image-classification",
-        tags=["medical-imaging", "chest-ct", "grad-cam", "not-for-diagnosis"],
-        model_name=facts.card.model_id,
-        eval_results=results,
-    )
-    return data.to_yaml()
-
-
 def generate(root: Path) -> dict[Path, str]:
     """The texts of a checkout, by path.
 
@@ -116,7 +87,7 @@ def generate(root: Path) -> dict[Path, str]:
         raise DataError(f"{root / 'README.md'} lacks the lines {BEGIN} and {END}.")
     return {
         root / "README.md": f"{before}{BEGIN}\n{render('readme.md.j2', facts)}{END}{after}",
-        folder / "README.md": f"---\n{model_index(facts)}\n---\n\n{render('model_card.md.j2', facts)}",
+        folder / "README.md": render("model_card.md.j2", facts),
         folder / "DATA.md": render("data_card.md.j2", facts),
     }
 
