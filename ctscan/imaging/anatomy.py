@@ -51,20 +51,13 @@ class Anatomy:
     """Where body and lungs are in one slice: found once, handed to gate, preprocessing and the alarm alike.
 
     The masks over the slice are made when first asked for, and kept.
-
-    Attributes:
-        shape: (H, W) of the slice.
-        thumbnail: (h, w) the slice at `THUMBNAIL` px on its longer side, or as it is where it is smaller.
-        outline: (h, w) the body with all that it encloses; everything where there is no body.
-        has_body: Whether there is one.
-        box: In slice pixels, around what is brighter than black: what the crop takes. The whole slice without a body.
     """
 
-    shape: tuple[int, int]
-    thumbnail: Pixels
-    outline: Mask
+    shape: tuple[int, int]  # (H, W) of the slice
+    thumbnail: Pixels  # (h, w), the slice at `THUMBNAIL` px on its longer side, or as it is where it is smaller
+    outline: Mask  # (h, w), the body with all that it encloses; everything where there is no body
     has_body: bool
-    box: Box
+    box: Box  # in slice pixels, around what is brighter than black: what the crop takes; all of it without a body
 
     @cached_property
     def body(self) -> Mask:

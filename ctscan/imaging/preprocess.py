@@ -108,19 +108,15 @@ def rank_greys(pixels: Pixels, inside: Mask) -> Pixels:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a slice becomes a network's input. Travels in the checkpoint's card.
+    """How a slice becomes a network's input. Travels in the checkpoint's card."""
 
-    Attributes:
-        size: S, side of the square in pixels.
-        crop: `body` letterboxes the body's box, `whole` the whole slice; `none` squashes the slice into the square.
-        tone: `rank` gives what is kept, air and all, one histogram in every slice; `none` leaves greys as they are.
-        surround: `hull` makes black what lies outside the body's convex hull; `keep` leaves table, cushions and
-            burned-in signs. It comes before the tone, so that the table has no part in the greys of the body.
-    """
-
-    size: int = 224
+    size: int = 224  # S, side of the square in pixels
+    # `body` letterboxes the body's box, `whole` the whole slice; `none` squashes the slice into the square.
     crop: Crop = "body"
+    # `rank` gives what is kept, air and all, one histogram in every slice; `none` leaves greys as they are.
     tone: Tone = "rank"
+    # `hull` makes black what lies outside the body's convex hull; `keep` leaves table, cushions and burned-in signs.
+    # It comes before the tone, so that the table has no part in the greys of the body.
     surround: Surround = "hull"
 
     def __post_init__(self) -> None:
