@@ -120,11 +120,6 @@ def augrc(probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> fl
     return float(np.trapezoid(risk, coverage))
 
 
-def risk_at(coverage: float, probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> float:
-    """The share of wrong answers when only this share of slices is answered, the surest."""
-    return float(risk_coverage(probabilities, labels)[ceil(coverage * len(labels)) - 1])
-
-
 def measures(logits: NDArray[np.floating], labels: NDArray[np.integer], keys: Sequence[str]) -> dict[str, float]:
     """Logits (N, K), labels (N,) and the K classes' keys -> every number by name; NaN where it is not defined.
 
@@ -146,7 +141,7 @@ def measures(logits: NDArray[np.floating], labels: NDArray[np.integer], keys: Se
         "brier": float(((probabilities - np.eye(k)[labels]) ** 2).sum(axis=1).mean()),
         "ece": calibration_error(probabilities, labels),
         "augrc": augrc(probabilities, labels),
-        "risk_at_80": risk_at(0.8, probabilities, labels),
+        "risk_at_80": float(risk_coverage(probabilities, labels)[ceil(0.8 * n) - 1]),
     }
     for c, key in enumerate(keys):
         named |= {f"sensitivity.{key}": float(sensitivity[c]), f"specificity.{key}": float(specificity[c])}

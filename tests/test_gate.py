@@ -20,11 +20,12 @@ from ctscan.inference.gate import (
     KINDS,
     NEIGHBOURS,
     Judgement,
+    Reference,
     Signals,
     Ungated,
     decide,
-    distance,
     find_fault,
+    measure,
     share_outside,
     tone_of,
     unit,
@@ -108,9 +109,14 @@ def features() -> Output:
 
 
 def test_neighbours_are_scikit_learns(features: Output) -> None:
-    known, asked = unit(features.pooled[:60]), unit(features.pooled[60:])
+    known = unit(features.pooled[:60])
+    shapes = {"weights": (6, 640), "bias": (6,), "mean": (128,), "whitening": (128, 128), "tones": (9, 6)}
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    reference = Reference(neighbours=known, usual=np.ones(1, np.float32), **zeros)
+    judged = measure(features, np.zeros((120, 6), np.float32), np.zeros(120, int), reference)
+    asked = unit(features.pooled[60:])
     expected = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(known).kneighbors(asked)[0].mean(axis=1)
-    assert distance(asked, known) == pytest.approx(expected, abs=1e-4)
+    assert [signal.distance for signal in judged[60:]] == pytest.approx(expected, abs=1e-4)
 
 
 def test_tones_are_of_the_body_alone() -> None:

@@ -13,7 +13,6 @@ from ctscan.metrics import (
     auroc,
     calibration_error,
     measures,
-    risk_at,
     risk_coverage,
     score,
     softmax,
@@ -104,5 +103,5 @@ def test_augrc_by_hand_and_by_its_closed_form(answers: tuple[np.ndarray, np.ndar
 
 def test_risk_at_a_coverage_is_that_of_the_surest() -> None:
     p = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.65, 0.35], [0.6, 0.4]])
-    assert risk_at(0.8, p, np.array([0, 1, 0, 0, 1])) == 0.25
-    assert risk_at(1.0, p, np.array([0, 1, 0, 0, 1])) == 0.4
+    assert measures(np.log(p), np.array([0, 1, 0, 0, 1]), CLASS_KEYS[:2])["risk_at_80"] == 0.25
+    assert risk_coverage(p, np.array([0, 1, 0, 0, 1]))[-1] == 0.4

@@ -45,7 +45,6 @@ from ctscan.inference.gate import (
     Signals,
     decide,
     find_fault,
-    join,
     measure,
     share_outside,
     tone_of,
@@ -298,7 +297,7 @@ def fit(output: Output, subjects: Sequence[Subject]) -> Reference:
     """Features and what each picture shows -> a reference. Upright slices of the data set are what is near."""
     kinds = np.array([s.kind for s in subjects])
     weight = np.array([1.0 if s.group.startswith(DATA_SET) else FOREIGN_WEIGHT for s in subjects])
-    weights, bias = fit_linear(join(output), kinds, weight)
+    weights, bias = fit_linear(np.concatenate([output.pooled, output.shallow], axis=1), kinds, weight)
     near = np.array([s.group == DATA_SET for s in subjects])
     neighbours = unit(output.pooled[near])
     covariance = LedoitWolf().fit(output.shallow[near])

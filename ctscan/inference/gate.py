@@ -198,9 +198,10 @@ def view(size: int) -> Preprocess:
 
 def measure(output: Output, tones: Array, greys: NDArray[np.int64], reference: Reference) -> list[Signals]:
     """What the trunk says of N whole pictures, their greys (N, TONES) and the number in use (N,) -> N signals."""
-    features = join(output)
+    features = np.concatenate([output.pooled, output.shallow], axis=1)
     kinds = softmax(features @ reference.weights.T + reference.bias)
-    far = distance(unit(output.pooled), reference.neighbours) / float(reference.usual[0])
+    squared = 2 - 2 * (unit(output.pooled) @ reference.neighbours.T)
+    far = nearest(np.sqrt(np.maximum(squared, 0))) / float(reference.usual[0])
     strange = np.linalg.norm((output.shallow - reference.mean) @ reference.whitening, axis=1)
     tone = np.array([nearest(np.linalg.norm(reference.tones - t, axis=1)) for t in tones])
     return [
@@ -209,21 +210,10 @@ def measure(output: Output, tones: Array, greys: NDArray[np.int64], reference: R
     ]
 
 
-def join(output: Output) -> Array:
-    """What the linear layer sees: (N, 512 + 128)."""
-    return np.concatenate([output.pooled, output.shallow], axis=1)
-
-
 def unit(features: Array) -> Array:
     """Rows scaled to length 1."""
     scaled: Array = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     return scaled
-
-
-def distance(features: Array, neighbours: Array) -> Array:
-    """Unit features (N, C) -> mean Euclidean distance to the `NEIGHBOURS` nearest rows of (M, C): (N,)."""
-    squared = np.maximum(2 - 2 * (features @ neighbours.T), 0)
-    return nearest(np.sqrt(squared))
 
 
 def nearest(distances: Array) -> Array:
