@@ -39,14 +39,10 @@ def reproduce(
 
     Args:
         root: Checkout whose checkpoint, metrics.json, README and cards are written.
-        data: Folder with train/, valid/ and test/.
+        data, init, runs, draws, device: As for `open_setting`.
         recipe: How the model is trained.
         pictures: For the gate, with ct_chest/, ct_other/ and notct/; without them it is neither fitted nor measured.
         volumes: Scans for the maps, where there are any.
-        init: Starting weights as safetensors, instead of torchvision's download.
-        runs: Folder of folds, logs and plots.
-        draws: Of visual groups, for the intervals.
-        device: `auto`, `cpu` or `cuda`.
 
     Yields:
         A line for each step, when it is done.
@@ -58,11 +54,15 @@ def reproduce(
     manifest = ledger.with_name("manifest.json")
     setting = open_setting(data, manifest, runs=runs, draws=draws, device=device, init=init)
     step = partial(do_or_skip, ledger)
-
     manifest.write_text(setting.manifest.to_json(), encoding="utf-8")
-    copies = partial(studies.count_copies, setting.manifest)
-    yield step("audit", "audits", copies, manifest=setting.manifest.digest)
-    yield train_or_skip(checkpoint, data, recipe, init, runs, device)
+    yield step("audit", "audits", partial(studies.count_copies, setting.manifest), manifest=setting.manifest.digest)
+    if not checkpoint.exists():
+        train(data, recipe, checkpoint, init=init, runs=runs, device=device)
+        yield f"{checkpoint}: written"
+    elif read_recipe(read_checkpoint(checkpoint).card.recipe) == recipe:
+        yield f"{checkpoint}: is there"
+    else:
+        raise DataError(f"{checkpoint} is of another recipe: move it away to train this one.")
     classifier = load(checkpoint)
     model_id, digest = classifier.card.model_id, recipe.digest
     yield step("training", "readings", partial(studies.reading, classifier.card), model_id=model_id)
@@ -95,13 +95,3 @@ def do_or_skip(
     given = work()
     update(ledger, *([given] if isinstance(given, Entry) else given))
     return f"{title}: done"
-
-
-def train_or_skip(checkpoint: Path, data: Path, recipe: Recipe, init: Path | None, runs: Path, device: Device) -> str:
-    """Train the checkpoint, unless one of this recipe is there. Raises DataError where it is of another."""
-    if not checkpoint.exists():
-        train(data, recipe, checkpoint, init=init, runs=runs, device=device)
-        return f"{checkpoint}: written"
-    if read_recipe(read_checkpoint(checkpoint).card.recipe) != recipe:
-        raise DataError(f"{checkpoint} is of another recipe: move it away to train this one.")
-    return f"{checkpoint}: is there"

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader
 from numpy.typing import NDArray
+from sklearn.cluster import DBSCAN
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ctscan.classes import CLASS_KEYS, CLASSES
@@ -55,27 +56,18 @@ def draw_thumbnail(pixels: Pixels) -> NDArray[np.float64]:
 
 def link(correlation: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
     """Single linkage: (D, D) -> (D,), the group of each, numbered in the order of first members."""
-    group = np.full(len(correlation), -1, np.int64)
-    for start in range(len(group)):
-        if group[start] >= 0:
-            continue
-        number, border = int(group.max()) + 1, [start]
-        group[start] = number
-        while border:
-            near = np.flatnonzero((correlation[border.pop()] >= threshold) & (group < 0))
-            group[near] = number
-            border += near.tolist()
-    return group
+    # DBSCAN is single linkage where one member makes a cluster; here neighbours lie at 0, all others at 1.
+    clusters = DBSCAN(eps=0.5, min_samples=1, metric="precomputed")
+    return np.asarray(clusters.fit_predict(correlation < threshold), np.int64)
 
 
 def assign_folds(labels: Sequence[int], groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """(D,) -> (D,), 0 to 4: stratified by class, no group in two folds; -1 where there are too few of either."""
     folds = np.full(len(groups), -1, np.int64)
-    if np.bincount(labels, minlength=len(CLASS_KEYS)).min() < FOLDS or len(np.unique(groups)) < FOLDS:
-        return folds
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
-    for number, (_, outside) in enumerate(splitter.split(groups, labels, groups)):
-        folds[outside] = number
+    if np.bincount(labels, minlength=len(CLASS_KEYS)).min() >= FOLDS and len(np.unique(groups)) >= FOLDS:
+        splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
+        for number, (_, outside) in enumerate(splitter.split(groups, labels, groups)):
+            folds[outside] = number
     return folds
 
 
@@ -100,20 +92,15 @@ def audit(data: Dataset) -> Audit:
     for column in range(len(THRESHOLDS)):
         folds[clear, column] = assign_folds(labels, groups[clear, column])
     images = tuple(
-        Image(sha256=digest, places=places(files[digest]), groups=g, folds=f if ok else ())
+        Image(sha256=digest, places=tuple(record.place for record in files[digest]), groups=g, folds=f if ok else ())
         for digest, g, f, ok in zip(hashes, groups.tolist(), folds.tolist(), clear, strict=True)
     )
     rows, columns = np.nonzero(np.triu(correlation >= NEAR_DUPLICATE, 1))
     order = np.argsort(-correlation[rows, columns], kind="stable")
     near = tuple((images[rows[i]], images[columns[i]]) for i in order)
-    crossing = sum(not set(a.splits) & set(b.splits) for a, b in near)
+    crossing = sum(not a.splits & b.splits for a, b in near)
     counts = {"pairs": len(near), "pairs_across_splits": crossing}
     return Audit(data, Manifest(thresholds=THRESHOLDS, near=counts, images=images), near)
-
-
-def places(files: list[Record]) -> tuple[tuple[str, str], ...]:
-    """The (split, class) of each file."""
-    return tuple((record.split, CLASS_KEYS[record.label]) for record in files)
 
 
 def known_or_new(path: Path, data: Dataset) -> Manifest:
@@ -127,7 +114,8 @@ def known_or_new(path: Path, data: Dataset) -> Manifest:
     if path.exists():
         known = read_manifest(path)
         known_places = {image.sha256: sorted(image.places) for image in known.images}
-        if all(known_places.get(digest) == sorted(places(files)) for digest, files in data.by_hash.items()):
+        places = {digest: sorted(record.place for record in files) for digest, files in data.by_hash.items()}
+        if places.items() <= known_places.items():
             return known
     return audit(data).manifest
 

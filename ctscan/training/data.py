@@ -53,6 +53,11 @@ class Record:
         return np.asarray(self.greys, np.float32)
 
     @property
+    def place(self) -> tuple[str, str]:
+        """Split and class."""
+        return self.split, CLASS_KEYS[self.label]
+
+    @property
     def slice(self) -> Slice:
         """What the gate looks at."""
         return Slice(self.pixels, colour=self.colour)
@@ -245,14 +250,14 @@ class Image(BaseModel):
     folds: tuple[int, ...]  # its fold at each threshold, -1 where there are too few groups; empty where labels conflict
 
     @property
-    def labels(self) -> tuple[str, ...]:
+    def labels(self) -> set[str]:
         """The classes that its files are given; more than one is a conflict."""
-        return tuple(sorted({label for _, label in self.places}))
+        return {label for _, label in self.places}
 
     @property
-    def splits(self) -> tuple[str, ...]:
-        """The published splits that hold it, first to last."""
-        return tuple(s for s in SPLITS if any(split == s for split, _ in self.places))
+    def splits(self) -> set[str]:
+        """The published splits that hold it."""
+        return {split for split, _ in self.places}
 
 
 class Manifest(BaseModel):
