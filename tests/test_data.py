@@ -103,6 +103,34 @@ def test_a_file_that_cannot_be_read_is_skipped_and_said_and_two_of_a_hundred_are
     assert len(read_dataset(tmp_path, ["train"], most_unreadable=1)) == 118
 
 
+def test_what_a_system_leaves_in_a_folder_is_left_out_and_said(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = read_dataset(data)
+    folder = data / "train" / "normal"
+    files, folders = ("Thumbs.db", "desktop.ini", ".DS_Store"), ("@eaDir", "__MACOSX", "lost+found")
+    for name in files:
+        (folder / name).write_bytes(b"no slice")
+    for place in (data / "train", folder):
+        for name in folders:
+            shutil.copytree(data / "valid" / "normal", place / name)
+    capsys.readouterr()
+    after = read_dataset(data)
+    lines = [line for line in capsys.readouterr().err.splitlines() if str(data / "train") in line]
+    assert after.fingerprint == before.fingerprint
+    assert after.skipped == ()
+    for names in (folders, (*folders, *files)):
+        assert any(all(name in line for name in names) for line in lines)
+
+
+def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_opened(data: Path) -> None:
+    (data / "train" / "normal" / "gone.png").symlink_to(data / "nowhere.png")
+    dataset = read_dataset(data, most_unreadable=1)
+    ((split, line),) = dataset.skipped
+    assert split == "train"
+    assert line.startswith("train/normal/gone.png: ")
+    with pytest.raises(DataError, match=r"1 of 13 .*gone\.png"):
+        read_dataset(data)
+
+
 def test_slices_seen_elsewhere_are_found_by_their_pixels(data: Path) -> None:
     shutil.copy(data / "train" / "normal" / "0.png", data / "test" / "normal" / "under another name.png")
     dataset = read_dataset(data)

@@ -6,6 +6,7 @@ DIR/{train,valid,test}/<class>/<file>  -->  Dataset  --manifest: groups and fold
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ SPLITS = ("train", "valid", "test")
 FOLDS = 5
 MAX_UNREADABLE = 0.01  # of a split; more means that something is wrong with the folder, not with a file
 READERS = 2
+SYSTEM_NAMES = {"thumbs.db", "desktop.ini", ".ds_store", "@eadir", "__macosx", "lost+found"}  # in lower case
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,19 +175,28 @@ def find_outside_files(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str,
 
 
 def list_classes(folder: Path, class_of: Callable[[str], str | None], keys: Sequence[str]) -> dict[str, list[Path]]:
-    """The files of all class folders by class, in the order of their names, without hidden ones.
+    """The files of all class folders by class, in the order of their names; links that lead nowhere are files.
 
     Raises:
         DataError: `class_of` gives a folder none of the keys.
     """
     files: dict[str, list[Path]] = {}
-    for class_folder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for class_folder in filter(Path.is_dir, visible(folder)):
         key = class_of(class_folder.name)
         if key is None:
             raise DataError(f"The folder {class_folder} is named like none of the classes {', '.join(keys)}.")
-        visible = sorted(p for p in class_folder.iterdir() if p.is_file() and not p.name.startswith("."))
-        files.setdefault(key, []).extend(visible)
+        found = [p for p in visible(class_folder) if p.is_file() or (p.is_symlink() and not p.exists())]
+        files.setdefault(key, []).extend(found)
     return files
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, but for what is hidden; what a system left there is left out, and said."""
+    entries = sorted(folder.iterdir())
+    left = [path.name for path in entries if path.name.lower() in SYSTEM_NAMES]
+    if left:
+        print(Notice("left_by_system", {"folder": str(folder), "names": ", ".join(left)}), file=sys.stderr)
+    return [path for path in entries if path.name not in left and not path.name.startswith(".")]
 
 
 def read_dataset(folder: Path, splits: Sequence[str] = SPLITS, most_unreadable: float = MAX_UNREADABLE) -> Dataset:
