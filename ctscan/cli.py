@@ -330,20 +330,18 @@ def keep(ledger: Path, *entries: Entry) -> None:
 def show(record: BaseModel) -> None:
     """Print a record, a figure a line; an estimate as `0.81 (0.74 to 0.87)`."""
 
-    def lines(name: str, value: Any) -> Iterator[tuple[str, str]]:
-        if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
-            yield name, f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
-        elif isinstance(value, dict):
-            for key, inner in value.items():
+    def lines(name: str, value: Any) -> Iterator[str]:
+        parts = dict(enumerate(value)) if isinstance(value, tuple) and value and isinstance(value[0], dict) else value
+        if isinstance(parts, dict) and not {"value", "low", "high"} <= parts.keys():
+            for key, inner in parts.items():
                 yield from lines(f"{name}.{key}" if name else key, inner)
-        elif isinstance(value, tuple) and value and isinstance(value[0], dict):
-            for place, inner in enumerate(value):
-                yield from lines(f"{name}.{place}", inner)
+        elif isinstance(parts, dict):
+            yield f"{name:<60} {parts['value']:.3f} ({parts['low']:.3f} to {parts['high']:.3f})"
         elif value is not None:
-            yield name, f"{value:.3f}" if isinstance(value, float) else f"{value}"
+            yield f"{name:<60} {value:.3f}" if isinstance(value, float) else f"{name:<60} {value}"
 
-    for name, figure in lines("", record.model_dump()):
-        print(f"{name:<60} {figure}")
+    for line in lines("", record.model_dump()):
+        print(line)
 
 
 def say(line: object) -> int:

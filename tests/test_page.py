@@ -57,7 +57,7 @@ def prediction(given: Answer) -> Prediction:
 def shown(classifier: Classifier, given: Answer) -> str:
     """The answer's HTML."""
     views = Views(classifier, (), Facts(classifier.card))
-    return views._render(view(given, views.texts, views.names))["html"]
+    return views.render(view(given))["html"]
 
 
 def cv2_png(pixels: np.ndarray) -> bytes:
@@ -107,9 +107,9 @@ def test_words_of_a_file_or_a_listing_are_no_html(classifier: Classifier, tmp_pa
 def test_a_weak_map_is_said_to_be_none_and_is_not_stretched(given: Answer, prediction: Prediction) -> None:
     nowhere = [TEXTS["page"]["places"]["nowhere"].format(title=c.title) for c in CLASSES]
     weak = replace(given, prediction=replace(prediction, maps=prediction.maps * 1e-3))
-    assert [c.place for c in view(weak, TEXTS["page"], TEXTS["classes"]).classes] == nowhere
+    assert [c.place for c in view(weak).classes] == nowhere
     full = replace(prediction, maps=np.full_like(prediction.maps, prediction.map_top))
-    strong = view(replace(given, prediction=full), TEXTS["page"], TEXTS["classes"])
+    strong = view(replace(given, prediction=full))
     assert all("99" in c.place for c in strong.classes)
 
 

@@ -18,12 +18,13 @@ from typing import Any
 
 import psutil
 import pytest
+from anyio import CapacityLimiter
 
 from ctscan.errors import CtscanError
 from ctscan.page.door import HEADERS, MAX_BYTES, MAX_QUESTION
 from ctscan.page.launch import private_folder
 from ctscan.page.memory import Memory
-from ctscan.page.server import AT_ONCE, WAITING, Desk, build_api
+from ctscan.page.server import AT_ONCE, WAITING, build_api
 from ctscan.page.views import Views
 from ctscan.results.summary import Facts
 from tests.conftest import RECORDER, ROOT, App, running_app
@@ -223,7 +224,7 @@ def test_files_of_the_api_are_forgotten_when_they_are_old_or_too_many(monkeypatc
 
 
 def test_the_queue_is_bounded(classifier: Any) -> None:
-    blocks = build_api(Views(classifier, (), Facts(classifier.card)), Memory(), Desk())
+    blocks = build_api(Views(classifier, (), Facts(classifier.card)), Memory(), CapacityLimiter(AT_ONCE))
     assert blocks._queue.max_size == WAITING == 16
     assert AT_ONCE == 2
     assert not blocks.api_open

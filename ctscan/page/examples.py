@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ctscan.errors import DataError, UnreadableSlice
-from ctscan.io.images import read_slice
+from ctscan.io.images import Slice, read_slice
 
 LISTING = "examples.json"
 NOT_PICTURES = {".json", ".md", ".txt"}
@@ -32,54 +31,42 @@ class Entry(BaseModel):
 
 @dataclass(frozen=True)
 class Example:
-    """One example: the bytes as a visitor would upload them, and what to call them."""
+    """One example slice, and what to call it."""
 
-    data: bytes
-    title: str
-    description: str
-    source: str = ""
+    entry: Entry
+    slice: Slice
 
 
 def read_examples(folder: Path) -> tuple[Example, ...]:
     """The readable pictures of a folder, in the order of its examples.json or of their names, `MOST` at most.
 
-    Files that are no readable slices are skipped with a log line.
+    Without a listing they are named by number: a file's name may be a patient's. Files that are no readable slices are
+    skipped with a log line.
 
     Raises:
         DataError: The folder or its listing cannot be read.
     """
+    listing = folder / LISTING
+    examples: list[Example] = []
     try:
-        listing = folder / LISTING
         if listing.exists():
             entries = TypeAdapter(list[Entry]).validate_json(listing.read_bytes())
         else:
-            entries = name_pictures(folder)
-        read = (
-            Example((folder / entry.file).read_bytes(), entry.title, entry.description, entry.source)
-            for entry in entries  # one by one: a folder may be large
-        )
-        return tuple(islice(filter(is_readable, read), MOST))
+            files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+            names = [p.name for p in files if p.suffix.lower() not in NOT_PICTURES]
+            entries = [
+                Entry(file=name, title=f"Example {number}", description=f"Example {number} of {len(names)}.", source="")
+                for number, name in enumerate(names, 1)
+            ]
+        for entry in entries:
+            if len(examples) == MOST:
+                break
+            try:
+                examples.append(Example(entry, read_slice((folder / entry.file).read_bytes())))
+            except UnreadableSlice as error:
+                logger.warning("%s is left out: %s", entry.title, error)
     except OSError as error:
         raise DataError(f"The examples in {folder} cannot be read ({error.strerror}).") from None
     except ValidationError:
-        raise DataError(f"{folder / LISTING} is not a list of file, title, description and source.") from None
-
-
-def name_pictures(folder: Path) -> list[Entry]:
-    """An entry for each file that may be a picture, by number: a file's name may be a patient's."""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    names = [p.name for p in files if p.suffix.lower() not in NOT_PICTURES]
-    return [
-        Entry(file=name, title=f"Example {number}", description=f"Example {number} of {len(names)}.", source="")
-        for number, name in enumerate(names, 1)
-    ]
-
-
-def is_readable(example: Example) -> bool:
-    """Whether the reader takes it; if not, say so in the log."""
-    try:
-        read_slice(example.data)
-    except UnreadableSlice as error:
-        logger.warning("%s is left out: %s", example.title, error)
-        return False
-    return True
+        raise DataError(f"{listing} is not a list of file, title, description and source.") from None
+    return tuple(examples)

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
@@ -30,34 +29,15 @@ GRADIO = {
 PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}  # the app asks nobody, but httpx may stumble over them
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the page is to show and where.
-
-    Attributes:
-        checkpoint: The model's file.
-        examples: Folder of slices to show.
-        host: Name or number of the address to listen at.
-        port: 1 to 65,535.
-        root_path: Path below which a proxy serves the page, empty where it is at the top.
-        device: `auto`, `cpu` or `cuda`.
-    """
-
-    checkpoint: Path
-    examples: Path
-    host: str
-    port: int
-    root_path: str
-    device: str
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2, as for everything that a user can mend."""
         self.exit(2, f"app.py: {message}\n")
 
 
-def parse_flags(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+def parse_flags(
+    arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ
+) -> argparse.Namespace:
     """Flags, and for host, port and root path the variables by which a Space and a proxy tell a Gradio app its own.
 
     Args:
@@ -73,7 +53,7 @@ def parse_flags(arguments: Sequence[str] | None = None, environment: Mapping[str
     add("--port", type=int, default=environment.get("GRADIO_SERVER_PORT") or "7860", help="port to listen at")
     add("--root-path", default=environment.get("GRADIO_ROOT_PATH") or "", help="path of the page behind a proxy")
     add("--device", default="cpu", choices=("auto", "cpu", "cuda"), help="what computes")
-    return Settings(**vars(parser.parse_args(arguments)))
+    return parser.parse_args(arguments)
 
 
 def clean(environment: MutableMapping[str, str], folder: str) -> None:
@@ -108,27 +88,23 @@ def main() -> int:
     """
     settings = parse_flags()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it serves, a stopped Space ends as with Ctrl-C
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for others would spin on the cores of these
     try:
         with private_folder() as folder, closing(Decoder()) as decoder:  # whose processes come up meanwhile
             clean(os.environ, folder)
-            run(settings, decoder)
+            from ctscan.page.server import listen, serve  # imports Gradio, so after the environment is clean
+            from ctscan.page.views import Views
+
+            with listen(settings.host, settings.port) as listener:
+                examples = read_examples(settings.examples)
+                classifier = load(settings.checkpoint, settings.device)
+                facts = facts_of(read_ledger(settings.checkpoint.parent / "metrics.json"), classifier.card)
+                views = Views(classifier, examples, facts, decoder.read)
+                decoder.wait_until_ready()
+                serve(views, listener, settings.host, settings.root_path)
     except CtscanError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         pass
     return 0
-
-
-def run(settings: Settings, decoder: Decoder) -> None:
-    """Build the page and serve it."""
-    from ctscan.page.server import Listener, serve  # imports Gradio, so after the environment is clean
-    from ctscan.page.views import Views
-
-    with Listener(settings.host, settings.port) as listener:
-        examples = read_examples(settings.examples)
-        classifier = load(settings.checkpoint, settings.device)
-        facts = facts_of(read_ledger(settings.checkpoint.parent / "metrics.json"), classifier.card)
-        views = Views(classifier, examples, facts, decoder.read)
-        decoder.wait_until_ready()
-        serve(views, listener, settings.root_path)

@@ -8,14 +8,15 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
-import anyio.to_thread
 import gradio as gr
 import uvicorn
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from gradio.components.api_component import Api
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -24,6 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from ctscan.errors import CtscanError
+from ctscan.notices import catalogue
 from ctscan.page.door import MAX_BYTES, Door, refuse
 from ctscan.page.memory import Memory
 from ctscan.page.views import Views
@@ -42,58 +44,19 @@ CLASSIFY = """Classify one chest CT slice: research and education only, not for 
 
 Gives the answer and, as PNG, the slice under the map of the most likely class on the fixed scale."""
 
-T = TypeVar("T")
 
-
-class Desk:
-    """Work on slices: so many at once, so many waiting."""
-
-    def __init__(self) -> None:
-        self._seats = asyncio.Semaphore(AT_ONCE)
-        self._waiting = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether nobody else may wait."""
-        return self._waiting >= WAITING
-
-    async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """The result of work in a thread of its own, when it is its turn."""
-        self._waiting += 1
-        try:
-            await self._seats.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            return await anyio.to_thread.run_sync(work, *arguments)
-        finally:
-            self._seats.release()
-
-
-class Listener:
-    """The address, taken before a model is loaded for it.
-
-    Raises:
-        CtscanError: Nothing can listen there.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        if not 0 < port < 1 << 16:
-            raise CtscanError(f"There is no port {port}; try --port.")
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-            self.socket = socket.socket(family, kind, protocol)
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self.socket.bind(address)
-        except OSError as error:
-            raise CtscanError(f"{host}:{port} cannot be had ({error.strerror}); try --port or --host.") from None
-        self.url = f"http://{f'[{host}]' if family == socket.AF_INET6 and '[' not in host else host}:{port}"
-
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
+def listen(host: str, port: int) -> socket.socket:
+    """The address, taken before a model is loaded for it. Raises CtscanError where it cannot be had."""
+    if not 0 < port < 1 << 16:
+        raise CtscanError(f"There is no port {port}; try --port.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise CtscanError(f"{host}:{port} cannot be had ({error.strerror}); try --port or --host.") from None
+    return listener
 
 
 class Server(uvicorn.Server):
@@ -121,13 +84,17 @@ class FormInMemory(MultiPartParser):
     spool_max_size = 2 * MAX_BYTES
 
 
-def serve(views: Views, listener: Listener, root_path: str = "") -> None:
-    """Serve until stopped."""
-    limit_arenas()
-    memory, desk = Memory(), Desk()
-    app = build(views, memory, desk)
-    door = Door(app, lambda name: memory.get(name) is not None, root_path)
-    app.router.routes.insert(0, Route("/health", health(door, views.classifier.card.model_id)))
+def serve(views: Views, listener: socket.socket, host: str, root_path: str = "") -> None:
+    """Serve until stopped.
+
+    Each thread that ever ran the network would have an arena of its own in glibc's malloc, which keeps what the network
+    once needed (8 to 16 MiB), so memory would grow in steps until there are eight arenas a core. Before there are
+    threads, glibc is told to have as few as slices are computed at once.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, AT_ONCE)
+    door = build(views, root_path)
     config = uvicorn.Config(
         door,
         access_log=False,
@@ -135,37 +102,19 @@ def serve(views: Views, listener: Listener, root_path: str = "") -> None:
         server_header=False,
         timeout_graceful_shutdown=1,  # for clients that listen for nothing; work has had its time before
     )
-    print(f"ctscan: {listener.url}{root_path}", flush=True)
-    Server(config, door).run(sockets=[listener.socket])
+    shown = f"[{host}]" if ":" in host and "[" not in host else host
+    print(f"ctscan: http://{shown}:{listener.getsockname()[1]}{root_path}", flush=True)
+    Server(config, door).run(sockets=[listener])
 
 
-def build(views: Views, memory: Memory, desk: Desk) -> FastAPI:
-    """Our routes first, then Gradio's."""
-    files = {path.name: path.read_bytes() for path in STATIC.iterdir()}
-    home = views.home()
+def build(views: Views, root_path: str) -> Door:
+    """Our routes first, then Gradio's, and the door before both."""
+    memory, desk = Memory(), CapacityLimiter(AT_ONCE)
 
-    async def show_home(_: Request) -> Response:
-        return HTMLResponse(home, headers=NEVER)
-
-    async def static(request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in files:
-            return PlainTextResponse("Not found", 404)
-        return Response(files[name], headers=FOR_A_YEAR, media_type=KINDS[Path(name).suffix])
-
-    async def answer(request: Request) -> Response:
-        data = await request.body()
-        if desk.full:
-            return refuse(503, "busy", request.scope)
-        return JSONResponse(await desk.run(views.answer, data), headers=NEVER)
-
-    async def example(request: Request) -> Response:
-        number = int(request.path_params["number"])
-        if number >= len(views.examples):
-            return PlainTextResponse("Not found", 404)
-        if desk.full:
-            return refuse(503, "busy", request.scope)
-        return JSONResponse(await desk.run(views.example, number), headers=NEVER)
+    async def health(_: Request) -> Response:
+        if door.draining:
+            return JSONResponse({"status": "draining"}, 503, {"ctscan-reason": "stopping"})
+        return JSONResponse({"status": "ok", "model_id": views.classifier.card.model_id})
 
     async def upload(request: Request) -> Response:
         try:
@@ -180,16 +129,13 @@ def build(views: Views, memory: Memory, desk: Desk) -> FastAPI:
         return PlainTextResponse("Not found", 404) if data is None else Response(data, media_type="image/png")
 
     blocks = build_api(views, memory, desk)
-    routes = [
-        Route("/", show_home),
-        Route("/static/{name}", static),
-        Route("/answer", answer, methods=["POST"]),
-        Route("/example/{number:int}", example),
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=housekeeping(memory, blocks))
+    app.router.routes[:0] = [
+        *page_routes(views, desk),
+        Route("/health", health),
         Route("/gradio_api/upload", upload, methods=["POST"]),
         Route("/gradio_api/file={name}", file),
     ]
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=housekeeping(memory, blocks))
-    app.router.routes[:0] = routes
     gr.mount_gradio_app(
         app,
         blocks,
@@ -203,17 +149,54 @@ def build(views: Views, memory: Memory, desk: Desk) -> FastAPI:
         max_file_size=MAX_BYTES,
         footer_links=[],
     )
-    return app
+    door = Door(app, lambda name: memory.get(name) is not None, root_path)
+    return door
 
 
-def build_api(views: Views, memory: Memory, desk: Desk) -> gr.Blocks:
+def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
+    """What a browser asks for."""
+    files = {path.name: path.read_bytes() for path in STATIC.iterdir()}
+    home = views.home()
+
+    async def show_home(_: Request) -> Response:
+        return HTMLResponse(home, headers=NEVER)
+
+    async def static(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in files:
+            return PlainTextResponse("Not found", 404)
+        return Response(files[name], headers=FOR_A_YEAR, media_type=KINDS[Path(name).suffix])
+
+    async def answer(request: Request) -> Response:
+        data = await request.body()
+        if desk.statistics().tasks_waiting >= WAITING:
+            return refuse(503, "busy", request.scope)
+        return JSONResponse(await run_sync(views.answer, data, limiter=desk), headers=NEVER)
+
+    async def example(request: Request) -> Response:
+        number = int(request.path_params["number"])
+        if number >= len(views.examples):
+            return PlainTextResponse("Not found", 404)
+        if desk.statistics().tasks_waiting >= WAITING:
+            return refuse(503, "busy", request.scope)
+        return JSONResponse(await run_sync(views.example, number, limiter=desk), headers=NEVER)
+
+    return [
+        Route("/", show_home),
+        Route("/static/{name}", static),
+        Route("/answer", answer, methods=["POST"]),
+        Route("/example/{number:int}", example),
+    ]
+
+
+def build_api(views: Views, memory: Memory, desk: CapacityLimiter) -> gr.Blocks:
     """The one endpoint, in Gradio's queue."""
 
     async def classify(data: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any] | None]:
         uploaded = memory.get(data["path"])
         if uploaded is None:  # it grew old while it waited
-            raise gr.Error(views.texts["reasons"]["not_uploaded"], print_exception=False)
-        answer, overlay = await desk.run(views.classify, uploaded)
+            raise gr.Error(catalogue()["page"]["reasons"]["not_uploaded"], print_exception=False)
+        answer, overlay = await run_sync(views.classify, uploaded, limiter=desk)
         file = {"path": memory.put(overlay, ".png"), "meta": {"_type": "gradio.FileData"}} if overlay else None
         return answer, file
 
@@ -245,50 +228,23 @@ def held(label: str) -> Api:
 def housekeeping(memory: Memory, blocks: gr.Blocks) -> Callable[[FastAPI], Any]:
     """A lifespan in which files grow old, and Gradio's queue forgets clients that never come back."""
 
-    def forget() -> None:
+    async def work() -> None:
         queue = blocks._queue
         messages, events = queue.pending_messages_per_session, queue.pending_event_ids_session
-        waiting = {s for s, ids in events.items() if any(i in queue.event_ids_to_events for i in ids)}
-        done = [s for s in events if not events[s] or s not in messages]
-        unread = [s for s in messages if s not in waiting and not messages[s].empty()]
-        for session in [*done, *unread[:-UNREAD]]:
-            messages.pop(session, None)
-            events.pop(session, None)
-
-    async def work() -> None:
         while True:
             await asyncio.sleep(PERIOD)
             memory.forget()
-            forget()
+            waiting = {s for s, ids in events.items() if any(i in queue.event_ids_to_events for i in ids)}
+            done = [s for s in events if not events[s] or s not in messages]
+            unread = [s for s in messages if s not in waiting and not messages[s].empty()]
+            for session in [*done, *unread[:-UNREAD]]:
+                messages.pop(session, None)
+                events.pop(session, None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         task = asyncio.create_task(work())
         yield
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
     return lifespan
-
-
-def health(door: Door, model_id: str) -> Callable[[Request], Any]:
-    """200 and the model's name, or 503 while draining."""
-
-    async def show(_: Request) -> Response:
-        if door.draining:
-            return JSONResponse({"status": "draining"}, 503, {"ctscan-reason": "stopping"})
-        return JSONResponse({"status": "ok", "model_id": model_id})
-
-    return show
-
-
-def limit_arenas() -> None:
-    """Tell glibc, before there are threads, to have as few arenas as slices are computed at once.
-
-    Each thread that ever ran the network would have an arena of its own, which keeps what the network once needed (8
-    to 16 MiB), so memory would grow in steps until there are eight arenas a core. Elsewhere nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_ARENA_MAX, AT_ONCE)

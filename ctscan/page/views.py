@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,14 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from ctscan.classes import CLASS_KEYS, CLASSES
+from ctscan.classes import CLASSES
+from ctscan.imaging import render
 from ctscan.imaging.anatomy import Mask, find_anatomy
-from ctscan.imaging.render import (
-    DEFAULT_OPACITY,
-    LONGEST_LAYER,
-    LONGEST_OVERLAY,
-    LONGEST_SIDE,
-    data_uri,
-    encode_png,
-    fit,
-    fitted,
-    layer,
-    overlay,
-    to_bytes,
-)
-from ctscan.inference.classifier import Answer, Classifier, Prediction, Reader
+from ctscan.inference.classifier import Answer, Classifier, Reader
 from ctscan.io.images import read_slice
 from ctscan.notices import catalogue
 from ctscan.page.door import MAX_BYTES
-from ctscan.page.examples import Example
+from ctscan.page.examples import Entry, Example
 from ctscan.results import summary
 from ctscan.results.report import FILTERS
 from ctscan.results.summary import Facts
@@ -40,7 +28,6 @@ STATIC = Path(__file__).parent / "static"
 THUMBNAIL = 160  # px, longer side
 CELL = 32  # px of the model's square, side of a cell of its last layer
 SCALE = 256  # px, length of the colour scale
-UNDER = ("air", "tissue")  # what the colour scale is shown over, as the map lies over the slice
 OUTER, INNER = 1 / 3, 0.1  # of the body: an anterior third, a tenth of its width to either side of the middle
 
 
@@ -64,30 +51,19 @@ class AnswerView:
     Attributes:
         state: `single`, `uncertain`, `raw` (scores without a calibration), `unusual`, `refused` or `unreadable`.
         origin: What slice this is, where it is one of the examples.
-        width: Of the slice, px; the maps are drawn in its coordinates.
-        example: Number of the example, None for a visitor's own slice.
+        width: Of the slice, px; the maps are drawn in its coordinates. 0 where there is no slice.
+        square: What the network saw.
+        classes: Empty where there are no scores.
     """
 
     state: str
     notices: tuple[str, ...]
-    origin: Example | None = None
-    example: int | None = None
+    origin: Entry | None = None
     width: int = 0
     height: int = 0
     slice: str = ""
     square: str = ""
     classes: tuple[ClassView, ...] = ()
-    scale: tuple[tuple[str, str], ...] = ()  # what lies under it, and a data URL
-
-    @property
-    def likeliest(self) -> ClassView:
-        """The class with the highest probability."""
-        return next(c for c in self.classes if c.likeliest)
-
-    @property
-    def possible(self) -> list[str]:
-        """Titles of the classes that cannot be ruled out."""
-        return [c.title for c in self.classes if c.possible]
 
 
 class Views:
@@ -106,8 +82,6 @@ class Views:
         self.classifier = classifier
         self.examples = examples
         self.read = read
-        self.texts: dict[str, Any] = catalogue()["page"]
-        self.names: dict[str, dict[str, str]] = catalogue()["classes"]
         self._templates = Environment(
             loader=PackageLoader("ctscan.page"),
             autoescape=True,
@@ -116,23 +90,32 @@ class Views:
             lstrip_blocks=True,
         )
         self._templates.filters |= FILTERS
+        side = classifier.card.preprocess.size
+        scale = np.tile(np.linspace(0, 1, SCALE, dtype=np.float32), (2, 1))
         self._templates.globals |= {
-            "t": self.texts, "names": self.names, "classes": CLASSES, "card": classifier.card, "facts": facts,
-            "bounds": summary, "whole": whole, "opacity": round(100 * DEFAULT_OPACITY),
-        }  # fmt: skip
-        self._shown = cache(self._answer_example)
+            "t": catalogue()["page"],
+            "names": catalogue()["classes"],
+            "classes": CLASSES,
+            "card": classifier.card,
+            "facts": facts,
+            "bounds": summary,
+            "whole": whole,
+            "opacity": round(100 * render.DEFAULT_OPACITY),
+            "side": side,
+            "cells": side // CELL,
+            "scale": render.data_uri(
+                render.layer(scale, 1.0)
+            ),  # as see-through as the map's own colours; it is laid over greys
+        }
+        self._example = cache(lambda number: view(classifier(examples[number].slice), examples[number].entry))
 
     def home(self) -> str:
         """The page, whose first screen is an example that the model has just answered."""
-        side = self.classifier.card.preprocess.size
         return self._templates.get_template("page.html.j2").render(
-            answer=self._shown(0) if self.examples else None,
-            examples=[data_uri(to_bytes(fit(read_slice(e.data).pixels, THUMBNAIL))) for e in self.examples],
-            titles=[e.title for e in self.examples],
+            answer=self._example(0) if self.examples else None,
+            examples=[(e.entry.title, draw(e.slice.pixels, THUMBNAIL)) for e in self.examples],
             versions={path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in STATIC.iterdir()},
             limit=MAX_BYTES,
-            side=side,
-            cells=side // CELL,
         )
 
     def answer(self, data: bytes) -> dict[str, str]:
@@ -141,11 +124,16 @@ class Views:
         Args:
             data: Bytes of a visitor's file.
         """
-        return self._render(view(self.classifier(data, self.read), self.texts, self.names))
+        return self.render(view(self.classifier(data, self.read)))
 
     def example(self, number: int) -> dict[str, str]:
         """The same for one of the examples."""
-        return self._render(self._shown(number))
+        return self.render(self._example(number))
+
+    def render(self, shown: AnswerView) -> dict[str, str]:
+        """The answer's state and HTML."""
+        html = self._templates.get_template("answer.html.j2").render(answer=shown)
+        return {"state": shown.state, "html": html}
 
     def classify(self, data: bytes) -> tuple[dict[str, Any], bytes | None]:
         """The answer as the API gives it.
@@ -157,18 +145,9 @@ class Views:
         prediction = given.prediction
         if prediction is None or given.slice is None:
             return dict(given.to_dict()), None
-        grey = to_bytes(fit(given.slice.pixels, LONGEST_OVERLAY))
+        grey = render.to_bytes(render.fit(given.slice.pixels, render.LONGEST_OVERLAY))
         evidence = prediction.evidence(prediction.top, (grey.shape[0], grey.shape[1]))
-        return dict(given.to_dict()), encode_png(overlay(grey, evidence, prediction.map_top))
-
-    def _answer_example(self, number: int) -> AnswerView:
-        example = self.examples[number]
-        given = self.classifier(example.data, self.read)
-        return view(given, self.texts, self.names, example, number)
-
-    def _render(self, shown: AnswerView) -> dict[str, str]:
-        html = self._templates.get_template("answer.html.j2").render(answer=shown)
-        return {"state": shown.state, "html": html}
+        return dict(given.to_dict()), render.encode_png(render.overlay(grey, evidence, prediction.map_top))
 
 
 def whole(share: float) -> str:
@@ -177,64 +156,50 @@ def whole(share: float) -> str:
     return f"{'<1' if rounded == 0 else '>99' if rounded == 100 else rounded}\u00a0%"
 
 
-def view(
-    given: Answer,
-    texts: dict[str, Any],
-    names: dict[str, dict[str, str]],
-    origin: Example | None = None,
-    number: int | None = None,
-) -> AnswerView:
+def view(given: Answer, origin: Entry | None = None) -> AnswerView:
     """What a visitor sees of an answer: pictures drawn, places named."""
-    notices = tuple(map(str, given.notices))
+    state = given.outcome or "raw" if given.verdict == "ok" else given.verdict
+    shown = AnswerView(state, tuple(map(str, given.notices)), origin)
     if given.slice is None:
-        return AnswerView(given.verdict, notices, origin, number)
-    pixels = given.slice.pixels
+        return shown
+    pixels, prediction = given.slice.pixels, given.prediction
     height, width = pixels.shape
-    picture = data_uri(to_bytes(fit(pixels, LONGEST_SIDE)))
-    prediction = given.prediction
-    if prediction is None:
-        return AnswerView(given.verdict, notices, origin, number, width, height, picture)
-    return AnswerView(
-        state=given.verdict if given.verdict == "unusual" else given.outcome or "raw",
-        notices=notices,
-        origin=origin,
-        example=number,
+    shown = replace(
+        shown,
         width=width,
         height=height,
-        slice=picture,
-        square=data_uri(to_bytes(prediction.square)),
-        classes=tuple(draw_classes(prediction, pixels, texts, names)),
-        scale=tuple((name, draw_scale()) for name in UNDER),
+        slice=draw(pixels, render.LONGEST_SIDE),
     )
-
-
-def draw_classes(
-    prediction: Prediction, pixels: NDArray[np.float32], texts: dict[str, Any], names: dict[str, dict[str, str]]
-) -> list[ClassView]:
-    """Each class's row and map."""
-    anatomy = find_anatomy(pixels)
-    shape = fitted(prediction.placement.slice_shape, LONGEST_LAYER)
-    views = []
-    for index, key in enumerate(CLASS_KEYS):
+    if prediction is None:
+        return shown
+    anatomy, places = find_anatomy(pixels), catalogue()["page"]["places"]
+    shape = render.fitted(prediction.placement.slice_shape, render.LONGEST_LAYER)
+    classes = []
+    for index, key in enumerate(prediction.classes):
         evidence = prediction.evidence(index, shape)
-        title = names[key]["title"]
-        place = texts["places"]["nowhere"].format(title=title)
+        title = catalogue()["classes"][key]["title"]
+        place = places["nowhere"].format(title=title)
         if prediction.is_localised(index):
             strength = whole(min(1.0, float(evidence.max()) / prediction.map_top))
-            where = " ".join(texts["places"][name] for name in find_peak(evidence, anatomy.body, anatomy.lung_hulls))
-            place = texts["places"]["strongest"].format(title=title, where=where, strength=strength)
-        views.append(
+            where = " ".join(places[name] for name in find_peak(evidence, anatomy.body, anatomy.lung_hulls))
+            place = places["strongest"].format(title=title, where=where, strength=strength)
+        classes.append(
             ClassView(
                 key=key,
                 title=title,
                 share=float(prediction.probabilities[index]),
                 likeliest=index == prediction.top,
                 possible=key in (prediction.possible or ()),
-                map=data_uri(layer(evidence, prediction.map_top)),
+                map=render.data_uri(render.layer(evidence, prediction.map_top)),
                 place=place,
             )
         )
-    return views
+    return replace(shown, square=draw(prediction.square, render.LONGEST_SIDE), classes=tuple(classes))
+
+
+def draw(pixels: NDArray[np.float32], longest: int) -> str:
+    """Pixels (H, W) in [0, 1] as a data URL, shrunk to at most `longest` on the longer side."""
+    return render.data_uri(render.to_bytes(render.fit(pixels, longest)))
 
 
 def find_peak(evidence: NDArray[np.float32], body: Mask, lungs: Mask) -> tuple[str, ...]:
@@ -257,8 +222,3 @@ def find_peak(evidence: NDArray[np.float32], body: Mask, lungs: Mask) -> tuple[s
     if lungs[y, x]:
         return (f"{side}_lung", depth)
     return ("midline" if abs(across) < INNER else f"{side}_side", depth)
-
-
-def draw_scale() -> str:
-    """The colours from nothing to the scale's top, as see-through as the map's own; it is laid over greys."""
-    return data_uri(layer(np.tile(np.linspace(0, 1, SCALE, dtype=np.float32), (2, 1)), 1.0))
