@@ -245,7 +245,7 @@ def test_any_folder_can_be_shown_and_what_is_unreadable_is_left_out(tmp_path: Pa
     (tmp_path / "broken.png").write_bytes(b"?")
     (tmp_path / "README.md").write_text("words")
     examples = read_examples(tmp_path)
-    assert [e.title for e in examples] == ["Example 1", "Example 2"]
+    assert [e.entry.title for e in examples] == ["Example 1", "Example 2"]
     with pytest.raises(DataError, match="cannot be read"):
         read_examples(tmp_path / "none")
     (tmp_path / "examples.json").write_text('[{"file": "b.png"}]')
