@@ -101,7 +101,7 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a classifier. The best epoch is chosen on valid; Ctrl-C keeps the best so far."""
-    from ctscan.evaluation.setting import check_ledger
+    from ctscan.evaluation.cross_validation import check_ledger
     from ctscan.evaluation.studies import reading
     from ctscan.training import trainer
 
@@ -149,7 +149,7 @@ def evaluate(
 ) -> None:
     """Say what a checkpoint is worth on test; with a flag, what its recipe, its scores or its maps are worth."""
     from ctscan.evaluation import studies
-    from ctscan.evaluation.setting import check_ledger, open_setting
+    from ctscan.evaluation.cross_validation import check_ledger, open_setting
     from ctscan.inference.classifier import load
     from ctscan.training.recipe import RECIPES
 
@@ -215,12 +215,12 @@ def gate(
     runs: Runs = RUNS,
 ) -> None:
     """Fit the input gate of a checkpoint, and measure it on pictures that it has not seen."""
+    from ctscan.evaluation.cross_validation import open_setting
     from ctscan.evaluation.gate import fit_gate
-    from ctscan.evaluation.setting import open_setting
 
     path = checkpoint or bundled(MODEL)
     setting = open_setting(data, path.parent / "manifest.json", runs=runs)
-    keep(path.parent / "metrics.json", fit_gate(path, setting.pool, pictures, runs))
+    keep(path.parent / "metrics.json", fit_gate(setting, path, pictures))
 
 
 @app.command()
@@ -238,7 +238,7 @@ def search(
 ) -> None:
     """Search for a recipe on two grouped folds; the same call goes on where Ctrl-C ended it."""
     from ctscan.evaluation import search as searching
-    from ctscan.evaluation.setting import open_setting
+    from ctscan.evaluation.cross_validation import open_setting
     from ctscan.results.ledger import update
     from ctscan.training.weights import imagenet_weights
 

@@ -10,8 +10,8 @@ from typing import get_args
 
 from ctscan.errors import DataError
 from ctscan.evaluation import studies
+from ctscan.evaluation.cross_validation import open_setting
 from ctscan.evaluation.gate import fit_gate
-from ctscan.evaluation.setting import open_setting
 from ctscan.export import export_onnx
 from ctscan.inference.classifier import load
 from ctscan.model.checkpoint import read_checkpoint
@@ -74,7 +74,7 @@ def reproduce(
     calibrate = partial(studies.calibrate, setting, recipe, checkpoint=checkpoint)
     yield step("calibration", "confidences", calibrate, recipe=digest)
     if pictures:
-        fit = partial(fit_gate, checkpoint, setting.pool, pictures, runs, draws)
+        fit = partial(fit_gate, setting, checkpoint, pictures)
         yield step("gate", "gates", fit, model_id=model_id)
     test = partial(studies.published, setting, load(checkpoint))  # with the gate
     yield step("published test split", "evaluations", test, model_id=model_id)

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from ctscan.cli import app
-from ctscan.evaluation.setting import open_setting
+from ctscan.evaluation.cross_validation import open_setting
 from ctscan.inference.classifier import Classifier
 from ctscan.training.recipe import CTSCAN
 from tests.conftest import COMMITTED, ROOT, Ctscan

@@ -144,7 +144,7 @@ def test_enlarged_maps_peak_where_the_cell_lies() -> None:
 
 def test_maps_of_given_classes_are_theirs(checkpoint_path: Path) -> None:
     net, some = build(read_checkpoint(checkpoint_path)), squares(3)
-    first, second = (predicted_maps(net, some, np.full(3, label)) for label in (0, 1))
+    (first, _), (second, _) = (predicted_maps(net, some, np.full(3, label)) for label in (0, 1))
     assert first.shape == (3, 2, 2)
     assert not np.allclose(first, second)
 

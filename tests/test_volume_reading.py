@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from ctscan.classes import CLASS_KEYS, NORMAL
-from ctscan.evaluation.volumes import judge_volumes, slices_away, slices_with_lung, tumour_odds
+from ctscan.evaluation.volumes import judge_volumes, slices_away, tumour_odds
 from ctscan.inference.classifier import Classifier, load
 from ctscan.io.images import Slice
 from ctscan.io.volumes import WINDOWS, Volume, read_free_volumes, read_volumes
@@ -45,8 +45,8 @@ def slices_of(volume: Volume, places: list[int], window: str) -> list[Slice]:
 
 
 def test_others_hold_lung_and_lie_away_from_the_outline(folder: Path) -> None:
-    (volume,) = read_volumes(folder)
-    assert slices_with_lung(volume) == list(range(LUNGLESS, 12))
+    (volume,), (free,) = read_volumes(folder), read_free_volumes(folder)
+    assert slices_away(free) == list(range(LUNGLESS, 12))
     assert slices_away(volume) == OTHERS
 
 

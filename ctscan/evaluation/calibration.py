@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
-from tqdm.auto import tqdm
 
-from ctscan.evaluation.intervals import Answers, estimate, evaluate, resample
+from ctscan.evaluation.intervals import Answers, bootstrap, evaluate
 from ctscan.inference.confidence import ALPHA, calibrate, class_thresholds, prediction_sets
 from ctscan.metrics import calibration_error, softmax
 from ctscan.results.records import Coverage, Estimate, Sets
@@ -49,11 +48,11 @@ def fold_temperatures(answers: Answers, folds: NDArray[np.int64]) -> NDArray[np.
 
 def estimate_temperature(answers: Answers, draws: int) -> Estimate:
     """The temperature of all answers, with its interval over groups."""
-    drawn = [
-        fit_temperature(answers.logits[index], answers.labels[index])
-        for (index,) in tqdm(resample([answers.groups], draws), "temperature", draws, unit="draw", leave=False)
-    ]
-    return estimate(fit_temperature(answers.logits, answers.labels), drawn)
+
+    def fit(places: NDArray[np.int64]) -> dict[str, float]:
+        return {"temperature": fit_temperature(answers.logits[places], answers.labels[places])}
+
+    return bootstrap([answers.groups], fit, draws, "temperature")["temperature"]
 
 
 def judge_calibration(
@@ -64,8 +63,8 @@ def judge_calibration(
     The third is the 95th percentile of the calibration error of a perfectly calibrated model of as few groups.
     """
     cooled = replace(answers, logits=answers.logits / temperatures[:, None])
-    raw, calibrated = (evaluate(a, keys, draws, "calibration").measures for a in (answers, cooled))
     errors = perfect_errors(softmax(cooled.logits), answers.groups, draws)
+    raw, calibrated = (evaluate(a, keys, draws, "calibration").measures for a in (answers, cooled))
     of_raw, of_calibrated = ({name: measures[name] for name in JUDGED} for measures in (raw, calibrated))
     return of_raw, of_calibrated, float(np.percentile(errors, NULL_PERCENTILE))
 
@@ -107,36 +106,30 @@ def judge_sets(
         chosen = choose_one(kinds, generator)
         some, where = answers.take(chosen), folds[chosen]
         thresholds.append(class_thresholds(shipped[chosen], some.labels))
-        sets = cross_fitted_sets(some, where, {f: float(temperatures[folds == f][0]) for f in np.unique(where)})
+        sets = np.zeros(some.logits.shape, bool)
+        for fold in np.unique(where):
+            here, probabilities = where == fold, calibrate(some.logits, float(temperatures[folds == fold][0]))
+            elsewhere = class_thresholds(probabilities[~here], some.labels[~here])
+            sets[here] = prediction_sets(probabilities[here], elsewhere)
         covered.append(sets[np.arange(len(chosen)), some.labels])
         sizes.append(sets.sum(axis=1))
     labels = answers.labels[choose_one(kinds, generator)]  # the same in every draw, for kinds are in order
     hit = np.mean(covered, axis=0)
-    sets_record = Sets(
+    worth = Sets(
         alpha=ALPHA,
         coverage={key: cover(hit[labels == index]) for index, key in enumerate(keys) if (labels == index).any()},
         size=float(np.mean(sizes)),
         single=float(np.mean(np.equal(sizes, 1))),
         empty=float(np.mean(np.equal(sizes, 0))),
     )
-    return sets_record, tuple(float(t) for t in np.mean(thresholds, axis=0))
+    return worth, tuple(float(t) for t in np.mean(thresholds, axis=0))
 
 
 def choose_one(kinds: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
     """The place of one slice of each kind, at random, in the order of the kinds."""
     shuffled = generator.permutation(len(kinds))
     _, first = np.unique(kinds[shuffled], return_index=True)
-    chosen: NDArray[np.int64] = shuffled[first]
-    return chosen
-
-
-def cross_fitted_sets(some: Answers, folds: NDArray[np.int64], temperatures: dict[int, float]) -> NDArray[np.bool_]:
-    """(N, K): the sets of each fold's slices by the thresholds of the others, both at that fold's temperature."""
-    sets = np.zeros(some.logits.shape, bool)
-    for fold, temperature in temperatures.items():
-        here, probabilities = folds == fold, calibrate(some.logits, temperature)
-        sets[here] = prediction_sets(probabilities[here], class_thresholds(probabilities[~here], some.labels[~here]))
-    return sets
+    return np.asarray(shuffled[first])
 
 
 def cover(hit: NDArray[np.float64]) -> Coverage:

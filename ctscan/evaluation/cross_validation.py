@@ -18,9 +18,11 @@ outside, border_only would be a black square; the inside is then one flat grey, 
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import get_args
@@ -35,19 +37,89 @@ from ctscan.errors import DataError
 from ctscan.evaluation.intervals import Answers
 from ctscan.imaging.anatomy import Anatomy, Mask, Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
-from ctscan.metrics import measures
 from ctscan.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ctscan.model.network import SliceNet
 from ctscan.model.runtime import Output, TorchRuntime, choose_device, concatenate, run_in_batches, store_tensors
+from ctscan.results.ledger import read_ledger
 from ctscan.results.records import Fold
-from ctscan.training.data import Dataset
+from ctscan.results.summary import HEADLINE_THRESHOLD
+from ctscan.training.audit import known_or_new
+from ctscan.training.data import Dataset, Manifest, read_dataset
 from ctscan.training.recipe import Control, Recipe
-from ctscan.training.trainer import Trainer, build_card, round_trip
-from ctscan.training.weights import Weights
+from ctscan.training.trainer import Device, Trainer, build_card, round_trip
+from ctscan.training.weights import Weights, imagenet_weights
 
 CONTROLS: tuple[Control, ...] = get_args(Control)
 FLAT_GREY = 0.5
 SHUFFLES = 6  # of the labels: how they happen to fall among look-alikes moves the result more than groups tell
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What the studies of one data folder share, read once.
+
+    Attributes:
+        data: Every file of the three splits.
+        manifest: Groups and folds of its slices.
+        threshold: Correlation from which two slices belong to one visual group.
+        runs: Folder of plots, and of one folder a cross-validation, from which it resumes.
+        draws: Of groups, for the intervals.
+        device: Where to train.
+        init: Starting weights as safetensors, instead of torchvision's download.
+    """
+
+    data: Dataset
+    manifest: Manifest
+    threshold: float = HEADLINE_THRESHOLD
+    runs: Path = Path("runs")
+    draws: int = 1000
+    device: Device = "auto"
+    init: Path | None = None
+
+    @cached_property
+    def pool(self) -> Dataset:
+        """Each distinct slice once, with its group and fold."""
+        return self.manifest.pool(self.data, self.threshold)
+
+    def folder(self, recipe: Recipe, control: Control | None = None, pool: Dataset | None = None) -> Path:
+        """Where a cross-validation is kept; two different ones never share a folder."""
+        pool = pool or self.pool
+        key = [recipe.digest, control, pool.hashes, pool.labels.tolist(), pool.folds.tolist()]
+        digest = sha256(json.dumps(key).encode()).hexdigest()[:12]
+        return self.runs / f"grouped-{recipe.name}-{control or 'none'}-{digest}"
+
+
+def open_setting(
+    folder: Path,
+    manifest: Path,
+    *,
+    threshold: float = HEADLINE_THRESHOLD,
+    runs: Path = Path("runs"),
+    draws: int = 1000,
+    device: Device = "auto",
+    init: Path | None = None,
+) -> Setting:
+    """Read a data folder, once, and its manifest; where that does not know all of the data, audit it.
+
+    Args:
+        folder: With train/, valid/ and test/, each with one folder a class.
+        manifest: The file of `ctscan audit --manifest`.
+        threshold, runs, draws, device, init: As in `Setting`; 100 draws are the least.
+
+    Raises:
+        DataError: The folder or the manifest cannot be used, or there are too few draws.
+    """
+    if draws < 100:
+        raise DataError(f"{draws} draws are too few for an interval; 100 are the least.")
+    data = read_dataset(folder)
+    return Setting(data, known_or_new(manifest, data), threshold, runs, draws, device, init)
+
+
+def check_ledger(path: Path) -> None:
+    """Refuse before the work, not after it: raises DataError where the ledger is broken or cannot be written."""
+    read_ledger(path)
+    if path.parent.exists() and not os.access(path.parent, os.W_OK):
+        raise DataError(f"{path.parent} cannot be written to.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,59 +140,40 @@ class OutOfFold:
         folds = []
         for fold in np.unique(self.pool.folds):
             here = self.answers.take(self.pool.folds == fold)
-            scores = measures(here.logits, here.labels, CLASS_KEYS)
-            folds.append(
-                Fold(
-                    fold=int(fold),
-                    n=len(here.labels),
-                    groups=len(np.unique(here.groups)),
-                    accuracy=scores["accuracy"],
-                    balanced_accuracy=scores["balanced_accuracy"],
-                    auroc_macro=scores["auroc_macro"],
-                    auroc_normal=scores["auroc.normal"],
-                )
-            )
+            scores = here.measures(CLASS_KEYS)
+            scored = {name: scores[name] for name in ("accuracy", "balanced_accuracy", "auroc_macro")}
+            scored["auroc_normal"] = scores["auroc.normal"]
+            folds.append(Fold(fold=int(fold), n=len(here.labels), groups=len(np.unique(here.groups)), **scored))
         return tuple(folds)
 
 
-def name_run(recipe: Recipe, pool: Dataset, control: Control | None = None) -> str:
-    """A folder name that two different cross-validations never share."""
-    key = [recipe.digest, control, pool.hashes, pool.labels.tolist(), pool.folds.tolist()]
-    return f"grouped-{recipe.name}-{control or 'none'}-{sha256(json.dumps(key).encode()).hexdigest()[:12]}"
-
-
 def cross_validate(
-    recipe: Recipe,
-    pool: Dataset,
-    folds: Sequence[int],
-    folder: Path,
-    weights: Callable[[], Weights],
-    device: str,
-    see: Callable[[Pixels], Pixels],
+    setting: Setting, recipe: Recipe, folds: int, control: Control | None = None, pool: Dataset | None = None
 ) -> OutOfFold:
-    """Train the folds that are not there yet, and gather the answers of all.
+    """Train the folds of a recipe, or of a control of it, that are not there yet, and gather the answers of all.
 
     Args:
+        setting: The data, and where networks and answers are kept.
         recipe: How each fold is trained.
-        pool: Slices with labels, groups and folds.
-        folds: Which of its folds to leave out, one after the other.
-        folder: Where their networks and answers are kept.
-        weights: Gives the starting weights; asked only where something is left to train.
-        device: `auto`, `cpu` or `cuda`.
-        see: Slice to square: the recipe's own preprocessing, or what a control leaves of it.
+        folds: How many of the five to leave out, one after the other.
+        control: What is hidden from the networks.
+        pool: Instead of the setting's own, the same slices under other labels.
 
     Raises:
         DataError: A class has no slice in these folds, a kept fold is damaged, or began with other weights.
     """
-    check_classes(pool, folds)
-    missing = [fold for fold in folds if not has_run(folder, [fold])]
+    pool = pool or setting.pool
+    folder = setting.folder(recipe, control, pool)
+    check_classes(pool, range(folds))
+    missing = [fold for fold in range(folds) if not has_fold(folder, fold)]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        start = weights()
+        start = imagenet_weights(setting.init)
         check_start(folder, start)
-        squares = pool.squares(see)
+        squares = pool.squares(view(control, recipe.preprocess))
         for fold in missing:
-            net, output = fit_fold(recipe, pool, squares, fold, start, device, f"{folder.name}, fold {fold}")
+            title = f"{folder.name}, fold {fold}"
+            net, output = fit_fold(recipe, pool, squares, fold, start, setting.device, title)
             # The scale of a fold's maps comes from the slices left out, over which its answers are there anyway.
             card = build_card(recipe, net, {"fold": fold, "run": folder.name}, {}, output.maps)
             write_checkpoint(folder / f"fold-{fold}.safetensors", Checkpoint(card, store_tensors(net)))
@@ -128,35 +181,22 @@ def cross_validate(
     return read_folds(pool, folds, folder)
 
 
-def read_folds(pool: Dataset, folds: Sequence[int], folder: Path) -> OutOfFold:
-    """The kept answers of some folds.
-
-    Raises:
-        DataError: A fold is not there or is damaged.
-    """
-    if not has_run(folder, folds):
-        raise DataError(f"{folder} does not hold {len(folds)} folds: run `ctscan evaluate --cross-validate` first.")
-    outputs = [read_output(folder / f"fold-{fold}.npz") for fold in folds]
-    return OutOfFold(leave_out(pool, folds), concatenate(outputs))
+def read_folds(pool: Dataset, folds: int, folder: Path) -> OutOfFold:
+    """The kept answers of the first folds. Raises DataError where one is not there or is damaged."""
+    if not all(has_fold(folder, fold) for fold in range(folds)):
+        raise DataError(f"{folder} does not hold {folds} folds: run `ctscan evaluate --cross-validate` first.")
+    left_out = pool.take(np.concatenate([np.flatnonzero(pool.folds == fold) for fold in range(folds)]))
+    return OutOfFold(left_out, concatenate([read_output(folder / f"fold-{fold}.npz") for fold in range(folds)]))
 
 
-def answer_again(
-    pool: Dataset, folds: Sequence[int], folder: Path, see: Callable[[Pixels], Pixels], device: str = "auto"
-) -> OutOfFold:
-    """What the kept networks say of the same slices as `see` now shows them."""
+def answer_again(out: OutOfFold, folder: Path, see: Callable[[Pixels], Pixels], device: str = "auto") -> OutOfFold:
+    """What the networks kept in the folder say of the same slices as `see` now shows them."""
     outputs = []
-    for fold in folds:
-        runtime = TorchRuntime.from_checkpoint(
-            read_checkpoint(folder / f"fold-{fold}.safetensors"), choose_device(device)
-        )
-        squares = pool.take(pool.folds == fold).squares(see, f"fold {fold} again")
-        outputs.append(run_in_batches(runtime, squares))
-    return OutOfFold(leave_out(pool, folds), concatenate(outputs))
-
-
-def leave_out(pool: Dataset, folds: Sequence[int]) -> Dataset:
-    """The slices of some folds, in the order in which their answers are gathered."""
-    return pool.take(np.concatenate([np.flatnonzero(pool.folds == fold) for fold in folds]))
+    for fold in np.unique(out.pool.folds):
+        checkpoint = read_checkpoint(folder / f"fold-{fold}.safetensors")
+        squares = out.pool.take(out.pool.folds == fold).squares(see, f"fold {fold} again")
+        outputs.append(run_in_batches(TorchRuntime.from_checkpoint(checkpoint, choose_device(device)), squares))
+    return replace(out, output=concatenate(outputs))
 
 
 def check_classes(pool: Dataset, folds: Sequence[int]) -> None:
@@ -178,9 +218,9 @@ def check_start(folder: Path, weights: Weights) -> None:
     path.write_text(digest.hexdigest(), encoding="utf-8")
 
 
-def has_run(folder: Path, folds: Sequence[int]) -> bool:
-    """Whether the folder holds the answers and the networks of these folds."""
-    return all((folder / f"fold-{fold}{kind}").exists() for fold in folds for kind in (".npz", ".safetensors"))
+def has_fold(folder: Path, fold: int) -> bool:
+    """Whether the folder holds the answers and the network of a fold."""
+    return all((folder / f"fold-{fold}.{kind}").exists() for kind in ("npz", "safetensors"))
 
 
 def fit_fold(
@@ -226,6 +266,11 @@ def view(control: Control | None, preprocess: Preprocess) -> Callable[[Pixels], 
         hidden = placement.apply(find(anatomy).astype(np.float32)) > 0
         return np.where(hidden, grey, square).astype(np.float32)
 
+    def shuffle(pixels: Pixels) -> Pixels:
+        square = preprocess.square(pixels)
+        generator = np.random.default_rng(zlib.crc32(square.tobytes()))  # the same at every call
+        return generator.permutation(square.ravel()).reshape(square.shape)
+
     match control:
         case "border_only" if preprocess.surround == "keep":
             return lambda pixels: hide(pixels, lambda anatomy: anatomy.body)
@@ -234,15 +279,9 @@ def view(control: Control | None, preprocess: Preprocess) -> Callable[[Pixels], 
         case "lungs_black":
             return lambda pixels: hide(pixels, lambda anatomy: anatomy.lung_hulls)
         case "tone_only":
-            return lambda pixels: shuffle_pixels(preprocess.square(pixels))
+            return shuffle
         case _:
             return preprocess.square
-
-
-def shuffle_pixels(square: Pixels) -> Pixels:
-    """The same greys in a random order of each slice's own, the same at every call."""
-    generator = np.random.default_rng(zlib.crc32(square.tobytes()))
-    return generator.permutation(square.ravel()).reshape(square.shape)
 
 
 def shuffle_labels(pool: Dataset, seed: int) -> Dataset:

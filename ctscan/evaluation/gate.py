@@ -13,11 +13,11 @@ upright slices, so they need no collecting.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import date
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError, UnreadableSlice
-from ctscan.evaluation.cross_validation import name_run, read_folds, read_output, write_output
+from ctscan.evaluation.cross_validation import Setting, read_folds, read_output, write_output
 from ctscan.evaluation.intervals import Answers, evaluate
 from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
@@ -113,27 +113,25 @@ class Judged:
         return bool(reasons) and (reasons[0] == self.subject.fault or reasons[0].code == self.subject.kind)
 
 
-def fit_gate(checkpoint: Path, pool: Dataset, pictures: Path, runs: Path, draws: int = 1000) -> GateReport:
+def fit_gate(setting: Setting, checkpoint: Path, pictures: Path) -> GateReport:
     """Fit the gate of a checkpoint, write it, and say what it does to what it had not seen.
 
     Args:
+        setting: The data, and where the folds of the checkpoint's recipe were trained.
         checkpoint: Gets the gate.
-        pool: Every distinct slice of the data, with the groups and folds of the recipe's cross-validation.
         pictures: Folder with `ct_chest`, `ct_other` and `notct`, files named `KIND__SOURCE__NAME`.
-        runs: Where the recipe's folds were trained.
-        draws: For the intervals of the grouped scores.
 
     Raises:
         DataError: The folds were not trained or are damaged, or the pictures are not as they should be.
         ModelError: The checkpoint cannot be read or written.
     """
-    classifier = load(checkpoint)
+    classifier, pool = load(checkpoint), setting.pool
     card = classifier.card
-    folder = runs / name_run(read_recipe(card.recipe), pool)
-    out = read_folds(pool, range(FOLDS), folder)
-    answers = take(out.output, np.argsort(out.pool.hashes))  # in the order of the pool, which is that of the hashes
+    folder = setting.folder(read_recipe(card.recipe))
+    out = read_folds(pool, FOLDS, folder)
+    output = take(out.output, np.argsort(out.pool.hashes))  # in the order of the pool, which is that of the hashes
     subjects = subjects_of_data(pool, card.preprocess.size) + subjects_of_pictures(pictures, card.preprocess.size)
-    outside = shares_outside(pool, answers, card.preprocess)
+    outside = shares_outside(pool, output, card.preprocess)
     signals = cross_fit(subjects, lambda fold: see_all(folder, fold, subjects))
     thresholds = choose(signals, subjects, outside)
     judged = judge(signals, subjects, thresholds)
@@ -142,7 +140,7 @@ def fit_gate(checkpoint: Path, pool: Dataset, pictures: Path, runs: Path, draws:
     fitted = [s for i, s in enumerate(subjects) if i >= of_data or pool.records[i // PER_SLICE].split == "train"]
     reference = fit(run(classifier.runtime, fitted, "the gate itself"), fitted)
     foreign = [s for s in fitted if not s.group.startswith(DATA_SET)]
-    facts = {
+    facts: dict[str, Any] = {
         "slices": sum(s.group == DATA_SET for s in fitted),
         "pictures": len(foreign),
         "sources": len({s.source for s in foreign}),
@@ -151,15 +149,14 @@ def fit_gate(checkpoint: Path, pool: Dataset, pictures: Path, runs: Path, draws:
     write_checkpoint(checkpoint, Checkpoint(gated, read_checkpoint(checkpoint).tensors, reference.to_tensors()))
     upright = [j for j in judged if j.subject.group == DATA_SET]
     scored = np.array([j.judgement.verdict != "refused" for j in upright])
-    measured = evaluate(Answers(answers.logits, pool.labels, pool.groups).take(scored), CLASS_KEYS, draws, "scored")
+    passed = Answers(output.logits, pool.labels, pool.groups).take(scored)
     return GateReport(
-        date=date.today().isoformat(),
         model_id=card.model_id,
         **facts,
         rows=tabulate(judged),
         reasons=dict(Counter(reason.code for j in upright for reason in j.judgement.reasons).most_common()),
         refused=int((~scored).sum()),
-        scored=measured.measures["balanced_accuracy"],
+        scored=evaluate(passed, CLASS_KEYS, setting.draws, "scored").measures["balanced_accuracy"],
         outside=thresholds.outside,
         alarmed=int((outside > thresholds.outside).sum()),
         alarm_slices=len(outside),
@@ -171,14 +168,10 @@ def subjects_of_data(pool: Dataset, size: int) -> list[Subject]:
     generator = np.random.default_rng(SEED)
     subjects = []
     for record in tqdm(pool.records, DATA_SET, unit="slice", leave=False):
-        slice_, source = record.slice, f"group {record.group}"
-        other = rewindow(slice_, generator)
-        subjects.append(subject(slice_, size, CHEST, DATA_SET, source, record.fold))
-        subjects.append(subject(other, size, CHEST, f"{DATA_SET}, {REWINDOWED}", source, record.fold))
+        shown = record.slice, rewindow(record.slice, generator)
         names = generator.choice(list(WRONG), WRONG_PER_SLICE, replace=False).tolist()
-        for shown, name in zip((slice_, other), names, strict=True):
-            wrong, group = spoil(shown, name), f"{DATA_SET}, {name}"
-            subjects.append(subject(wrong, size, WRONG[name][0], group, source, record.fold))
+        for kind, group, slice_ in show(DATA_SET, *shown, zip(names, shown, strict=True)):
+            subjects.append(subject(slice_, size, kind, group, f"group {record.group}", record.fold))
     return subjects
 
 
@@ -201,13 +194,11 @@ def subjects_of_pictures(folder: Path, size: int) -> list[Subject]:
         if path.name.count("__") < 2:
             raise DataError(f"{path}: the name of a picture must be KIND__SOURCE__NAME.")
         what, source = path.name.split("__")[:2]
-        subjects.append(subject(slice_, size, kind, ELSEWHERE if kind == CHEST else what, source))
+        shown = [(kind, what, slice_)]
         if kind == CHEST:
             mirrored = replace(slice_, pixels=np.ascontiguousarray(slice_.pixels[:, ::-1]))
-            other = rewindow(mirrored, generator)
-            subjects.append(subject(other, size, kind, f"{ELSEWHERE}, {REWINDOWED}", source))
-            for name, (wrong_kind, _) in WRONG.items():
-                subjects.append(subject(spoil(slice_, name), size, wrong_kind, f"{ELSEWHERE}, {name}", source))
+            shown = show(ELSEWHERE, slice_, rewindow(mirrored, generator), ((name, slice_) for name in WRONG))
+        subjects += [subject(seen, size, shows, group, source) for shows, group, seen in shown]
     if not {s.kind for s in subjects} >= {CHEST, "no_lungs", "no_ct"}:
         raise DataError(f"The folder of pictures needs {', '.join(FOLDERS)} with files KIND__SOURCE__NAME in each.")
     return deal(subjects)
@@ -221,9 +212,16 @@ def subject(slice_: Slice, size: int, kind: str, group: str, source: str, part: 
     return Subject(square, tone, greys, kind, group, source, find_fault(slice_), part)
 
 
-def spoil(slice_: Slice, name: str) -> Slice:
-    """The slice shown in one of the `WRONG` ways."""
-    return replace(slice_, pixels=np.ascontiguousarray(WRONG[name][1](slice_.pixels)))
+def show(
+    group: str, slice_: Slice, rewindowed: Slice, wrong: Iterable[tuple[str, Slice]]
+) -> list[tuple[str, str, Slice]]:
+    """Kind, row of the tables and slice: as it is, in another window, and others in some of the `WRONG` ways."""
+    shown = [(CHEST, group, slice_), (CHEST, f"{group}, {REWINDOWED}", rewindowed)]
+    for name, right in wrong:
+        kind, spoil = WRONG[name]
+        pixels = np.ascontiguousarray(spoil(right.pixels))
+        shown.append((kind, f"{group}, {name}", replace(right, pixels=pixels)))
+    return shown
 
 
 def rewindow(slice_: Slice, generator: np.random.Generator) -> Slice:
@@ -299,16 +297,20 @@ def fit(output: Output, subjects: Sequence[Subject]) -> Reference:
     weight = np.array([1.0 if s.group.startswith(DATA_SET) else FOREIGN_WEIGHT for s in subjects])
     weights, bias = fit_linear(np.concatenate([output.pooled, output.shallow], axis=1), kinds, weight)
     near = np.array([s.group == DATA_SET for s in subjects])
-    neighbours = unit(output.pooled[near])
-    covariance = LedoitWolf().fit(output.shallow[near])
+    neighbours, covariance = unit(output.pooled[near]), LedoitWolf().fit(output.shallow[near])
+    # Usual is the mean distance to the nearest slices in other visual groups.
+    distances = np.sqrt(np.maximum(2 - 2 * (neighbours @ neighbours.T), 0))
+    sources = np.array([s.source for s in subjects])[near]
+    distances[np.equal.outer(sources, sources)] = np.inf
+    usual = np.median(np.sort(distances, axis=1)[:, :NEIGHBOURS].mean(axis=1))
     return Reference(
         weights=weights,
         bias=bias,
         neighbours=neighbours,
-        usual=np.array([usual_distance(neighbours, [s.source for s in subjects if s.group == DATA_SET])], np.float32),
+        usual=np.array([usual], np.float32),
         mean=covariance.location_.astype(np.float32),
         whitening=np.linalg.cholesky(covariance.precision_).astype(np.float32),
-        tones=np.stack([s.tone for s in subjects if s.group == DATA_SET]),
+        tones=np.stack([s.tone for s in subjects])[near],
     )
 
 
@@ -324,38 +326,25 @@ def fit_linear(features: Array, kinds: NDArray[np.str_], weight: NDArray[np.floa
     return weights.astype(np.float32), (model.intercept_ - weights @ scaler.mean_).astype(np.float32)
 
 
-def usual_distance(neighbours: Array, sources: Sequence[str]) -> float:
-    """Median over the training slices of the mean distance to the nearest ones in other visual groups."""
-    distances = np.sqrt(np.maximum(2 - 2 * (neighbours @ neighbours.T), 0))
-    same = np.equal.outer(np.array(sources), np.array(sources))
-    distances[same] = np.inf
-    return float(np.median(np.sort(distances, axis=1)[:, :NEIGHBOURS].mean(axis=1)))
-
-
 def choose(signals: Sequence[Signals], subjects: Sequence[Subject], outside: NDArray[np.float64]) -> Thresholds:
     """Thresholds from upright chests that neither network nor gate had seen.
 
     `outside` are the shares of evidence outside the body on the data set's slices.
     """
-    pairs = list(zip(signals, subjects, strict=True))
-    data = [g for g, s in pairs if s.group == DATA_SET]
-    chest = np.array([g.chest for g in data])
-    elsewhere = np.array([g.chest for g, s in pairs if s.group == ELSEWHERE])
 
-    def below(of_data: float, of_elsewhere: float) -> float:
-        return float(min(np.quantile(chest, of_data), np.quantile(elsewhere, of_elsewhere)))
+    def quantile(name: str, share: float, group: str = DATA_SET) -> float:
+        values = [getattr(g, name) for g, s in zip(signals, subjects, strict=True) if s.group == group]
+        return float(np.quantile(values, share))
 
-    def above(values: Sequence[float], of_data: float = FAR_OF_DATA) -> float:
-        return float(np.quantile(values, 1 - of_data))
-
-    refused = below(REFUSED_OF_DATA, REFUSED_ELSEWHERE)
+    refused = min(quantile("chest", REFUSED_OF_DATA), quantile("chest", REFUSED_ELSEWHERE, ELSEWHERE))
+    unusual = min(quantile("chest", UNUSUAL_OF_DATA), quantile("chest", UNUSUAL_ELSEWHERE, ELSEWHERE))
     return Thresholds(
         refused=refused,
-        unusual=max(refused, below(UNUSUAL_OF_DATA, UNUSUAL_ELSEWHERE)),
-        far=above([g.distance for g in data]),
-        strange=above([g.strangeness for g in data]),
-        tone=above([g.tone for g in data], OTHER_OF_DATA),
-        greys=float(np.quantile([g.greys for g in data], FAR_OF_DATA)),
+        unusual=max(refused, unusual),
+        far=quantile("distance", 1 - FAR_OF_DATA),
+        strange=quantile("strangeness", 1 - FAR_OF_DATA),
+        tone=quantile("tone", 1 - OTHER_OF_DATA),
+        greys=quantile("greys", FAR_OF_DATA),
         outside=max(ALARM, float(np.quantile(outside, 1 - ALARMED_OF_DATA, method="higher"))),
     )
 
@@ -370,12 +359,13 @@ def judge(signals: Sequence[Signals], subjects: Sequence[Subject], at: Threshold
 
 def tabulate(judged: Sequence[Judged]) -> tuple[GateRow, ...]:
     """One row for each group of upright chests, and one for each kind of picture."""
-    chests = [j for j in judged if j.subject.kind == CHEST]
-    groups = dict.fromkeys(j.subject.group for j in chests)
-    kinds = dict.fromkeys(j.subject.kind for j in judged)
-    return (
-        *(count_verdicts(CHEST, group, [j for j in chests if j.subject.group == group]) for group in groups),
-        *(count_verdicts(kind, "", [j for j in judged if j.subject.kind == kind]) for kind in kinds),
+    groups = dict.fromkeys(j.subject.group for j in judged if j.subject.kind == CHEST)
+    rows = [(CHEST, group) for group in groups] + [(kind, "") for kind in dict.fromkeys(j.subject.kind for j in judged)]
+    return tuple(
+        count_verdicts(
+            kind, group, [j for j in judged if j.subject.kind == kind and (not group or j.subject.group == group)]
+        )
+        for kind, group in rows
     )
 
 

@@ -7,7 +7,7 @@ percentiles of the draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,10 @@ class Answers:
         """The answers at these places, or where the mask is true."""
         return Answers(self.logits[index], self.labels[index], self.groups[index])
 
+    def measures(self, keys: Sequence[str]) -> dict[str, float]:
+        """Every measure by name; NaN where it is not defined."""
+        return measures(self.logits, self.labels, keys)
+
 
 def resample(groups: Sequence[NDArray[np.int64]], draws: int) -> Iterator[list[NDArray[np.int64]]]:
     """For each draw the places (with repeats) of the drawn groups' slices, in each of several arrays of groups.
@@ -47,76 +51,72 @@ def resample(groups: Sequence[NDArray[np.int64]], draws: int) -> Iterator[list[N
         yield [np.repeat(np.arange(len(place)), times[place]) for place in places]
 
 
-def estimate(value: float, drawn: Sequence[float]) -> Estimate:
-    """A value with the spread of its draws; those where it is not defined do not count."""
-    defined = np.array(drawn)[~np.isnan(drawn)]
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return Estimate(value=value, low=float(low), high=float(high), se=float(defined.std()))
+def bootstrap(
+    groups: Sequence[NDArray[np.int64]],
+    statistic: Callable[..., dict[str, float]],
+    draws: int,
+    title: str = "bootstrap",
+) -> dict[str, Estimate]:
+    """A statistic with its intervals: named numbers of the places in each array of groups, as `resample` draws them.
+
+    A number that is not defined, as it is or in any draw, is left out; draws in which it is not defined do not count.
+    """
+    drawn = [statistic(*places) for places in tqdm(resample(groups, draws), title, draws, unit="draw", leave=False)]
+    estimates = {}
+    for name, value in statistic(*(np.arange(len(g)) for g in groups)).items():
+        values = np.array([numbers[name] for numbers in drawn])
+        defined = values[~np.isnan(values)]
+        if not np.isnan(value) and len(defined):
+            low, high = np.percentile(defined, [2.5, 97.5])
+            estimates[name] = Estimate(value=value, low=float(low), high=float(high), se=float(defined.std()))
+    return estimates
 
 
 def evaluate(answers: Answers, keys: Sequence[str], draws: int, title: str = "bootstrap") -> Evaluation:
-    """Every measure that is defined, with its interval over groups.
-
-    Args:
-        answers: Of one slice or more.
-        keys: The K classes.
-        draws: Of groups.
-        title: Of the progress bar.
-    """
-    now = measures(answers.logits, answers.labels, keys)
-    named = {name: value for name, value in now.items() if not np.isnan(value)}
-    drawn: dict[str, list[float]] = {name: [] for name in named}
-    for (index,) in tqdm(resample([answers.groups], draws), title, draws, unit="draw", leave=False):
-        again = measures(answers.logits[index], answers.labels[index], keys)
-        for name, values in drawn.items():
-            values.append(again[name])
-    defined = {name: values for name, values in drawn.items() if not np.isnan(values).all()}
+    """Every measure of one answer or more that is defined, with its interval over groups; `keys` are the K classes."""
+    estimates = bootstrap([answers.groups], lambda places: answers.take(places).measures(keys), draws, title)
+    for name, estimate in estimates.items():
+        kind, _, key = name.partition(".")
+        shares = kind in ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
+        if shares and estimate.low == estimate.high:
+            # 0 or 1 in all draws has no spread to show; then Wilson's interval over as many trials as groups.
+            of_class = answers.labels == keys.index(key) if key else np.ones(len(answers.labels), bool)
+            trials = len(np.unique(answers.groups[~of_class if kind == "specificity" else of_class]))
+            interval = binomtest(round(estimate.value * trials), trials).proportion_ci(method="wilson")
+            estimates[name] = estimate.model_copy(update={"low": float(interval.low), "high": float(interval.high)})
     return Evaluation(
         n=len(answers.labels),
         groups=len(np.unique(answers.groups)),
-        measures={n: _widen(n, estimate(named[n], values), answers, keys) for n, values in defined.items()},
+        measures=estimates,
         confusion=score(answers.logits, answers.labels).confusion,
     )
-
-
-def average(repeats: Sequence[Evaluation]) -> Evaluation:
-    """The mean of every measure over independent repeats on the same slices, intervals from how far these differ.
-
-    Student's t: the repeats are few. The confusion is that of all together.
-    """
-    first, n = repeats[0], len(repeats)
-    means = {}
-    for name in first.measures:
-        values = [repeat.measures[name].value for repeat in repeats if name in repeat.measures]
-        if len(values) == n:
-            mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(n))
-            half = float(t.ppf(0.975, n - 1)) * error
-            means[name] = Estimate(value=mean, low=mean - half, high=mean + half, se=error)
-    confusion = np.sum([repeat.confusion for repeat in repeats], axis=0).tolist()
-    return first.model_copy(update={"measures": means, "confusion": tuple(map(tuple, confusion))})
-
-
-def _widen(name: str, found: Estimate, answers: Answers, keys: Sequence[str]) -> Estimate:
-    """A share of 0 or 1 in all draws has no spread to show; then Wilson's interval over as many trials as groups."""
-    kind, _, key = name.partition(".")
-    if found.low != found.high or kind not in ("accuracy", "balanced_accuracy", "sensitivity", "specificity"):
-        return found
-    of_class = answers.labels == keys.index(key) if key else np.ones(len(answers.labels), bool)
-    counted = ~of_class if kind == "specificity" else of_class
-    trials = len(np.unique(answers.groups[counted]))
-    interval = binomtest(round(found.value * trials), trials).proportion_ci(method="wilson")
-    return found.model_copy(update={"low": float(interval.low), "high": float(interval.high)})
 
 
 def difference(
     first: Answers, second: Answers, keys: Sequence[str], names: Sequence[str], draws: int
 ) -> dict[str, Estimate]:
     """First minus second for the named measures, groups drawn for both at once."""
-    before, after = (measures(a.logits, a.labels, keys) for a in (first, second))
-    drawn: dict[str, list[float]] = {name: [] for name in names}
-    for ours, theirs in tqdm(resample([first.groups, second.groups], draws), "difference", draws, leave=False):
-        a = measures(first.logits[ours], first.labels[ours], keys)
-        b = measures(second.logits[theirs], second.labels[theirs], keys)
-        for name in names:
-            drawn[name].append(a[name] - b[name])
-    return {name: estimate(before[name] - after[name], drawn[name]) for name in names}
+
+    def gap(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> dict[str, float]:
+        a, b = first.take(ours).measures(keys), second.take(theirs).measures(keys)
+        return {name: a[name] - b[name] for name in names}
+
+    return bootstrap([first.groups, second.groups], gap, draws, "difference")
+
+
+def mean(values: NDArray[np.floating], draws: int) -> Estimate:
+    """The mean of values (N,) of N different visual groups, with its interval over them."""
+    return bootstrap([np.arange(len(values))], lambda places: {"mean": float(values[places].mean())}, draws)["mean"]
+
+
+def average(repeats: Sequence[Estimate]) -> Estimate:
+    """The mean of a measure over independent repeats on the same slices; its interval from how far these differ.
+
+    Student's t: the repeats are few.
+    """
+    if len(repeats) == 1:
+        return repeats[0]
+    values, n = [repeat.value for repeat in repeats], len(repeats)
+    middle, error = float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(n))
+    half = float(t.ppf(0.975, n - 1)) * error
+    return Estimate(value=middle, low=middle - half, high=middle + half, se=error)

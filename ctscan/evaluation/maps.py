@@ -10,8 +10,7 @@ outside  how much of the evidence lies where no disease can be, beside that of a
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from datetime import date
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -25,7 +24,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ctscan.classes import NORMAL
-from ctscan.evaluation.intervals import estimate, resample
+from ctscan.evaluation.intervals import mean
 from ctscan.imaging.anatomy import Mask, Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.gate import share_outside
@@ -33,7 +32,7 @@ from ctscan.io.volumes import WINDOWS, Volume
 from ctscan.model.checkpoint import Checkpoint
 from ctscan.model.network import SliceNet
 from ctscan.model.runtime import TorchRuntime, build_net, run_in_batches
-from ctscan.results.records import Estimate, Lesion, Likeness, MapTests
+from ctscan.results.records import Lesion, Likeness, MapTests
 
 PAIRS = 50
 PERCENTILES = [50, 70, 90]  # of a map's values: half, three tenths and a tenth of the square are filled in
@@ -57,19 +56,25 @@ def judge_maps(
     """
     net, preprocess = build(checkpoint), checkpoint.card.preprocess
     squares = np.stack([preprocess.square(pixels) for pixels in slices])
-    outside, even = outside_shares(preprocess, slices, np.maximum(predicted_maps(net, squares), 0))
+    maps, labels = predicted_maps(net, squares)
+    outside, even = outside_shares(preprocess, slices, np.maximum(maps, 0))
     positive = ~np.isnan(outside)
     randomised, pairs = judge_sanity(net, squares)
-    road_, over_random, over_centre = judge_road(net, squares, draws)
+    size, noise = squares.shape[-1], np.random.default_rng(0).random(maps.shape, np.float32)
+    compared = {
+        "ours": enlarge(maps, size),
+        "random": enlarge(noise, size),
+        "centre": np.repeat(centre_map(size)[None], len(maps), axis=0),
+    }
+    lost = {name: road(lambda x: net(x).logits, squares, given, labels) for name, given in compared.items()}
     return MapTests(
-        date=date.today().isoformat(),
         model_id=checkpoint.card.model_id,
         n=len(slices),
         randomised=randomised,
         pairs=pairs,
-        road=road_,
-        road_over_random=over_random,
-        road_over_centre=over_centre,
+        road=mean(lost["ours"], draws),
+        road_over_random=mean(lost["ours"] - lost["random"], draws),
+        road_over_centre=mean(lost["ours"] - lost["centre"], draws),
         outside=mean(outside[positive], draws),
         outside_lead=mean((outside - even)[positive], draws),
         lesions=tuple(judge_lesion(net, preprocess, volume, window) for volume in volumes for window in WINDOWS),
@@ -81,12 +86,13 @@ def build(checkpoint: Checkpoint) -> SliceNet:
     return build_net(checkpoint).eval().requires_grad_(False)
 
 
-def predicted_maps(net: SliceNet, squares: Pixels, labels: NDArray[np.integer] | None = None) -> Maps:
-    """Squares (N, 1, S, S) -> the signed maps (N, h, w) of the classes in `labels`, or of those that are predicted."""
+def predicted_maps(
+    net: SliceNet, squares: Pixels, labels: NDArray[np.integer] | None = None
+) -> tuple[Maps, NDArray[np.integer]]:
+    """Squares (N, 1, S, S) -> the signed maps (N, h, w) of the classes in `labels` or of the likeliest, and these."""
     output = run_in_batches(TorchRuntime(net), squares)
     chosen = output.logits.argmax(axis=1) if labels is None else labels
-    maps: Maps = output.maps[np.arange(len(chosen)), chosen]
-    return maps
+    return output.maps[np.arange(len(chosen)), chosen], chosen
 
 
 def randomise(net: SliceNet, seed: int) -> Iterator[tuple[str, SliceNet]]:
@@ -109,17 +115,16 @@ def enlarge(maps: Maps, size: int) -> Maps:
 
 def likeness(first: Maps, second: Maps) -> Likeness:
     """Two sets of maps (N, h, w), pair by pair: ranks of the cells, and structure after each is scaled to 0 to 1."""
-    ranks = [float(spearmanr(a.ravel(), b.ravel()).statistic) for a, b in zip(first, second, strict=True)]
-    pictures = zip(*(enlarge(unit_range(maps), SSIM_SIDE) for maps in (first, second)), strict=True)
-    structure = [float(structural_similarity(a, b, data_range=1.0)) for a, b in pictures]  # type: ignore[no-untyped-call]
+
+    def shown(map_: Maps) -> Maps:
+        scaled: Maps = (map_ - map_.min()) / max(np.ptp(map_), np.finfo(np.float32).tiny)  # a flat one is 0
+        return enlarge(scaled[None], SSIM_SIDE)[0]
+
+    ranks, structure = [], []
+    for a, b in zip(first, second, strict=True):
+        ranks.append(spearmanr(a.ravel(), b.ravel()).statistic)
+        structure.append(structural_similarity(shown(a), shown(b), data_range=1.0))  # type: ignore[no-untyped-call]
     return Likeness(spearman=float(np.nanmean(ranks)), ssim=float(np.mean(structure)))
-
-
-def unit_range(maps: Maps) -> Maps:
-    """Each map moved and scaled to 0 to 1; a flat one is 0."""
-    low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
-    scaled: Maps = (maps - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
-    return scaled
 
 
 def judge_sanity(net: SliceNet, squares: Pixels, seed: int = 0) -> tuple[dict[str, Likeness], Likeness]:
@@ -128,53 +133,31 @@ def judge_sanity(net: SliceNet, squares: Pixels, seed: int = 0) -> tuple[dict[st
     Returns:
         Likeness to the true maps by the lowest block at random, and that of the maps of two different slices.
     """
-    labels = run_in_batches(TorchRuntime(net), squares).logits.argmax(axis=1)
-    true = predicted_maps(net, squares, labels)
+    true, labels = predicted_maps(net, squares)
     stages = tqdm(randomise(net, seed), "randomised weights", len(STAGES), leave=False)
-    randomised = {stage: likeness(true, predicted_maps(other, squares, labels)) for stage, other in stages}
+    randomised = {stage: likeness(true, predicted_maps(other, squares, labels)[0]) for stage, other in stages}
     generator = np.random.default_rng(seed)
     first = generator.integers(len(squares), size=PAIRS)
     second = (first + generator.integers(1, len(squares), size=PAIRS)) % len(squares)
     return randomised, likeness(true[first], true[second])
 
 
-class Logits(nn.Module):
-    """A network of which only the logits are asked."""
-
-    def __init__(self, net: SliceNet) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, squares: torch.Tensor) -> torch.Tensor:
-        """Squares (N, 1, S, S) -> (N, K)."""
-        return self.net(squares).logits  # type: ignore[no-any-return]
-
-
-def road(net: nn.Module, squares: Pixels, maps: Maps, labels: NDArray[np.integer], seed: int = 0) -> Maps:
+def road(
+    logits: Callable[[torch.Tensor], torch.Tensor], squares: Pixels, maps: Maps, labels: NDArray[np.integer]
+) -> Maps:
     """(N,): how much more probability of its class each slice loses by what its map marks than by what it does not.
 
-    Squares (N, 1, S, S), maps (N, S, S) of any scale: their order alone counts, so the signed map is given, for a map
-    cut off at zero has no order where it is zero.
+    `logits` gives (N, K) of squares (N, 1, S, S). Maps (N, S, S) are of any scale: their order alone counts, so the
+    signed map is given, for a map cut off at zero has no order where it is zero.
     """
-    metric, found = ROADCombined(PERCENTILES), []
+    metric, losses = ROADCombined(PERCENTILES), []
     with torch.random.fork_rng():
-        torch.manual_seed(seed)  # the filled-in pixels carry a little noise
+        torch.manual_seed(0)  # the filled-in pixels carry a little noise
         for square, map_, label in zip(tqdm(squares, "ROAD", leave=False), maps, labels, strict=True):
             target = ClassifierOutputSoftmaxTarget(int(label))
-            half = metric(torch.from_numpy(square[None]), map_[None], [target], net)[0]  # the library's definition
-            found.append(2 * half)
-    return np.array(found, np.float32)
-
-
-def judge_road(net: SliceNet, squares: Pixels, draws: int, seed: int = 0) -> tuple[Estimate, Estimate, Estimate]:
-    """ROAD of our maps, and its lead over random and over centred maps, slice by slice."""
-    labels = run_in_batches(TorchRuntime(net), squares).logits.argmax(axis=1)
-    maps, size = predicted_maps(net, squares, labels), squares.shape[-1]
-    noise = np.random.default_rng(seed).random(maps.shape, np.float32)
-    others = enlarge(noise, size), np.repeat(centre_map(size)[None], len(maps), axis=0)
-    ours = road(Logits(net), squares, enlarge(maps, size), labels, seed)
-    over_random, over_centre = (mean(ours - road(Logits(net), squares, other, labels, seed), draws) for other in others)
-    return mean(ours, draws), over_random, over_centre
+            half = metric(torch.from_numpy(square[None]), map_[None], [target], logits)[0]  # the library's definition
+            losses.append(2 * half)
+    return np.array(losses, np.float32)
 
 
 def centre_map(size: int) -> Maps:
@@ -182,12 +165,6 @@ def centre_map(size: int) -> Maps:
     along = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     squared = along[:, None] ** 2 + along[None, :] ** 2
     return np.asarray(np.exp(-squared / (2 * CENTRE_SIGMA**2)), np.float32)
-
-
-def mean(values: NDArray[np.floating], draws: int) -> Estimate:
-    """The mean of values (N,) of N different visual groups, with its interval over them."""
-    drawn = [float(values[index].mean()) for (index,) in resample([np.arange(len(values))], draws)]
-    return estimate(float(values.mean()), drawn)
 
 
 def outside_shares(preprocess: Preprocess, slices: Sequence[Pixels], maps: Maps) -> tuple[Maps, Maps]:
@@ -207,27 +184,31 @@ def outside_shares(preprocess: Preprocess, slices: Sequence[Pixels], maps: Maps)
     return ours, spread
 
 
-def share_inside(evidence: Maps, mask: Mask) -> float:
-    """Of evidence >= 0 (H, W) the share that lies in the mask; NaN where there is no evidence."""
-    total = float(evidence.sum())
-    return float(evidence[mask].sum()) / total if total > 0 else float("nan")
-
-
 def judge_lesion(net: SliceNet, preprocess: Preprocess, volume: Volume, window: str) -> Lesion:
-    """One volume under one window."""
+    """One volume under one window: evidence for the likeliest tumour, slice by slice of those that are outlined."""
     seen = [volume.slice(z, window) for z in volume.outlined()]
-    placed = [preprocess(pixels) for pixels, _ in seen]
-    squares = np.stack([square for square, _ in placed])
-    logits = run_in_batches(TorchRuntime(net), squares).logits
-    logits[:, NORMAL] = -np.inf
-    maps = np.maximum(predicted_maps(net, squares, logits.argmax(axis=1)), 0)
-    evidence = [placement.invert(map_) for map_, (_, placement) in zip(maps, placed, strict=True)]
-    pairs = list(zip(evidence, seen, strict=True))
+    anatomies = [find_anatomy(pixels) for pixels, _ in seen]
+    squares = np.stack([preprocess.square(*pair) for pair in zip((p for p, _ in seen), anatomies, strict=True)])
+    output = run_in_batches(TorchRuntime(net), squares)
+    output.logits[:, NORMAL] = -np.inf
+    maps = np.maximum(output.maps[np.arange(len(seen)), output.logits.argmax(axis=1)], 0)
+    shares, areas, peaks = [], [], 0
+    for map_, anatomy, (_, lesion) in zip(maps, anatomies, seen, strict=True):
+        evidence = preprocess.place(anatomy).invert(map_)
+        shares.append(share_inside(evidence, lesion))
+        areas.append(lesion.sum() / anatomy.body.sum())
+        peaks += bool(lesion.flat[evidence.argmax()])
     return Lesion(
         volume=volume.name,
         window=window,
         slices=len(seen),
-        inside=float(np.nanmean([share_inside(e, lesion) for e, (_, lesion) in pairs])),
-        area=float(np.mean([lesion.sum() / find_anatomy(pixels).body.sum() for pixels, lesion in seen])),
-        peaks=sum(bool(lesion.ravel()[e.argmax()]) for e, (_, lesion) in pairs),
+        inside=float(np.nanmean(shares)),
+        area=float(np.mean(areas)),
+        peaks=peaks,
     )
+
+
+def share_inside(evidence: Maps, mask: Mask) -> float:
+    """Of evidence >= 0 (H, W) the share that lies in the mask; NaN where there is no evidence."""
+    total = float(evidence.sum())
+    return float(evidence[mask].sum()) / total if total > 0 else float("nan")

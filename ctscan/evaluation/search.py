@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
-from datetime import date
 from hashlib import sha256
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from ctscan.errors import DataError
 from ctscan.evaluation.calibration import fit_temperature
 from ctscan.evaluation.cross_validation import check_start, fit_fold
 from ctscan.evaluation.intervals import Answers
-from ctscan.metrics import measures, softmax
+from ctscan.metrics import softmax
 from ctscan.results.records import Search
 from ctscan.training.data import Dataset
 from ctscan.training.recipe import Recipe
@@ -125,7 +124,7 @@ def score_trial(
         _, output = fit_fold(recipe, pool, squares, fold, weights, device, title)
         left_out = pool.take(pool.folds == fold)
         answers = Answers(output.logits, left_out.labels, left_out.groups)
-        balanced = measures(answers.logits, answers.labels, CLASS_KEYS)["balanced_accuracy"]
+        balanced = answers.measures(CLASS_KEYS)["balanced_accuracy"]
         folds.append({"loss": balanced_loss(answers), "balanced_accuracy": balanced})
         trial.set_user_attr("folds", folds)
         trial.report(folds[-1]["loss"], fold)
@@ -143,24 +142,16 @@ def balanced_loss(answers: Answers) -> float:
 
 def sum_up(study: optuna.Study, folder: Path) -> Search:
     """Write all trials into the folder, the best first; gives what the ledger keeps."""
-    ended = [trial for trial in study.trials if trial.state.is_finished()]
-    complete = [trial.value for trial in ended if trial.value is not None and trial.state.name == "COMPLETE"]
     study.trials_dataframe().sort_values("value").to_csv(folder / "trials.csv", index=False)
-    return Search(
-        date=date.today().isoformat(),
-        folds=len(FOLDS),
-        trials=dict(Counter(trial.state.name.lower() for trial in ended)),
-        lowest_loss=min(complete, default=None),
-        importance=importance(study),
-    )
-
-
-def importance(study: optuna.Study) -> dict[str, float]:
-    """How much each setting explains of the objective, by fANOVA; empty where there are too few trials."""
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    fanova = optuna.importance.FanovaImportanceEvaluator(seed=0)
     try:
-        shares = optuna.importance.get_param_importances(
-            study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
-        )
+        importance = optuna.importance.get_param_importances(study, evaluator=fanova)
     except (ValueError, RuntimeError):  # fewer than two complete trials, or none that differ
-        return {}
-    return {name: float(value) for name, value in shares.items()}
+        importance = {}
+    return Search(
+        folds=len(FOLDS),
+        trials=dict(Counter(trial.state.name.lower() for trial in study.trials if trial.state.is_finished())),
+        lowest_loss=min((trial.value for trial in complete if trial.value is not None), default=None),
+        importance=importance,
+    )

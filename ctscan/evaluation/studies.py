@@ -1,13 +1,11 @@
 """What is asked of a model and of its recipe: one function a question, each gives a record for the ledger.
 
-    published       the published test split, whole and without the slices that train and valid hold too
-    grouped         the recipe out of fold, where no visual group lies in two folds
-    control         a training that must fail, on the same folds
-    calibrate       temperature and conformal sets from the recipe's answers out of fold
-    explain         the checkpoint's maps put to the test; whole scans, outlined slices against the others
-    score_outside   class folders from elsewhere
-
-A `Setting` holds what they share.
+published       the published test split, whole and without the slices that train and valid hold too
+grouped         the recipe out of fold, where no visual group lies in two folds
+control         a training that must fail, on the same folds
+calibrate       temperature and conformal sets from the recipe's answers out of fold
+explain         the checkpoint's maps put to the test; whole scans, outlined slices against the others
+score_outside   class folders from elsewhere
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,18 +25,16 @@ from ctscan.errors import DataError
 from ctscan.evaluation.calibration import estimate_temperature, fold_temperatures, judge_calibration, judge_sets
 from ctscan.evaluation.cross_validation import (
     SHUFFLES,
-    OutOfFold,
+    Setting,
     answer_again,
     cross_validate,
     read_folds,
     shuffle_labels,
-    view,
 )
 from ctscan.evaluation.histogram import body_quantiles, match, mean_quantiles
 from ctscan.evaluation.intervals import Answers, average, difference, evaluate
 from ctscan.evaluation.maps import judge_maps
 from ctscan.evaluation.plots import draw_all
-from ctscan.evaluation.setting import Setting
 from ctscan.evaluation.volumes import judge_volumes
 from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.inference.classifier import Classifier, load
@@ -53,7 +49,6 @@ from ctscan.results.records import (
     Control,
     CrossValidation,
     Difference,
-    Estimate,
     Evaluation,
     MapTests,
     PublishedEvaluation,
@@ -65,7 +60,6 @@ from ctscan.results.summary import HEADLINE_THRESHOLD
 from ctscan.training import recipe as recipes
 from ctscan.training.data import FOLDS, Dataset, Manifest, find_outside_files, read_files
 from ctscan.training.recipe import Recipe, read_recipe
-from ctscan.training.weights import imagenet_weights
 
 BATCH = 32
 EXPLAINED = 50  # slices; ROAD fills each of them in eighteen times
@@ -76,30 +70,18 @@ TITLES = tuple(c.title for c in CLASSES)
 
 def count_copies(manifest: Manifest) -> Audit:
     """What the data holds twice, and what crosses its splits."""
-    facts, near = manifest.facts(), manifest.near
-    return Audit(
-        date=date.today().isoformat(),
-        manifest=manifest.digest,
-        near_duplicate_pairs=near["pairs"],
-        near_duplicate_pairs_across_splits=near["pairs_across_splits"],
-        **facts,
-    )
+    near = {f"near_duplicate_{name}": count for name, count in manifest.near.items()}
+    return Audit(manifest=manifest.digest, **(manifest.facts() | near))
 
 
 def reading(card: Card) -> Reading:
     """The scores that a training has put into its card."""
     recipe = read_recipe(card.recipe)
     scores = {
-        split: Score(**{name: value for name, value in figures.items() if name in Score.model_fields})
+        split: Score.model_validate({name: figures[name] for name in Score.model_fields})
         for split, figures in card.metrics.items()
     }
-    return Reading(
-        date=date.today().isoformat(),
-        model_id=card.model_id,
-        recipe=recipe.digest,
-        recipe_name=recipe.name,
-        scores=scores,
-    )
+    return Reading(model_id=card.model_id, recipe=recipe.digest, recipe_name=recipe.name, scores=scores)
 
 
 def published(setting: Setting, classifier: Classifier) -> list[PublishedEvaluation]:
@@ -120,7 +102,6 @@ def published(setting: Setting, classifier: Classifier) -> list[PublishedEvaluat
         some = answers.take(part[scored])
         draw_all(setting.runs / f"published-{classifier.card.model_id}", split, some, TITLES)
         entry = PublishedEvaluation(
-            date=date.today().isoformat(),
             model_id=classifier.card.model_id,
             split=split,
             threshold=setting.threshold,
@@ -132,9 +113,8 @@ def published(setting: Setting, classifier: Classifier) -> list[PublishedEvaluat
 
 
 def answer_test(setting: Setting, classifier: Classifier) -> tuple[Answers, NDArray[np.bool_]]:
-    """What a model says of the published test split, and which of its slices the gate lets pass."""
-    test = setting.manifest.group(setting.data.of("test"), setting.threshold)
-    return answer(test, classifier)
+    """What a model says of the published test split, as `answer`."""
+    return answer(setting.manifest.group(setting.data.of("test"), setting.threshold), classifier)
 
 
 def answer(data: Dataset, classifier: Classifier) -> tuple[Answers, NDArray[np.bool_]]:
@@ -175,12 +155,19 @@ def grouped(
     Raises:
         DataError: As `cross_validate`, or the other recipe's folds are not there.
     """
-    pool, folder = setting.pool, setting.folder(recipe)
-    other = read_folds(pool, range(folds), setting.folder(against)).answers if against else None
-    out = train_folds(setting, recipe, folds)
+    other = read_folds(setting.pool, folds, setting.folder(against)).answers if against else None
+    out, folder = cross_validate(setting, recipe, folds), setting.folder(recipe)
     draw_all(folder, "grouped", out.answers, TITLES)
+    subtract = partial(difference, keys=CLASS_KEYS, draws=setting.draws)
+    # How far balanced accuracy falls when every slice has the mean histogram of train. The files are changed and the
+    # preprocessing runs as it is: what a picture in another window would meet.
+    reference = mean_quantiles([body_quantiles(record.pixels) for record in setting.data.of("train").records])
+
+    def see(pixels: Pixels) -> Pixels:
+        return recipe.preprocess.square(match(pixels, find_anatomy(pixels).body, reference))
+
+    matched = answer_again(out, folder, see, setting.device).answers
     entry = CrossValidation(
-        date=date.today().isoformat(),
         recipe=recipe.digest,
         recipe_name=recipe.name,
         size=recipe.size,
@@ -188,41 +175,15 @@ def grouped(
         threshold=setting.threshold,
         folds=out.by_fold,
         result=evaluate(out.answers, CLASS_KEYS, setting.draws, "grouped"),
-        histogram_fall=measure_histogram_fall(setting, recipe, out, folds),
+        histogram_fall=subtract(out.answers, matched, names=["balanced_accuracy"])["balanced_accuracy"],
     )
     if against and other:
-        gap = difference(out.answers, other, CLASS_KEYS, PAIRED, setting.draws)
+        gap = subtract(out.answers, other, names=PAIRED)
         entry = entry.model_copy(update={"against": Difference(recipe=against.digest, measures=gap)})
     if classifier and read_recipe(classifier.card.recipe) == recipe and folds == FOLDS:
-        ours, _ = answer_test(setting, classifier)
-        gap = difference(ours, out.answers, CLASS_KEYS, COMPARED, setting.draws)
+        gap = subtract(answer_test(setting, classifier)[0], out.answers, names=COMPARED)
         entry = entry.model_copy(update={"model_id": classifier.card.model_id, "published_minus_grouped": gap})
     return entry
-
-
-def train_folds(
-    setting: Setting, recipe: Recipe, folds: int, kind: recipes.Control | None = None, pool: Dataset | None = None
-) -> OutOfFold:
-    """The answers out of fold of a recipe or a control of it, trained where they are not there yet."""
-    pool = pool or setting.pool
-    folder, see = setting.folder(recipe, kind, pool), view(kind, recipe.preprocess)
-    return cross_validate(
-        recipe, pool, range(folds), folder, lambda: imagenet_weights(setting.init), setting.device, see
-    )
-
-
-def measure_histogram_fall(setting: Setting, recipe: Recipe, out: OutOfFold, folds: int) -> Estimate:
-    """How far balanced accuracy falls when every slice has the mean histogram of train.
-
-    The files are changed and the preprocessing runs as it is: what a picture in another window would meet.
-    """
-    reference = mean_quantiles([body_quantiles(record.pixels) for record in setting.data.of("train").records])
-
-    def see(pixels: Pixels) -> Pixels:
-        return recipe.preprocess.square(match(pixels, find_anatomy(pixels).body, reference))
-
-    matched = answer_again(setting.pool, range(folds), setting.folder(recipe), see, setting.device).answers
-    return difference(out.answers, matched, CLASS_KEYS, ["balanced_accuracy"], setting.draws)["balanced_accuracy"]
 
 
 def control(
@@ -243,15 +204,13 @@ def control(
     of = about or recipe
     if (of.crop, of.tone, of.surround) != (recipe.crop, recipe.tone, recipe.surround):
         raise DataError("A control must have the crop, tone and surround of the recipe that it is about.")
-    seeds = range(SHUFFLES) if kind == "shuffled_labels" else range(1)
+    shuffles = range(SHUFFLES) if kind == "shuffled_labels" else ()
+    pools = [shuffle_labels(setting.pool, seed) for seed in shuffles] or [setting.pool]
     repeats = []
-    for seed in seeds:
-        pool = shuffle_labels(setting.pool, seed) if kind == "shuffled_labels" else setting.pool
-        out = train_folds(setting, recipe, folds, kind, pool)
+    for pool in pools:
+        out = cross_validate(setting, recipe, folds, kind, pool)
         repeats.append(evaluate(out.answers, CLASS_KEYS, setting.draws, kind))
-    whole = average(repeats) if len(repeats) > 1 else repeats[0]
     return Control(
-        date=date.today().isoformat(),
         control=kind,
         recipe=of.digest,
         size=recipe.size,
@@ -259,10 +218,10 @@ def control(
         threshold=setting.threshold,
         folds=folds,
         repeats=len(repeats),
-        n=whole.n,
-        groups=whole.groups,
-        balanced_accuracy=whole.measures["balanced_accuracy"],
-        auroc_normal=whole.measures["auroc.normal"],
+        n=repeats[0].n,
+        groups=repeats[0].groups,
+        balanced_accuracy=average([repeat.measures["balanced_accuracy"] for repeat in repeats]),
+        auroc_normal=average([repeat.measures["auroc.normal"] for repeat in repeats]),
     )
 
 
@@ -281,16 +240,13 @@ def calibrate(setting: Setting, recipe: Recipe, *, folds: int = FOLDS, checkpoin
     if folds < 2:
         raise DataError("A calibration needs two folds or more, for each is judged by the others.")
     written = read_checkpoint(checkpoint) if checkpoint else None
-    if written and (read_recipe(written.card.recipe), setting.threshold, folds) != (
-        recipe,
-        HEADLINE_THRESHOLD,
-        FOLDS,
-    ):
+    usual = (setting.threshold, folds) == (HEADLINE_THRESHOLD, FOLDS)
+    if written and not (usual and read_recipe(written.card.recipe) == recipe):
         raise DataError(
             f"{checkpoint} takes a calibration of its own recipe alone, from all {FOLDS} folds at a threshold of "
             f"{HEADLINE_THRESHOLD:.2f}."
         )
-    out = read_folds(setting.pool, range(folds), setting.folder(recipe))
+    out = read_folds(setting.pool, folds, setting.folder(recipe))
     temperatures = fold_temperatures(out.answers, out.pool.folds)
     raw, calibrated, perfect = judge_calibration(out.answers, temperatures, CLASS_KEYS, setting.draws)
     sets, thresholds = judge_sets(out.answers, out.pool.folds, temperatures, CLASS_KEYS)
@@ -299,7 +255,6 @@ def calibrate(setting: Setting, recipe: Recipe, *, folds: int = FOLDS, checkpoin
         calibration = Calibration(temperature.value, sets.alpha, thresholds)
         write_checkpoint(checkpoint, replace(written, card=replace(written.card, calibration=calibration)))
     return Confidence(
-        date=date.today().isoformat(),
         recipe=recipe.digest,
         threshold=setting.threshold,
         folds=folds,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import date
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from ctscan.classes import NORMAL
 from ctscan.imaging.anatomy import find_anatomy
 from ctscan.inference.classifier import Classifier
-from ctscan.inference.gate import Verdict
 from ctscan.io.images import Slice
 from ctscan.io.volumes import WINDOWS, Volume
 from ctscan.metrics import auroc
@@ -38,70 +37,43 @@ def judge_volumes(
         The readings, and the names of the volumes that are left out: those whose every slice with lung lies near the
         outline, or that have none with lung.
     """
-    others = [slices_away(volume) for volume in outlined]
-    lungs = [slices_with_lung(volume) for volume in free]
-    readings = VolumeReadings(
-        date=date.today().isoformat(),
-        model_id=classifier.card.model_id,
-        outlined=tuple(
-            rank(classifier, v, away, w) for v, away in zip(outlined, others, strict=True) if away for w in WINDOWS
-        ),
-        free=tuple(
-            count_alarms(classifier, v, lung, w) for v, lung in zip(free, lungs, strict=True) if lung for w in WINDOWS
-        ),
-    )
-    pairs = zip([*outlined, *free], [*others, *lungs], strict=True)
-    return readings, [volume.name for volume, slices in pairs if not slices]
-
-
-def slices_with_lung(volume: Volume) -> list[int]:
-    """The slices that show lung, by the rules of `anatomy` on the lung window."""
-    return [z for z in range(len(volume.units)) if find_anatomy(volume.slice(z, "lung")[0]).lungs]
+    rankings: list[Ranking] = []
+    alarms: list[Alarms] = []
+    left_out: list[str] = []
+    for volume in (*outlined, *free):
+        marked, others = volume.outlined(), slices_away(volume)
+        if not others:
+            left_out.append(volume.name)
+            continue
+        for window in WINDOWS:
+            slices = [Slice(volume.slice(z, window)[0]) for z in (*marked, *others)]
+            anatomies = [find_anatomy(slice_.pixels) for slice_ in slices]
+            squares = [
+                classifier.card.preprocess.square(slice_.pixels, anatomy)
+                for slice_, anatomy in zip(slices, anatomies, strict=True)
+            ]
+            logits = run_in_batches(classifier.runtime, np.stack(squares)).logits
+            verdicts = Counter(judgement.verdict for judgement in classifier.gate.judge(slices, anatomies))
+            about: dict[str, Any] = {"volume": volume.name, "window": window}
+            about |= {"refused": verdicts["refused"], "unusual": verdicts["unusual"]}
+            if marked:
+                stands_out = auroc(tumour_odds(logits), np.arange(len(logits)) < len(marked))
+                rankings.append(Ranking(outlined=len(marked), others=len(others), auroc=stands_out, **about))
+            else:
+                called = int((logits.argmax(axis=1) != NORMAL).sum())
+                alarms.append(Alarms(slices=len(others), alarms=called, **about))
+    model_id = classifier.card.model_id
+    return VolumeReadings(model_id=model_id, outlined=tuple(rankings), free=tuple(alarms)), left_out
 
 
 def slices_away(volume: Volume) -> list[int]:
-    """Those of them that lie `MARGIN` slices or more from every outlined one."""
+    """The slices that show lung, by the rules of `anatomy` on the lung window, `MARGIN` or more from the outline."""
     outlined = np.array(volume.outlined())
-    return [z for z in slices_with_lung(volume) if np.abs(outlined - z).min() >= MARGIN]
-
-
-def rank(classifier: Classifier, volume: Volume, others: Sequence[int], window: str) -> Ranking:
-    """The outlined slices of a volume against others of it, one or more."""
-    outlined = volume.outlined()
-    logits, verdicts = score(classifier, volume, [*outlined, *others], window)
-    return Ranking(
-        volume=volume.name,
-        window=window,
-        outlined=len(outlined),
-        others=len(others),
-        auroc=auroc(tumour_odds(logits), np.arange(len(logits)) < len(outlined)),
-        refused=verdicts["refused"],
-        unusual=verdicts["unusual"],
-    )
-
-
-def count_alarms(classifier: Classifier, volume: Volume, slices: Sequence[int], window: str) -> Alarms:
-    """How many slices of a volume without a mass are called a tumour."""
-    logits, verdicts = score(classifier, volume, slices, window)
-    return Alarms(
-        volume=volume.name,
-        window=window,
-        slices=len(slices),
-        alarms=int((logits.argmax(axis=1) != NORMAL).sum()),
-        refused=verdicts["refused"],
-        unusual=verdicts["unusual"],
-    )
-
-
-def score(
-    classifier: Classifier, volume: Volume, places: Sequence[int], window: str
-) -> tuple[NDArray[np.float32], Counter[Verdict]]:
-    """Logits (N, K) of the slices at N places, all of them, and the gate's verdicts on them."""
-    slices = [Slice(volume.slice(z, window)[0]) for z in places]
-    squares = np.stack([classifier.card.preprocess.square(slice_.pixels) for slice_ in slices])
-    anatomies = [find_anatomy(slice_.pixels) for slice_ in slices]
-    verdicts = Counter(judgement.verdict for judgement in classifier.gate.judge(slices, anatomies))
-    return run_in_batches(classifier.runtime, squares).logits, verdicts
+    return [
+        z
+        for z in range(len(volume.units))
+        if np.abs(outlined - z).min(initial=MARGIN) >= MARGIN and find_anatomy(volume.slice(z, "lung")[0]).lungs
+    ]
 
 
 def tumour_odds(logits: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ never share, a recipe by its digest, visual groups by the correlation from which
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -25,7 +26,7 @@ class Record(BaseModel):
 class Entry(Record):
     """A record that stands in a section of the ledger, in the place of an older one with the same key."""
 
-    date: str = Field(pattern=r"^\d{4}-\d\d-\d\d$")
+    date: str = Field(default_factory=lambda: datetime.date.today().isoformat(), pattern=r"^\d{4}-\d\d-\d\d$")
 
     @property
     def key(self) -> tuple[object, ...]:
