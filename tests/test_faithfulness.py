@@ -18,7 +18,6 @@ from ctscan.errors import DataError
 from ctscan.evaluation.maps import (
     PERCENTILES,
     STAGES,
-    build,
     centre_map,
     enlarge,
     judge_lesion,
@@ -36,6 +35,7 @@ from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.io.volumes import WINDOWS, read_volumes
 from ctscan.model.checkpoint import read_checkpoint
+from ctscan.model.runtime import build_net
 from tests.samples import draw_patient
 
 SIDE = 64
@@ -103,7 +103,7 @@ def test_an_even_map_beside_which_evidence_outside_counts_covers_what_is_shown()
 
 
 def test_weights_are_drawn_anew_from_the_head_down(checkpoint_path: Path) -> None:
-    net = build(read_checkpoint(checkpoint_path))
+    net = build_net(read_checkpoint(checkpoint_path))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     drawn = dict(randomise(net, seed=0))
     assert tuple(drawn) == STAGES
@@ -115,7 +115,7 @@ def test_weights_are_drawn_anew_from_the_head_down(checkpoint_path: Path) -> Non
 
 
 def test_sanity_is_reported_by_stage(checkpoint_path: Path) -> None:
-    randomised, pairs = judge_sanity(build(read_checkpoint(checkpoint_path)), squares(6))
+    randomised, pairs = judge_sanity(build_net(read_checkpoint(checkpoint_path)), squares(6))
     assert tuple(randomised) == STAGES
     assert randomised["stem"].spearman < 0.9
     assert -1 <= pairs.spearman <= 1
@@ -143,7 +143,7 @@ def test_enlarged_maps_peak_where_the_cell_lies() -> None:
 
 
 def test_maps_of_given_classes_are_theirs(checkpoint_path: Path) -> None:
-    net, some = build(read_checkpoint(checkpoint_path)), squares(3)
+    net, some = build_net(read_checkpoint(checkpoint_path)), squares(3)
     (first, _), (second, _) = (predicted_maps(net, some, np.full(3, label)) for label in (0, 1))
     assert first.shape == (3, 2, 2)
     assert not np.allclose(first, second)
@@ -169,7 +169,7 @@ def test_lesions_are_read_as_the_patient_lies_and_judged(checkpoint_path: Path, 
     assert np.abs(pixels - expected).max() < 1e-3
     checkpoint = read_checkpoint(checkpoint_path)
     for window in WINDOWS:
-        lesion_ = judge_lesion(build(checkpoint), checkpoint.card.preprocess, volume, window)
+        lesion_ = judge_lesion(build_net(checkpoint), checkpoint.card.preprocess, volume, window)
         assert (lesion_.window, lesion_.slices) == (window, 2)
         assert 0 <= lesion_.inside <= 1
         assert 0 < lesion_.area < 0.3

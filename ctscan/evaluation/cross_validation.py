@@ -101,13 +101,8 @@ def open_setting(
 ) -> Setting:
     """Read a data folder, once, and its manifest; where that does not know all of the data, audit it.
 
-    Args:
-        folder: With train/, valid/ and test/, each with one folder a class.
-        manifest: The file of `ctscan audit --manifest`.
-        threshold, runs, draws, device, init: As in `Setting`; 100 draws are the least.
-
-    Raises:
-        DataError: The folder or the manifest cannot be used, or there are too few draws.
+    The folder has train/, valid/ and test/, each with one folder a class. Raises DataError where the folder or the
+    manifest cannot be used, or there are fewer than 100 draws.
     """
     if draws < 100:
         raise DataError(f"{draws} draws are too few for an interval; 100 are the least.")
@@ -152,15 +147,9 @@ def cross_validate(
 ) -> OutOfFold:
     """Train the folds of a recipe, or of a control of it, that are not there yet, and gather the answers of all.
 
-    Args:
-        setting: The data, and where networks and answers are kept.
-        recipe: How each fold is trained.
-        folds: How many of the five to leave out, one after the other.
-        control: What is hidden from the networks.
-        pool: Instead of the setting's own, the same slices under other labels.
-
-    Raises:
-        DataError: A class has no slice in these folds, a kept fold is damaged, or began with other weights.
+    Folds 0 to `folds` - 1 are left out, one after the other; `pool` is the setting's own, or the same slices under
+    other labels. Raises DataError where a class has no slice in these folds, or a kept fold is damaged or began with
+    other weights.
     """
     pool = pool or setting.pool
     folder = setting.folder(recipe, control, pool)
@@ -201,21 +190,19 @@ def answer_again(out: OutOfFold, folder: Path, see: Callable[[Pixels], Pixels], 
 
 def check_classes(pool: Dataset, folds: Sequence[int]) -> None:
     """Raises DataError where a class has no slice in these folds: half of the measures would not exist."""
-    present = {int(label) for label in pool.labels[np.isin(pool.folds, folds)]}
-    missing = [key for place, key in enumerate(CLASS_KEYS) if place not in present]
+    present = pool.labels[np.isin(pool.folds, folds)]
+    missing = [key for label, key in enumerate(CLASS_KEYS) if label not in present]
     if missing:
         raise DataError(f"Folds {', '.join(map(str, folds))} hold no slice of {', '.join(missing)}: take more.")
 
 
 def check_start(folder: Path, weights: Weights) -> None:
     """Keep a digest of the starting weights. Raises DataError where the folder's folds began with others."""
-    digest = sha256()
-    for name in sorted(weights):
-        digest.update(name.encode() + weights[name].numpy().tobytes())
+    digest = sha256(b"".join(name.encode() + weights[name].numpy().tobytes() for name in sorted(weights))).hexdigest()
     path = folder / "start.sha256"
-    if path.exists() and path.read_text(encoding="utf-8") != digest.hexdigest():
+    if path.exists() and path.read_text(encoding="utf-8") != digest:
         raise DataError(f"{folder.name} began with other starting weights: give those by --init, or other --runs.")
-    path.write_text(digest.hexdigest(), encoding="utf-8")
+    path.write_text(digest, encoding="utf-8")
 
 
 def has_fold(folder: Path, fold: int) -> bool:

@@ -106,12 +106,6 @@ class Judged:
     subject: Subject
     judgement: Judgement
 
-    @property
-    def is_named(self) -> bool:
-        """Whether the first reason says what the picture really shows; a broken rule says it too."""
-        reasons = self.judgement.reasons
-        return bool(reasons) and (reasons[0] == self.subject.fault or reasons[0].code == self.subject.kind)
-
 
 def fit_gate(setting: Setting, checkpoint: Path, pictures: Path) -> GateReport:
     """Fit the gate of a checkpoint, write it, and say what it does to what it had not seen.
@@ -373,6 +367,7 @@ def count_verdicts(kind: str, group: str, judged: Sequence[Judged]) -> GateRow:
     """Counts by verdict, and two shares with exact intervals, pictures taken as independent: refused, and not ok."""
     n, verdicts = len(judged), Counter(j.judgement.verdict for j in judged)
     refused, unusual = verdicts["refused"], verdicts["unusual"]
+    told = [(j.subject, j.judgement.reasons[0]) for j in judged if j.judgement.reasons]
     intervals = (binomtest(k, n).proportion_ci(method="exact") for k in (refused, refused + unusual))
     refused95, not_ok95 = ((float(interval.low), float(interval.high)) for interval in intervals)
     return GateRow(
@@ -383,7 +378,7 @@ def count_verdicts(kind: str, group: str, judged: Sequence[Judged]) -> GateRow:
         refused=refused,
         unusual=unusual,
         ok=verdicts["ok"],
-        named=sum(j.is_named for j in judged),
+        named=sum(first == shown.fault or first.code == shown.kind for shown, first in told),
         refused95=refused95,
         not_ok95=not_ok95,
     )

@@ -54,7 +54,7 @@ def judge_maps(
         volumes: With outlined lesions.
         draws: Of slices, for the intervals.
     """
-    net, preprocess = build(checkpoint), checkpoint.card.preprocess
+    net, preprocess = build_net(checkpoint).eval().requires_grad_(False), checkpoint.card.preprocess
     squares = np.stack([preprocess.square(pixels) for pixels in slices])
     maps, labels = predicted_maps(net, squares)
     outside, even = outside_shares(preprocess, slices, np.maximum(maps, 0))
@@ -79,11 +79,6 @@ def judge_maps(
         outside_lead=mean((outside - even)[positive], draws),
         lesions=tuple(judge_lesion(net, preprocess, volume, window) for volume in volumes for window in WINDOWS),
     )
-
-
-def build(checkpoint: Checkpoint) -> SliceNet:
-    """The network of a checkpoint, to be looked at."""
-    return build_net(checkpoint).eval().requires_grad_(False)
 
 
 def predicted_maps(
@@ -117,8 +112,9 @@ def likeness(first: Maps, second: Maps) -> Likeness:
     """Two sets of maps (N, h, w), pair by pair: ranks of the cells, and structure after each is scaled to 0 to 1."""
 
     def shown(map_: Maps) -> Maps:
-        scaled: Maps = (map_ - map_.min()) / max(np.ptp(map_), np.finfo(np.float32).tiny)  # a flat one is 0
-        return enlarge(scaled[None], SSIM_SIDE)[0]
+        scaled = (map_ - map_.min()) / max(np.ptp(map_), np.finfo(np.float32).tiny)  # a flat one is 0
+        (larger,) = enlarge(scaled[None], SSIM_SIDE)
+        return np.asarray(larger)
 
     ranks, structure = [], []
     for a, b in zip(first, second, strict=True):
