@@ -127,6 +127,14 @@ def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
     refuse(path, "git-lfs pointer")
 
 
+def test_a_header_nested_without_end_is_refused(tmp_path: Path) -> None:
+    header = b'{"a":' + b"[" * 59_996
+    path = tmp_path / "deep.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ModelError, match="header is damaged"):
+        read_checkpoint(path)
+
+
 def test_a_missing_file_a_folder_and_a_foreign_file(tmp_path: Path) -> None:
     refuse(tmp_path / "none.safetensors", "There is no model")
     refuse(tmp_path, "cannot be opened")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,7 @@ def test_sources_are_taken_as_they_are_needed(committed: ctscan.Classifier) -> N
         (np.zeros((0, 80)), ValueError, r"\(0, 80\)"),
         (np.full((80, 80), 255.0), ValueError, "255"),
         (np.full((80, 80), np.nan), ValueError, "nan"),
+        (ctscan.Slice([[0.1]]), TypeError, "array, not list"),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_no_slice_is_named(
@@ -145,7 +147,16 @@ def test_what_is_no_slice_is_named(
 
 
 def test_a_file_that_cannot_be_read_is_an_answer(committed: ctscan.Classifier, tmp_path: Path) -> None:
-    for source, code in ((tmp_path / "none.png", "cannot_open"), (tmp_path, "cannot_open"), (b"?", "unknown_format")):
+    huge, pipe = tmp_path / "huge.png", tmp_path / "pipe.png"
+    with huge.open("wb") as file:
+        file.truncate(6 << 30)
+    os.mkfifo(pipe)  # reading it would wait for ever
+    closed: list[str | Path] = [tmp_path / "none.png", tmp_path, pipe, "a\0b", "\ud800"]
+    wrong: list[tuple[str | Path | bytes, str]] = [(source, "cannot_open") for source in closed] + [
+        (huge, "large_file"),
+        (b"?", "unknown_format"),
+    ]
+    for source, code in wrong:
         answer = committed(source)
         assert (answer.verdict, answer.probabilities, answer.possible) == ("unreadable", None, None)
         assert [notice.code for notice in answer.notices] == [code]

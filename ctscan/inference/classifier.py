@@ -2,11 +2,12 @@
 
     source --read--> Slice --gate--> refused | unusual | ok --network--> Prediction --> Answer
 
-The gate always comes first; there is no way round it. No state: threads may share one classifier.
+The gate always comes first; a model without one calls every slice unusual. No state: threads may share one classifier.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
 GOLDEN_TOLERANCE = 1e-3  # logits, fp32: what processors differ by is below it, what a wrong weight does is above
 GOLDEN_TOLERANCE_INT8 = 0.1  # a value rounded to the next of 256 steps moves logits by 0.03, a saturated sum by more
 NO_EVIDENCE = 0.1  # of the scale's top: a map whose peak stays under it shows no place
+MAX_FILE = 128 << 20  # bytes: far above any picture within the limit of pixels
 ROUNDING = 1e-6  # how far a float array may lie outside [0, 1]
 
-Source: TypeAlias = str | Path | bytes | Slice | NDArray[np.floating]
+Source: TypeAlias = str | os.PathLike[str] | bytes | Slice | NDArray[np.floating]
 Reader: TypeAlias = Callable[[bytes], Slice]  # raises UnreadableSlice
 Verdict = Literal["ok", "unusual", "refused", "unreadable"]
 
@@ -175,6 +177,8 @@ class Classifier:
 
     def __init__(self, card: Card, runtime: Runtime, gate: Tensors | None = None) -> None:
         """Raises ModelError where the gate's tensors do not fit the card."""
+        if card.gate and gate is None:
+            raise ModelError("The model's card speaks of a gate, but its gate is missing.")
         self.card = card
         self.runtime = runtime
         self.gate = (
@@ -291,17 +295,16 @@ def read(source: Source, reader: Reader = read_slice) -> Slice:
         TypeError: The source is something else, or its values are no floats.
         ValueError: An array of another shape, or with values that are not in [0, 1].
     """
-    if isinstance(source, str | Path):
-        try:
-            return reader(Path(source).read_bytes())
-        except OSError as error:
-            raise UnreadableSlice(Notice("cannot_open", {"reason": error.strerror or "no such file"})) from None
+    if isinstance(source, str | os.PathLike):
+        return reader(read_file(Path(source)))
     if isinstance(source, bytes | bytearray | memoryview):
         return reader(bytes(source))
     if not isinstance(source, Slice | np.ndarray):
         raise TypeError(f"a slice is a path, bytes, a ctscan.Slice or a float array, not {type(source).__name__}")
     slice_ = source if isinstance(source, Slice) else Slice(source)
     pixels = slice_.pixels
+    if not isinstance(pixels, np.ndarray):
+        raise TypeError(f"a slice's pixels are an array, not {type(pixels).__name__}")
     if not np.issubdtype(pixels.dtype, np.floating):
         raise TypeError(f"a slice holds floats in [0, 1], not {pixels.dtype}; divide by the value of white")
     if pixels.ndim != 2 or not pixels.size:
@@ -309,6 +312,19 @@ def read(source: Source, reader: Reader = read_slice) -> Slice:
     if not (pixels.min() >= -ROUNDING and pixels.max() <= 1 + ROUNDING):  # so that NaN fails
         raise ValueError(f"a slice holds values in [0, 1], not {pixels.min():g} to {pixels.max():g}")
     return replace(slice_, pixels=np.ascontiguousarray(np.clip(pixels, 0, 1), np.float32))
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a picture file. Raises UnreadableSlice, before reading, for what is no file or far too large."""
+    try:
+        if path.exists() and not path.is_file():  # a folder, a pipe, a device that never ends
+            raise UnreadableSlice(Notice("cannot_open", {"reason": "it is no file"}))
+        if path.stat().st_size > MAX_FILE:
+            raise UnreadableSlice(Notice("large_file", {"megabytes": MAX_FILE >> 20}))
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no name that the system could have
+        reason = getattr(error, "strerror", None) or "no such file"
+        raise UnreadableSlice(Notice("cannot_open", {"reason": reason})) from None
 
 
 def load(path: str | Path | None = None, device: str = "cpu") -> Classifier:

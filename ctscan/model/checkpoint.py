@@ -117,9 +117,9 @@ def read_onnx_metadata(entries: Mapping[str, str]) -> tuple[Card, Tensors | None
     try:
         card, export = Card.from_json(entries["card"]), json.loads(entries["export"])
         gate = safetensors.numpy.load(base64.b64decode(entries["gate"])) if entries["gate"] else None
-    except (KeyError, ValueError, SafetensorError):
+        return card, gate, dict(export)
+    except (KeyError, TypeError, ValueError, RecursionError, SafetensorError):
         raise ModelError("Its metadata is not what this version of ctscan writes.") from None
-    return card, gate, export
 
 
 def digest_of(tensors: Tensors) -> str:
@@ -166,7 +166,7 @@ def _split(raw: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         header: dict[str, Any] = json.loads(raw[LENGTH_BYTES : LENGTH_BYTES + length])
         end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise ModelError("Its header is damaged or not one that ctscan wrote.") from None
     body = raw[LENGTH_BYTES + length :]
     if len(body) != end:

@@ -151,6 +151,8 @@ def choose_device(name: str) -> str:
     require("torch", "`pip install -r requirements.txt` brings it, and an exported ONNX file does without")
     import torch
 
+    if name not in ("auto", "cpu", "cuda"):
+        raise ModelError(f"There is no device {name!r}: give auto, cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
         raise ModelError("--device cuda: this machine has no CUDA device that torch can use.")
     if name == "auto":
