@@ -365,7 +365,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with command.make_context("ctscan", arguments or sys.argv[1:] or ["--help"]) as context:
             status = command.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout:  # a service may have none
+            sys.stdout.flush()
     except typer.Exit as done:  # after --help
         return done.exit_code
     except typer.TyperException as error:
@@ -382,7 +383,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes as it ends
         return READER_GONE
     except OSError as error:
-        return say(f"{error.filename or 'ctscan'}: {error.strerror or error}.")
+        return say(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}.")
     except KeyboardInterrupt as stop:
         say(": ".join(["interrupted", *map(str, stop.args)]) + ".")
         return INTERRUPTED

@@ -111,6 +111,11 @@ def test_deep_links_answer_404(served: App, path: str) -> None:
     assert status(f"{served.address}{path}?session_hash=x", b"{}") == 404
 
 
+@pytest.mark.parametrize("number", ["6", "-1", "1.5", "9" * 5000])
+def test_an_example_that_is_not_there_answers_404(served: App, number: str) -> None:
+    assert status(f"{served.address}/example/{number}") == 404
+
+
 def test_monitoring_is_closed(served: App) -> None:
     assert status(f"{served.address}/monitoring") in (403, 404)
     assert status(f"{served.address}/monitoring/summary") in (403, 404)

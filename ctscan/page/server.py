@@ -122,7 +122,9 @@ def build(views: Views, root_path: str) -> Door:
         except (MultiPartException, KeyError):
             return refuse(400, "no_form", request.scope)
         sent = [value if isinstance(value, str) else await value.read() for _, value in form.multi_items()]
-        return JSONResponse([memory.put(data.encode() if isinstance(data, str) else data) for data in sent])
+        return JSONResponse(
+            [memory.put(data.encode(errors="replace") if isinstance(data, str) else data) for data in sent]
+        )
 
     async def file(request: Request) -> Response:
         data = memory.get(request.path_params["name"])
@@ -174,18 +176,18 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
         return JSONResponse(await run_sync(views.answer, data, limiter=desk), headers=NEVER)
 
     async def example(request: Request) -> Response:
-        number = int(request.path_params["number"])
-        if number >= len(views.examples):
+        number = request.path_params["number"]
+        if number not in map(str, range(len(views.examples))):
             return PlainTextResponse("Not found", 404)
         if desk.statistics().tasks_waiting >= WAITING:
             return refuse(503, "busy", request.scope)
-        return JSONResponse(await run_sync(views.example, number, limiter=desk), headers=NEVER)
+        return JSONResponse(await run_sync(views.example, int(number), limiter=desk), headers=NEVER)
 
     return [
         Route("/", show_home),
         Route("/static/{name}", static),
         Route("/answer", answer, methods=["POST"]),
-        Route("/example/{number:int}", example),
+        Route("/example/{number}", example),
     ]
 
 
