@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.app import CHECKPOINT, answering, peak_memory, start_and_stop
+from benchmarks.app import CHECKPOINT, answering, peak_memory, start
 from benchmarks.timing import example, parser, print_ratio
 from ctscan.bundle import bundled
 from ctscan.io.images import read_slice
@@ -63,8 +63,8 @@ def compare_environments(venvs: Path, onnx: Path, rounds: int) -> None:
     python = {name: str(folder / "bin" / "python") for name, folder in made.items()}
     print_ratio(
         "start to first answer, onnx / torch",
-        lambda: start_and_stop(onnx, python["onnx"]),
-        lambda: start_and_stop(CHECKPOINT, python["torch"]),
+        lambda: start(onnx, python["onnx"]),
+        lambda: start(CHECKPOINT, python["torch"]),
         rounds,
     )
     a, b = memory(onnx, python["onnx"]), memory(CHECKPOINT, python["torch"])
