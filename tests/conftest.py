@@ -32,7 +32,7 @@ from ctscan.inference.classifier import Classifier, load
 from ctscan.model.card import Architecture, Card
 from ctscan.model.checkpoint import Checkpoint, write_checkpoint
 from ctscan.model.network import SliceNet
-from ctscan.model.runtime import TorchRuntime, golden_logits, store_tensors
+from ctscan.model.runtime import Output, TorchRuntime, golden_logits, store_tensors
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -52,6 +52,16 @@ def write_random_checkpoint(path: Path, architecture: Architecture) -> Path:
     logits = golden_logits(TorchRuntime.from_checkpoint(Checkpoint(card, tensors)), card.preprocess)
     write_checkpoint(path, Checkpoint(replace(card, golden_logits=logits), tensors))
     return path
+
+
+@pytest.fixture(scope="session")
+def features() -> Output:
+    """What a network might say of 120 pictures of two kinds."""
+    generator = np.random.default_rng(0)
+    pooled, shallow = generator.gamma(2, 1, (120, 512)), generator.gamma(2, 1, (120, 128))
+    pooled[60:] += generator.gamma(1, 1, 512)
+    nothing = np.zeros((120, 4, 1, 1), np.float32)
+    return Output(nothing[..., 0, 0], nothing, pooled.astype(np.float32), shallow.astype(np.float32))
 
 
 @pytest.fixture(scope="session")

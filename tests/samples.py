@@ -227,6 +227,11 @@ OTHERWISE = {
 }
 
 
+def png_of(pixels: NDArray[np.floating]) -> bytes:
+    """A slice (H, W) in [0, 1] as a file of 8 bits."""
+    return cv2.imencode(".png", np.rint(np.asarray(pixels) * 255).astype(np.uint8))[1].tobytes()
+
+
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
     parts = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -36,6 +36,7 @@ from ctscan.model.card import Thresholds
 from ctscan.model.runtime import Output
 from ctscan.notices import Notice, catalogue
 from tests.conftest import COMMITTED, ROOT
+from tests.samples import png_of
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
 AT = Thresholds(refused=0.5, unusual=0.8, far=2.0, strange=20.0, tone=0.04, greys=64, outside=0.2)
@@ -51,10 +52,6 @@ WRONG: dict[str, tuple[str, Callable[[Pixels], Pixels]]] = {
 @pytest.fixture(scope="module")
 def committed() -> Classifier:
     return load(COMMITTED)
-
-
-def png(pixels: NDArray[np.floating]) -> bytes:
-    return cv2.imencode(".png", np.rint(np.asarray(pixels) * 255).astype(np.uint8))[1].tobytes()
 
 
 # --- rules
@@ -97,15 +94,6 @@ def test_colour_is_measured_from_the_channels() -> None:
 
 
 # --- the maths, against scikit-learn
-
-
-@pytest.fixture(scope="module")
-def features() -> Output:
-    generator = np.random.default_rng(0)
-    pooled, shallow = generator.gamma(2, 1, (120, 512)), generator.gamma(2, 1, (120, 128))
-    pooled[60:] += generator.gamma(1, 1, 512)
-    nothing = np.zeros((120, 4, 1, 1), np.float32)
-    return Output(nothing[..., 0, 0], nothing, pooled.astype(np.float32), shallow.astype(np.float32))
 
 
 def test_neighbours_are_scikit_learns(features: Output) -> None:
@@ -253,7 +241,7 @@ def test_every_example_is_ok(path: Path, committed: Classifier) -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_an_example_shown_wrong_is_refused_or_unusual_and_named(path: Path, name: str, committed: Classifier) -> None:
     kind, turn = WRONG[name]
-    given = committed(png(turn(read_slice(path.read_bytes()).pixels)))
+    given = committed(png_of(turn(read_slice(path.read_bytes()).pixels)))
     assert given.verdict in ("refused", "unusual")
     assert given.notices[0].code == kind
     if given.verdict == "refused":
@@ -283,7 +271,7 @@ def checks(generator: np.random.Generator) -> NDArray[np.floating]:
 
 @pytest.mark.parametrize("draw", [noise, smooth, text, checks])
 def test_what_is_no_ct_is_refused(draw: Callable[..., NDArray[np.floating]], committed: Classifier) -> None:
-    given = committed(png(draw(np.random.default_rng(0))))
+    given = committed(png_of(draw(np.random.default_rng(0))))
     assert given.verdict == "refused"
     assert given.prediction is None
     assert given.slice is not None
@@ -293,5 +281,5 @@ def test_what_is_no_ct_is_refused(draw: Callable[..., NDArray[np.floating]], com
     "crush", [lambda p: np.rint(p * 7) / 7, lambda p: np.clip(3 * p - 1.4, 0, 1), lambda p: 0.3 * p]
 )
 def test_crushed_greys_are_at_least_unusual(crush: Callable[..., NDArray[np.floating]], committed: Classifier) -> None:
-    crushed = [png(crush(read_slice(path.read_bytes()).pixels)) for path in EXAMPLES]
+    crushed = [png_of(crush(read_slice(path.read_bytes()).pixels)) for path in EXAMPLES]
     assert {answer.verdict for answer in committed.many(crushed)} <= {"refused", "unusual"}

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -36,6 +34,7 @@ from ctscan.model.runtime import Output
 from ctscan.results.ledger import read_ledger
 from ctscan.results.summary import facts_of
 from tests.conftest import COMMITTED, ROOT
+from tests.samples import png_of
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
 
@@ -43,19 +42,6 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
 @pytest.fixture(scope="module")
 def committed() -> Classifier:
     return load(COMMITTED)
-
-
-def png(pixels: NDArray[np.floating]) -> bytes:
-    return cv2.imencode(".png", np.rint(np.asarray(pixels) * 255).astype(np.uint8))[1].tobytes()
-
-
-@pytest.fixture(scope="module")
-def features() -> Output:
-    generator = np.random.default_rng(0)
-    pooled, shallow = generator.gamma(2, 1, (120, 512)), generator.gamma(2, 1, (120, 128))
-    pooled[60:] += generator.gamma(1, 1, 512)
-    nothing = np.zeros((120, 4, 1, 1), np.float32)
-    return Output(nothing[..., 0, 0], nothing, pooled.astype(np.float32), shallow.astype(np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +112,7 @@ def test_no_source_is_in_two_parts(subjects: list[Subject]) -> None:
 def test_a_picture_whose_name_does_not_tell_its_source_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "ct_chest").mkdir()
     (tmp_path / "ct_chest" / "README").write_text("no picture")
-    (tmp_path / "ct_chest" / name).write_bytes(png(draw_phantom(300, 400)))
+    (tmp_path / "ct_chest" / name).write_bytes(png_of(draw_phantom(300, 400)))
     with pytest.raises(DataError, match=f"{name}: the name of a picture must be KIND__SOURCE__NAME"):
         subjects_of_pictures(tmp_path, 64)
 
