@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 from ctscan.errors import DataError
 from ctscan.evaluation import studies
-from ctscan.evaluation.cross_validation import open_setting
+from ctscan.evaluation.cross_validation import CONTROLS, open_setting
 from ctscan.evaluation.gate import fit_gate
 from ctscan.export import export_onnx
 from ctscan.inference.classifier import load
@@ -19,7 +18,7 @@ from ctscan.results import report
 from ctscan.results.ledger import read_ledger, update
 from ctscan.results.records import Entry
 from ctscan.results.summary import HEADLINE_THRESHOLD, STRICT_THRESHOLD
-from ctscan.training.recipe import Control, Recipe, read_recipe
+from ctscan.training.recipe import Recipe, read_recipe
 from ctscan.training.trainer import Device, train
 
 
@@ -69,7 +68,7 @@ def reproduce(
     for threshold in (HEADLINE_THRESHOLD, STRICT_THRESHOLD):
         folds = partial(studies.grouped, replace(setting, threshold=threshold), recipe, classifier=classifier)
         yield step(f"folds at {threshold}", "cross_validations", folds, recipe=digest, threshold=threshold)
-    for kind in get_args(Control):
+    for kind in CONTROLS:
         yield step(kind, "controls", partial(studies.control, setting, kind, recipe), recipe=digest, control=kind)
     calibrate = partial(studies.calibrate, setting, recipe, checkpoint=checkpoint)
     yield step("calibration", "confidences", calibrate, recipe=digest)

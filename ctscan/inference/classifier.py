@@ -177,13 +177,15 @@ class Classifier:
 
     def __init__(self, card: Card, runtime: Runtime, gate: Tensors | None = None) -> None:
         """Raises ModelError where the gate's tensors do not fit the card."""
-        if card.gate and gate is None:
-            raise ModelError("The model's card speaks of a gate, but its gate is missing.")
         self.card = card
         self.runtime = runtime
-        self.gate = (
-            Gate(card.gate, gate, runtime, card.preprocess.size) if card.gate and gate is not None else Ungated()
-        )
+        self.gate: Gate | Ungated
+        if card.gate is None:
+            self.gate = Ungated()
+        elif gate is None:
+            raise ModelError("The model's card speaks of a gate, but its gate is missing.")
+        else:
+            self.gate = Gate(card.gate, gate, runtime, card.preprocess.size)
 
     def __call__(self, source: Source, reader: Reader = read_slice) -> Answer:
         """What ctscan says of one source; the gate is asked first.
