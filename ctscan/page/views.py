@@ -103,6 +103,7 @@ class Views:
             "opacity": round(100 * render.DEFAULT_OPACITY),
             "side": side,
             "cells": side // CELL,
+            "sketch": sketch(side // CELL),
             "scale": render.data_uri(
                 render.layer(scale, 1.0)
             ),  # as see-through as the map's own colours; it is laid over greys
@@ -148,6 +149,13 @@ class Views:
         grey = render.to_bytes(render.fit(given.slice.pixels, render.LONGEST_OVERLAY))
         evidence = prediction.evidence(prediction.top, (grey.shape[0], grey.shape[1]))
         return dict(given.to_dict()), render.encode_png(render.overlay(grey, evidence, prediction.map_top))
+
+
+def sketch(cells: int) -> str:
+    """A made-up map of as many cells as a real one has, a pixel each, as a data URL."""
+    rows, columns = np.mgrid[:cells, :cells] / cells
+    blob = np.exp(-((rows - 0.55) ** 2 + (columns - 0.3) ** 2) / 0.045)
+    return render.data_uri(render.layer(blob.astype(np.float32), 1.0))
 
 
 def whole(share: float) -> str:

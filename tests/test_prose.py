@@ -1,0 +1,128 @@
+"""The sections to read, as a visitor has them: what they hold, and that everybody can read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ctscan.model.checkpoint import read_checkpoint
+from ctscan.results.ledger import read_ledger
+from ctscan.results.report import share
+from ctscan.results.summary import Facts, facts_of
+from tests.conftest import COMMITTED, App
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Page
+
+SECTIONS = ("slice", "how-to-read", "how-good", "about")
+DESKTOP, PHONE = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
+WORDS = 350  # of "How to read it"
+
+
+def opened(page: Page, address: str) -> Page:
+    """The page when its script has run."""
+    page.goto(address)
+    page.wait_for_selector("section[data-section=about][hidden]", state="attached")
+    return page
+
+
+@pytest.fixture
+def page(browser: Browser, app: App) -> Iterator[Page]:
+    context = browser.new_context(viewport=DESKTOP)  # type: ignore[arg-type]
+    yield opened(context.new_page(), app.address)
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def facts() -> Facts:
+    return facts_of(read_ledger(COMMITTED.parent / "metrics.json"), read_checkpoint(COMMITTED).card)
+
+
+def violations(page: Page, section: str) -> list[tuple[str, list[str]]]:
+    """What axe finds in a section and around it, folded details open: rule and places."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    page.click(f"nav a[href='#{section}']")
+    page.locator("details").evaluate_all("all => all.forEach(e => { e.open = true })")
+    found = axe.Axe().run(page).response["violations"]
+    return [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_in_any_section(browser: Browser, app: App, size: Any, scheme: Any) -> None:
+    # axe is put into the page, which its Content-Security-Policy forbids
+    context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
+    page = opened(context.new_page(), app.address)
+    found = [(section, found) for section in SECTIONS for found in violations(page, section)]
+    context.close()
+    assert found == []
+
+
+def test_the_chart_says_in_figures_and_in_words_what_was_measured(page: Page, facts: Facts) -> None:
+    page.click("nav a[href='#how-good']")
+    records = [facts.published, facts.deduplicated, facts.grouped, facts.stricter]
+    said = [f"{share(r.result.measures['balanced_accuracy'])}, n = {r.result.n}" for r in records if r is not None]
+    assert len(said) == 4
+    chart = page.locator("svg.chart[role=img]").first
+    assert [text for text in said if text not in (chart.get_attribute("aria-label") or "")] == []
+    assert chart.locator("svg text.end").all_text_contents() == said
+    # the points lie where they say: at their share of the axis
+    frame = chart.bounding_box()
+    points = [point.bounding_box() for point in chart.locator(".point").all()]
+    assert frame is not None
+    for record, point in zip(records, points, strict=True):
+        assert record is not None
+        assert point is not None
+        place = (point["x"] + point["width"] / 2 - frame["x"]) / frame["width"]
+        assert place == pytest.approx(record.result.measures["balanced_accuracy"].value, abs=0.005)
+
+
+def test_how_good_it_is_fits_one_screen(page: Page) -> None:
+    page.click("nav a[href='#how-good']")
+    assert page.locator("[data-section=how-good] .matrix:visible").count() == 1
+    for selector in (".chart", ".matrix", ".by-class", ".cannot li"):
+        for shown in page.locator(f"[data-section=how-good] {selector}:visible").all():
+            box = shown.bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] <= DESKTOP["height"]
+    assert page.locator(".cannot li").count() == 5
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1440, 3840])
+def test_no_words_of_a_chart_run_into_each_other(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    page.click("nav a[href='#how-good']")
+    for row in page.locator("svg.chart > svg").all():
+        title, said = (text.bounding_box() for text in row.locator("text").all())
+        assert title is not None
+        assert said is not None
+        assert title["x"] + title["width"] < said["x"]
+
+
+def test_how_to_read_is_short_and_drawn(page: Page) -> None:
+    page.click("nav a[href='#how-to-read']")
+    assert page.locator(".cards .drawing:visible").count() == page.locator(".cards h3").count() == 8
+    assert len(page.inner_text("[data-section=how-to-read]").split()) <= WORDS
+    for drawing in page.locator(".drawing").all():  # nothing is cut off at an edge
+        frame = drawing.bounding_box()
+        for text in drawing.locator("text").all():
+            box = text.bounding_box()
+            assert frame is not None
+            assert box is not None
+            assert frame["x"] <= box["x"]
+            assert box["x"] + box["width"] <= frame["x"] + frame["width"]
+
+
+def test_every_link_leads_somewhere(page: Page, app: App) -> None:
+    links = page.locator("section a").evaluate_all("all => all.map(a => [a.getAttribute('href'), a.rel])")
+    assert any("kaggle.com" in address for address, _ in links)
+    for address, rel in links:
+        if address.startswith("https://"):
+            assert rel == "noopener noreferrer"
+        elif address.startswith("#"):
+            assert address[1:] in SECTIONS
+        else:
+            assert page.request.get(f"{app.address}/{address}").ok, address
