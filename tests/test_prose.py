@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ctscan.model.checkpoint import read_checkpoint
+from ctscan.page.views import Views
 from ctscan.results.ledger import read_ledger
 from ctscan.results.report import share
 from ctscan.results.summary import Facts, facts_of
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser, Page
+
+    from ctscan.inference.classifier import Classifier
 
 SECTIONS = ("slice", "how-to-read", "how-good", "about")
 DESKTOP, PHONE = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
@@ -39,6 +43,14 @@ def page(browser: Browser, app: App) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def facts() -> Facts:
     return facts_of(read_ledger(COMMITTED.parent / "metrics.json"), read_checkpoint(COMMITTED).card)
+
+
+def test_what_was_not_measured_is_left_out(facts: Facts, classifier: Classifier) -> None:
+    bare = replace(facts, deduplicated=None, stricter=None, volumes=None, maps=None, gate=None, confidence=None)
+    html = Views(classifier, (), bare).home()
+    assert html.count('class="chart"') == 1
+    assert "no scans from other hospitals" in html
+    assert "without copies</text>" not in html
 
 
 def violations(page: Page, section: str) -> list[tuple[str, list[str]]]:
