@@ -47,7 +47,7 @@ ControlName = Literal["shuffled_labels", "border_only", "lungs_black", "tone_onl
 Data = Annotated[Path, folder_option("with train/, valid/ and test/, a folder a class in each")]
 Pictures = Annotated[Path, folder_option("with ct_chest/, ct_other/ and notct/")]
 Root = Annotated[Path, folder_option("a checkout of ctscan")]
-Runs = Annotated[Path, folder_option("logs, plots and folds, from which runs resume")]
+Runs = Annotated[Path, folder_option("logs and folds, from which runs resume")]
 Checkpoint = Annotated[Path | None, file_option("a checkpoint  [default: the one ctscan brings]")]
 Ledger = Annotated[Path | None, file_option("keeps the results  [default: metrics.json beside the checkpoint]")]
 Init = Annotated[Path | None, file_option("starting weights as safetensors, instead of torchvision's download")]
@@ -159,9 +159,9 @@ def evaluate(
         raise CtscanError("Give either --data or --folder.")
     classifier = load(path)
     if folder:
-        result, unread, refused = studies.score_outside(folder, classifier, runs / "outside", draws)
+        result, unread, refused = studies.score_outside(folder, classifier, draws)
         show(result)
-        print(f"{unread} files could not be read, {refused} slices were refused; plots in {runs / 'outside'}")
+        print(f"{unread} files could not be read, {refused} slices were refused")
     if data:
         check_ledger(book)
         setting = open_setting(

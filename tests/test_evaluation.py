@@ -159,15 +159,11 @@ def setting(data: Path, init: Path, tmp_path: Path) -> Setting:
     return open_setting(data, tmp_path / "manifest.json", runs=tmp_path / "runs", draws=100, init=init, device="cpu")
 
 
-def test_a_checkpoint_is_scored_with_intervals_and_plots(
-    setting: Setting, classifier: Classifier, tmp_path: Path
-) -> None:
+def test_a_checkpoint_is_scored_with_intervals(setting: Setting, classifier: Classifier, tmp_path: Path) -> None:
     entries = studies.published(setting, classifier)
     assert [e.split for e in entries] == ["published", "deduplicated"]
     for estimate in entries[0].result.measures.values():
         assert estimate.low <= estimate.value <= estimate.high
-    drawn = {p.name for p in setting.runs.rglob("*.png")}
-    assert {f"published-{plot}.png" for plot in ("confusion", "roc", "reliability", "risk-coverage")} <= drawn
     update(tmp_path / "metrics.json", *entries)
     update(tmp_path / "metrics.json", *studies.published(setting, classifier))
     assert len(read_ledger(tmp_path / "metrics.json").evaluations) == 2  # the same key takes the old one's place
@@ -237,10 +233,9 @@ def test_an_outside_folder_of_two_kinds_is_scored(classifier: Classifier, tmp_pa
         for seed in seeds:
             save(tmp_path / "outside" / name / f"{seed}.png", draw_patient(seed))
     (tmp_path / "outside" / "normal" / "broken.png").write_bytes(b"no picture")
-    result, unread, refused = studies.score_outside(tmp_path / "outside", classifier, tmp_path / "plots", draws=100)
+    result, unread, refused = studies.score_outside(tmp_path / "outside", classifier, draws=100)
     assert (result.n, unread, refused) == (8, 1, 0)
     assert "auroc.tumour.normal" in result.measures
-    assert (tmp_path / "plots" / "outside-roc.png").exists()
 
 
 def test_too_few_draws_are_refused_before_anything_is_read() -> None:

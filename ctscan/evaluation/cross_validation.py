@@ -62,7 +62,7 @@ class Setting:
         data: Every file of the three splits.
         manifest: Groups and folds of its slices.
         threshold: Correlation from which two slices belong to one visual group.
-        runs: Folder of plots, and of one folder a cross-validation, from which it resumes.
+        runs: Gets one folder a cross-validation, from which it resumes.
         draws: Of groups, for the intervals.
         device: Where to train.
         init: Starting weights as safetensors, instead of torchvision's download.

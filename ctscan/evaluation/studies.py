@@ -11,7 +11,6 @@ score_outside   class folders from elsewhere
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.classes import CLASS_KEYS, CLASSES, NORMAL
+from ctscan.classes import CLASS_KEYS, NORMAL
 from ctscan.errors import DataError
 from ctscan.evaluation.calibration import estimate_temperature, fold_temperatures, judge_calibration, judge_sets
 from ctscan.evaluation.cross_validation import (
@@ -34,7 +33,6 @@ from ctscan.evaluation.cross_validation import (
 from ctscan.evaluation.histogram import body_quantiles, match, mean_quantiles
 from ctscan.evaluation.intervals import Answers, average, difference, evaluate
 from ctscan.evaluation.maps import judge_maps
-from ctscan.evaluation.plots import draw_all
 from ctscan.evaluation.volumes import judge_volumes
 from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.inference.classifier import Classifier, load
@@ -65,7 +63,6 @@ BATCH = 32
 EXPLAINED = 50  # slices; ROAD fills each of them in eighteen times
 PAIRED = ("accuracy", "balanced_accuracy", "auroc.normal", "nll")
 COMPARED = ("accuracy", "balanced_accuracy", "auroc_macro", "auroc.normal")
-TITLES = tuple(c.title for c in CLASSES)
 
 
 def count_copies(manifest: Manifest) -> Audit:
@@ -100,7 +97,6 @@ def published(setting: Setting, classifier: Classifier) -> list[PublishedEvaluat
         if not (part & scored).any():
             continue
         some = answers.take(part[scored])
-        draw_all(setting.runs / f"published-{classifier.card.model_id}", split, some, TITLES)
         entry = PublishedEvaluation(
             model_id=classifier.card.model_id,
             split=split,
@@ -156,8 +152,7 @@ def grouped(
         DataError: As `cross_validate`, or the other recipe's folds are not there.
     """
     other = read_folds(setting.pool, folds, setting.folder(against)).answers if against else None
-    out, folder = cross_validate(setting, recipe, folds), setting.folder(recipe)
-    draw_all(folder, "grouped", out.answers, TITLES)
+    out = cross_validate(setting, recipe, folds)
     subtract = partial(difference, keys=CLASS_KEYS, draws=setting.draws)
     # How far balanced accuracy falls when every slice has the mean histogram of train. The files are changed and the
     # preprocessing runs as it is: what a picture in another window would meet.
@@ -166,7 +161,7 @@ def grouped(
     def see(pixels: Pixels) -> Pixels:
         return recipe.preprocess.square(match(pixels, find_anatomy(pixels).body, reference))
 
-    matched = answer_again(out, folder, see, setting.device).answers
+    matched = answer_again(out, setting.folder(recipe), see, setting.device).answers
     entry = CrossValidation(
         recipe=recipe.digest,
         recipe_name=recipe.name,
@@ -293,13 +288,12 @@ def explain(setting: Setting, checkpoint: Path, volumes: Path | None = None) -> 
     return maps, readings
 
 
-def score_outside(folder: Path, classifier: Classifier, plots: Path, draws: int = 1000) -> tuple[Evaluation, int, int]:
+def score_outside(folder: Path, classifier: Classifier, draws: int = 1000) -> tuple[Evaluation, int, int]:
     """Slices from elsewhere. Each picture counts as a group of its own, for nothing is known of it.
 
     Args:
         folder: Class folders: ours, or `tumour` and `normal`.
         classifier: What answers.
-        plots: Gets the plots.
         draws: For the intervals.
 
     Returns:
@@ -312,10 +306,8 @@ def score_outside(folder: Path, classifier: Classifier, plots: Path, draws: int 
     data = read_files(folder, [("outside", path, label) for path, label in files])
     _, groups = np.unique(data.hashes, return_inverse=True)
     answers, scored = answer(data.assign(group=groups), classifier)
-    titles: Sequence[str] = TITLES
     if keys != CLASS_KEYS:
         normal = softmax(answers.logits)[:, NORMAL]
         two = np.log(np.clip(np.stack([1 - normal, normal], axis=1), 1e-12, 1)).astype(np.float32)
-        answers, titles = replace(answers, logits=two), ("Tumour", TITLES[NORMAL])
-    draw_all(plots, "outside", answers, titles)
+        answers = replace(answers, logits=two)
     return evaluate(answers, keys, draws, folder.name), len(data.skipped), int((~scored).sum())
