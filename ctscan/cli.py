@@ -229,8 +229,6 @@ def search(
     trials: Annotated[int, typer.Option(min=1, help="how many there are to be, with those of earlier calls")] = 20,
     recipe: RecipeName = "ctscan",
     changes: Changes = None,
-    threshold: Threshold = 0.90,
-    manifest: Annotated[Path | None, file_option("of audit  [default: the one ctscan brings]")] = None,
     ledger: Annotated[Path | None, file_option("keeps the summary")] = None,
     init: Init = None,
     runs: Runs = RUNS,
@@ -242,8 +240,7 @@ def search(
     from ctscan.results.ledger import update
     from ctscan.training.weights import imagenet_weights
 
-    known = manifest or bundled("checkpoints/manifest.json")
-    setting = open_setting(data, known, threshold=threshold, runs=runs)
+    setting = open_setting(data, bundled("checkpoints/manifest.json"), runs=runs)
     entry = searching.search(chosen(recipe, changes), setting.pool, imagenet_weights(init), runs, trials, device)
     if ledger:
         update(ledger, entry)

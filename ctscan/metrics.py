@@ -84,18 +84,11 @@ def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
     return float((rank[place[positive]].sum() - yes * (yes + 1) / 2) / (yes * no))
 
 
-def reliability(probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> list[tuple[int, float, float]]:
-    """Ten bins of the highest probability: how many slices, their mean probability, the share that is right."""
-    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((top * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
-    inside = [bins == b for b in range(RELIABILITY_BINS)]
-    return [(int(i.sum()), float(top[i].mean()), float(right[i].mean())) if i.any() else (0, 0.0, 0.0) for i in inside]
-
-
 def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> float:
     """ECE (Guo et al., ICML 2017) of the highest probability in ten bins of equal width."""
-    table = np.array(reliability(probabilities, labels))
-    return float((table[:, 0] * np.abs(table[:, 1] - table[:, 2])).sum() / table[:, 0].sum())
+    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((top * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    return float(np.abs(np.bincount(bins, top - right)).sum() / len(labels))
 
 
 def risk_coverage(probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray[np.float64]:

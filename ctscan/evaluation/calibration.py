@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
-from ctscan.evaluation.intervals import Answers, bootstrap, evaluate
+from ctscan.evaluation.intervals import Answers, evaluate
 from ctscan.inference.confidence import ALPHA, calibrate, class_thresholds, prediction_sets
 from ctscan.metrics import calibration_error, softmax
 from ctscan.results.records import Coverage, Estimate, Sets
@@ -44,15 +44,6 @@ def fold_temperatures(answers: Answers, folds: NDArray[np.int64]) -> NDArray[np.
         others = answers.take(folds != fold)
         temperatures[folds == fold] = fit_temperature(others.logits, others.labels)
     return temperatures
-
-
-def estimate_temperature(answers: Answers, draws: int) -> Estimate:
-    """The temperature of all answers, with its interval over groups."""
-
-    def fit(places: NDArray[np.int64]) -> dict[str, float]:
-        return {"temperature": fit_temperature(answers.logits[places], answers.labels[places])}
-
-    return bootstrap([answers.groups], fit, draws, "temperature")["temperature"]
 
 
 def judge_calibration(

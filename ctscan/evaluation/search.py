@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
 from ctscan.evaluation.calibration import fit_temperature
 from ctscan.evaluation.cross_validation import check_start, fit_fold
@@ -61,7 +60,7 @@ def search(base: Recipe, pool: Dataset, weights: Weights, runs: Path, trials: in
         base: What the first trial tries, and where all that is not in `SPACE` comes from.
         pool: Slices with labels, groups and folds.
         weights: Starting weights.
-        runs: Gets a folder with the study and its table.
+        runs: Gets a folder with the study.
         trials: How many there are to be.
         device: `auto`, `cpu` or `cuda`.
 
@@ -82,7 +81,7 @@ def search(base: Recipe, pool: Dataset, weights: Weights, runs: Path, trials: in
             study.tell(trial, score_trial(trial, base, pool, squares, weights, device))
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
-    return sum_up(study, folder)
+    return sum_up(study)
 
 
 def check_base(base: Recipe) -> None:
@@ -118,19 +117,16 @@ def score_trial(
 ) -> float:
     """Train and score the folds of one trial; pruned after the first where it is worse than most."""
     recipe = replace(base, name="trial", **trial.params)
-    folds: list[dict[str, float]] = []
+    losses: list[float] = []
     for fold in FOLDS:
         title = f"trial {trial.number}, fold {fold}"
         _, output = fit_fold(recipe, pool, squares, fold, weights, device, title)
         left_out = pool.take(pool.folds == fold)
-        answers = Answers(output.logits, left_out.labels, left_out.groups)
-        balanced = answers.measures(CLASS_KEYS)["balanced_accuracy"]
-        folds.append({"loss": balanced_loss(answers), "balanced_accuracy": balanced})
-        trial.set_user_attr("folds", folds)
-        trial.report(folds[-1]["loss"], fold)
+        losses.append(balanced_loss(Answers(output.logits, left_out.labels, left_out.groups)))
+        trial.report(losses[-1], fold)
         if fold != FOLDS[-1] and trial.should_prune():
             raise optuna.TrialPruned
-    return float(np.mean([fold["loss"] for fold in folds]))
+    return float(np.mean(losses))
 
 
 def balanced_loss(answers: Answers) -> float:
@@ -140,9 +136,8 @@ def balanced_loss(answers: Answers) -> float:
     return float(np.mean([loss[answers.labels == label].mean() for label in np.unique(answers.labels)]))
 
 
-def sum_up(study: optuna.Study, folder: Path) -> Search:
-    """Write all trials into the folder, the best first; gives what the ledger keeps."""
-    study.trials_dataframe().sort_values("value").to_csv(folder / "trials.csv", index=False)
+def sum_up(study: optuna.Study) -> Search:
+    """What the ledger keeps of a study."""
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     fanova = optuna.importance.FanovaImportanceEvaluator(seed=0)
     try:

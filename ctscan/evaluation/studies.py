@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ctscan.classes import CLASS_KEYS, NORMAL
 from ctscan.errors import DataError
-from ctscan.evaluation.calibration import estimate_temperature, fold_temperatures, judge_calibration, judge_sets
+from ctscan.evaluation.calibration import fit_temperature, fold_temperatures, judge_calibration, judge_sets
 from ctscan.evaluation.cross_validation import (
     SHUFFLES,
     Setting,
@@ -31,7 +31,7 @@ from ctscan.evaluation.cross_validation import (
     shuffle_labels,
 )
 from ctscan.evaluation.histogram import body_quantiles, match, mean_quantiles
-from ctscan.evaluation.intervals import Answers, average, difference, evaluate
+from ctscan.evaluation.intervals import Answers, average, bootstrap, difference, evaluate
 from ctscan.evaluation.maps import judge_maps
 from ctscan.evaluation.volumes import judge_volumes
 from ctscan.imaging.anatomy import Pixels, find_anatomy
@@ -242,10 +242,15 @@ def calibrate(setting: Setting, recipe: Recipe, *, folds: int = FOLDS, checkpoin
             f"{HEADLINE_THRESHOLD:.2f}."
         )
     out = read_folds(setting.pool, folds, setting.folder(recipe))
+    logits, labels = out.output.logits, out.pool.labels
+
+    def fit(places: NDArray[np.int64]) -> dict[str, float]:
+        return {"temperature": fit_temperature(logits[places], labels[places])}
+
     temperatures = fold_temperatures(out.answers, out.pool.folds)
     raw, calibrated, perfect = judge_calibration(out.answers, temperatures, CLASS_KEYS, setting.draws)
     sets, thresholds = judge_sets(out.answers, out.pool.folds, temperatures, CLASS_KEYS)
-    temperature = estimate_temperature(out.answers, setting.draws)
+    temperature = bootstrap([out.pool.groups], fit, setting.draws, "temperature")["temperature"]
     if checkpoint and written:
         calibration = Calibration(temperature.value, sets.alpha, thresholds)
         write_checkpoint(checkpoint, replace(written, card=replace(written.card, calibration=calibration)))
