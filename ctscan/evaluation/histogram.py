@@ -5,8 +5,6 @@ A model that knows a class by its window loses it when every slice has one histo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,11 +24,6 @@ def shares(levels: int) -> NDArray[np.float64]:
 def body_quantiles(pixels: Pixels) -> Quantiles:
     """Slice (H, W) -> (256,), never falling: the greys of its body at `LEVELS` even shares of the pixels."""
     return np.asarray(np.quantile(pixels[find_anatomy(pixels).body], shares(LEVELS)), np.float64)
-
-
-def mean_quantiles(several: Sequence[Quantiles]) -> Quantiles:
-    """The mean distribution of several slices, grey by grey of the same rank, as no slice need have it."""
-    return np.asarray(np.mean(several, axis=0), np.float64)
 
 
 def match(pixels: Pixels, inside: Mask, reference: Quantiles) -> Pixels:
