@@ -57,7 +57,8 @@ def prediction(given: Answer) -> Prediction:
 def shown(classifier: Classifier, given: Answer) -> str:
     """The answer's HTML."""
     views = Views(classifier, (), Facts(classifier.card))
-    return views.render(view(given))["html"]
+    html: str = views.render(view(given))["html"]
+    return html
 
 
 def cv2_png(pixels: np.ndarray) -> bytes:

@@ -83,6 +83,15 @@ class Prediction:
         return float(self.maps[index].max()) >= NO_EVIDENCE * self.map_top
 
 
+@dataclass(frozen=True)
+class Patch:
+    """A disc that covers a place of a slice: centre and radius in its pixels."""
+
+    x: float
+    y: float
+    radius: float
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """What ctscan says of one source: a slice and its prediction, or why there is none.
@@ -223,6 +232,31 @@ class Classifier:
         rest = iter(sources)
         while chunk := list(islice(rest, batch)):
             yield from self._answer(chunk, reader)
+
+    def cover(self, source: Source, patches: Sequence[Patch], reader: Reader = read_slice) -> Prediction | None:
+        """What the network says once places are covered with the body's mean grey, and nothing else is changed.
+
+        Crop, surround and verdict are those of the slice as it came, so that the change of a score is the covered
+        places' alone. None for what gets no scores.
+
+        Args:
+            source: As for an answer.
+            patches: What is covered.
+            reader: How bytes are read.
+        """
+        try:
+            slice_ = read(source, reader)
+        except UnreadableSlice:
+            return None
+        anatomy = find_anatomy(slice_.pixels)
+        judgements = self.gate.judge([slice_], [anatomy])
+        rows, columns = np.ogrid[: anatomy.shape[0], : anatomy.shape[1]]
+        covered = np.zeros(anatomy.shape, bool)
+        for patch in patches:
+            covered |= (columns + 0.5 - patch.x) ** 2 + (rows + 0.5 - patch.y) ** 2 <= patch.radius**2
+        grey = slice_.pixels[anatomy.body].mean()
+        hidden = replace(slice_, pixels=np.where(covered, grey, slice_.pixels).astype(np.float32))
+        return next(iter(self._predict([hidden], [anatomy], judgements)), None)
 
     def _answer(self, sources: Sequence[Source], reader: Reader) -> Iterator[Answer]:
         """The answers of a batch: read, judge, predict, and say what is to be said of it."""

@@ -19,10 +19,10 @@ from ctscan.notices import catalogue
 MAX_BYTES = 16 << 20  # of an upload
 MAX_QUESTION = 1 << 16  # bytes of a body that is no upload; an honest one has some hundreds
 # What the page asks, and what gradio_client asks: a listing, an upload, a question, its answer, a file. No more.
-BEGINNING = re.compile(r"POST /(answer|gradio_api/upload)|GET /example/\d+")
+BEGINNING = re.compile(r"POST /(answer|cover|gradio_api/upload)|GET /example/\d+")
 ASKING = re.compile(r"POST /gradio_api/(queue/join|call/classify)")
 OTHER = re.compile(
-    r"(GET|HEAD) /(static/[\w.-]+|health|config|gradio_api/info)?"
+    r"(GET|HEAD) /(static/[\w.-]+|picture/[\w.]+|health|config|gradio_api/info)?"
     r"|GET /gradio_api/(queue/data|call/classify/\w+|file=[\w.]+|heartbeat/\w+)|POST /gradio_api/(cancel|reset)"
 )
 LASTING = "/gradio_api/heartbeat/"  # open for as long as a client is

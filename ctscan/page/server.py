@@ -7,8 +7,10 @@ import ctypes
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,11 +22,14 @@ from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from gradio.components.api_component import Api
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ctscan.errors import CtscanError
+from ctscan.inference.classifier import Patch
 from ctscan.notices import catalogue
 from ctscan.page.door import MAX_BYTES, Door, refuse
 from ctscan.page.memory import Memory
@@ -39,6 +44,7 @@ WAITING = 16  # slices, of visitors of the page and of clients of the API each
 PERIOD = 5.0  # s between two looks at what clients left behind
 UNREAD = 32  # answers that may wait for their client; about a kilobyte each
 SESSIONS = 32  # whose last values Gradio remembers; more than can wait and compute, and none is needed later
+MOST_PATCHES = 200  # that one question covers
 M_ARENA_MAX = -8  # of glibc's malloc.h
 CLASSIFY = """Classify one chest CT slice: research and education only, not for diagnosis.
 
@@ -169,26 +175,53 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
             return PlainTextResponse("Not found", 404)
         return Response(files[name], headers=FOR_A_YEAR, media_type=KINDS[Path(name).suffix])
 
-    async def answer(request: Request) -> Response:
-        data = await request.body()
+    async def picture(request: Request) -> Response:
+        data = views.pictures.get(request.path_params["name"])
+        if data is None:
+            return PlainTextResponse("Not found", 404)
+        return Response(data, headers=FOR_A_YEAR, media_type="image/png")
+
+    async def at_the_desk(request: Request, work: Callable[[], dict[str, Any]]) -> Response:
         if desk.statistics().tasks_waiting >= WAITING:
             return refuse(503, "busy", request.scope)
-        return JSONResponse(await run_sync(views.answer, data, limiter=desk), headers=NEVER)
+        return JSONResponse(await run_sync(work, limiter=desk), headers=NEVER)
+
+    async def answer(request: Request) -> Response:
+        data = await request.body()
+        return await at_the_desk(request, partial(views.answer, data))
 
     async def example(request: Request) -> Response:
         number = request.path_params["number"]
         if number not in map(str, range(len(views.examples))):
             return PlainTextResponse("Not found", 404)
-        if desk.statistics().tasks_waiting >= WAITING:
-            return refuse(503, "busy", request.scope)
-        return JSONResponse(await run_sync(views.example, int(number), limiter=desk), headers=NEVER)
+        return await at_the_desk(request, partial(views.example, int(number)))
 
+    async def cover(request: Request) -> Response:
+        number, patches = request.query_params.get("example"), read_patches(request.query_params.getlist("at"))
+        if not patches or (number is not None and number not in map(str, range(len(views.examples)))):
+            return PlainTextResponse("Not found", 404)
+        source = await request.body() if number is None else int(number)
+        return await at_the_desk(request, partial(views.cover, source, patches))
+
+    small = [Middleware(GZipMiddleware, minimum_size=1024)]  # pictures are compressed already
     return [
-        Route("/", show_home),
-        Route("/static/{name}", static),
+        Route("/", show_home, middleware=small),
+        Route("/static/{name}", static, middleware=small),
+        Route("/picture/{name}", picture),
         Route("/answer", answer, methods=["POST"]),
-        Route("/example/{number}", example),
+        Route("/cover", cover, methods=["POST"]),
+        Route("/example/{number}", example, middleware=small),
     ]
+
+
+def read_patches(places: Sequence[str]) -> tuple[Patch, ...]:
+    """`x,y,radius` each, in pixels of the slice; nothing where one is no such place, or there are too many."""
+    try:
+        patches = tuple(Patch(*map(float, place.split(","))) for place in places)
+    except (TypeError, ValueError):
+        return ()
+    finite = all(isfinite(value) for patch in patches for value in (patch.x, patch.y, patch.radius))
+    return patches if finite and len(patches) <= MOST_PATCHES else ()
 
 
 def build_api(views: Views, memory: Memory, desk: CapacityLimiter) -> gr.Blocks:

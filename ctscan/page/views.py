@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from ctscan.classes import CLASSES
 from ctscan.imaging import render
 from ctscan.imaging.anatomy import Mask, find_anatomy
-from ctscan.inference.classifier import Answer, Classifier, Reader
+from ctscan.inference.classifier import Answer, Classifier, Patch, Prediction, Reader
+from ctscan.inference.gate import share_outside, where_disease_can_be
 from ctscan.io.images import read_slice
 from ctscan.notices import catalogue
 from ctscan.page.door import MAX_BYTES
@@ -27,26 +29,27 @@ from ctscan.results.summary import Facts
 STATIC = Path(__file__).parent / "static"
 THUMBNAIL = 160  # px, longer side
 CELL = 32  # px of the model's square, side of a cell of its last layer
-SCALE = 256  # px, length of the colour scale
+DIGITS = 5  # of a map's values as the page is given them: far finer than a colour tells
 OUTER, INNER = 1 / 3, 0.1  # of the body: an anterior third, a tenth of its width to either side of the middle
 
 
 @dataclass(frozen=True)
 class ClassView:
-    """One class in an answer: its row, its map, and its map in words."""
+    """One class in an answer: its row, and its map in words."""
 
     key: str
     title: str
     share: float
     likeliest: bool
     possible: bool
-    map: str  # data URL
     place: str
+    lungs: float  # share of the evidence for it that lies in the lungs' hulls; NaN where there is none for it
+    outside: float  # share outside the body, in the picture's border or in the black bars beside it
 
 
 @dataclass(frozen=True)
 class AnswerView:
-    """An answer as the template wants it; pictures are data URLs, so that they never have an address.
+    """An answer as the template wants it. Pictures of a visitor are data URLs, so that they never have an address.
 
     Attributes:
         state: `single`, `uncertain`, `raw` (scores without a calibration), `unusual`, `refused` or `unreadable`.
@@ -54,6 +57,8 @@ class AnswerView:
         width: Of the slice, px; the maps are drawn in its coordinates. 0 where there is no slice.
         square: What the network saw.
         classes: Empty where there are no scores.
+        json: The answer as the API gives it.
+        evidence: What the page's script draws the maps from: see `drawn_from`.
     """
 
     state: str
@@ -64,6 +69,8 @@ class AnswerView:
     slice: str = ""
     square: str = ""
     classes: tuple[ClassView, ...] = ()
+    json: dict[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 class Views:
@@ -91,7 +98,6 @@ class Views:
         )
         self._templates.filters |= FILTERS
         side = classifier.card.preprocess.size
-        scale = np.tile(np.linspace(0, 1, SCALE, dtype=np.float32), (2, 1))
         self._templates.globals |= {
             "t": catalogue()["page"],
             "names": catalogue()["classes"],
@@ -104,22 +110,29 @@ class Views:
             "side": side,
             "cells": side // CELL,
             "sketch": sketch(side // CELL),
-            "scale": render.data_uri(
-                render.layer(scale, 1.0)
-            ),  # as see-through as the map's own colours; it is laid over greys
         }
-        self._example = cache(lambda number: view(classifier(examples[number].slice), examples[number].entry))
+        self.pictures: dict[str, bytes] = {}  # of the examples, as PNG, by the address that names their content
+        self._example = cache(
+            lambda number: view(classifier(examples[number].slice), examples[number].entry, self.publish)
+        )
 
     def home(self) -> str:
         """The page, whose first screen is an example that the model has just answered."""
         return self._templates.get_template("page.html.j2").render(
             answer=self._example(0) if self.examples else None,
-            examples=[(e.entry.title, draw(e.slice.pixels, THUMBNAIL)) for e in self.examples],
+            examples=[(e.entry.title, self.publish(draw(e.slice.pixels, THUMBNAIL))) for e in self.examples],
             versions={path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in STATIC.iterdir()},
             limit=MAX_BYTES,
         )
 
-    def answer(self, data: bytes) -> dict[str, str]:
+    def publish(self, picture: render.Picture) -> str:
+        """Keep a picture of an example under an address, which browsers may cache for good."""
+        data = render.encode_png(picture)
+        name = f"{hashlib.sha256(data).hexdigest()[:16]}.png"
+        self.pictures[name] = data
+        return f"picture/{name}"
+
+    def answer(self, data: bytes) -> dict[str, Any]:
         """What the page's script puts in place of the last answer.
 
         Args:
@@ -127,14 +140,30 @@ class Views:
         """
         return self.render(view(self.classifier(data, self.read)))
 
-    def example(self, number: int) -> dict[str, str]:
+    def example(self, number: int) -> dict[str, Any]:
         """The same for one of the examples."""
         return self.render(self._example(number))
 
-    def render(self, shown: AnswerView) -> dict[str, str]:
-        """The answer's state and HTML."""
+    def cover(self, source: bytes | int, patches: tuple[Patch, ...]) -> dict[str, Any]:
+        """What the network says of a slice of which places are covered, as `Classifier.cover`.
+
+        Args:
+            source: Bytes of a visitor's file, or the number of an example.
+            patches: What is covered.
+
+        Returns:
+            `shares`, as text, and `logits` of the classes; both empty for what gets no scores.
+        """
+        slice_ = self.examples[source].slice if isinstance(source, int) else source
+        given = self.classifier.cover(slice_, patches, self.read)
+        if given is None:
+            return {"shares": [], "logits": []}
+        return {"shares": [whole(p) for p in given.probabilities.tolist()], "logits": given.logits.tolist()}
+
+    def render(self, shown: AnswerView) -> dict[str, Any]:
+        """The answer's state, HTML and JSON."""
         html = self._templates.get_template("answer.html.j2").render(answer=shown)
-        return {"state": shown.state, "html": html}
+        return {"state": shown.state, "html": html, "answer": shown.json}
 
     def classify(self, data: bytes) -> tuple[dict[str, Any], bytes | None]:
         """The answer as the API gives it.
@@ -164,10 +193,18 @@ def whole(share: float) -> str:
     return f"{'<1' if rounded == 0 else '>99' if rounded == 100 else rounded}\u00a0%"
 
 
-def view(given: Answer, origin: Entry | None = None) -> AnswerView:
-    """What a visitor sees of an answer: pictures drawn, places named."""
+def view(
+    given: Answer, origin: Entry | None = None, show: Callable[[render.Picture], str] = render.data_uri
+) -> AnswerView:
+    """What a visitor sees of an answer: pictures drawn, places named.
+
+    Args:
+        given: The answer.
+        origin: What slice this is, where it is one of the examples.
+        show: Gives a picture an address.
+    """
     state = given.outcome or "raw" if given.verdict == "ok" else given.verdict
-    shown = AnswerView(state, tuple(map(str, given.notices)), origin)
+    shown = AnswerView(state, tuple(map(str, given.notices)), origin, json=dict(given.to_dict()))
     if given.slice is None:
         return shown
     pixels, prediction = given.slice.pixels, given.prediction
@@ -176,15 +213,17 @@ def view(given: Answer, origin: Entry | None = None) -> AnswerView:
         shown,
         width=width,
         height=height,
-        slice=draw(pixels, render.LONGEST_SIDE),
+        slice=show(draw(pixels, render.LONGEST_SIDE)),
     )
     if prediction is None:
         return shown
     anatomy, places = find_anatomy(pixels), catalogue()["page"]["places"]
-    shape = render.fitted(prediction.placement.slice_shape, render.LONGEST_LAYER)
+    shape = render.fitted(prediction.placement.slice_shape, THUMBNAIL)
+    diseased = where_disease_can_be(anatomy)
     classes = []
     for index, key in enumerate(prediction.classes):
         evidence = prediction.evidence(index, shape)
+        positive = np.maximum(prediction.maps[index], 0)
         title = catalogue()["classes"][key]["title"]
         place = places["nowhere"].format(title=title)
         if prediction.is_localised(index):
@@ -198,16 +237,41 @@ def view(given: Answer, origin: Entry | None = None) -> AnswerView:
                 share=float(prediction.probabilities[index]),
                 likeliest=index == prediction.top,
                 possible=key in (prediction.possible or ()),
-                map=render.data_uri(render.layer(evidence, prediction.map_top)),
                 place=place,
+                lungs=1 - share_outside(positive, prediction.placement, anatomy.lung_hulls),
+                outside=share_outside(positive, prediction.placement, diseased),
             )
         )
-    return replace(shown, square=draw(prediction.square, render.LONGEST_SIDE), classes=tuple(classes))
+    square = show(draw(prediction.square, render.LONGEST_SIDE))
+    return replace(shown, square=square, classes=tuple(classes), evidence=drawn_from(prediction))
 
 
-def draw(pixels: NDArray[np.float32], longest: int) -> str:
-    """Pixels (H, W) in [0, 1] as a data URL, shrunk to at most `longest` on the longer side."""
-    return render.data_uri(render.to_bytes(render.fit(pixels, longest)))
+def drawn_from(prediction: Prediction) -> dict[str, Any]:
+    """Numbers from which a browser draws all maps.
+
+    `square` is where the model's square lies in the slice's pixels: left, top, width, height. `maps` are signed, (K,
+    h, w), logit units, over that square: with a class's `bias` they sum to its logit. `top` is the top of the scale.
+    """
+    placement, maps = prediction.placement, prediction.maps
+    box, target = placement.box, placement.target
+    across, down = box.width / target.width, box.height / target.height
+    return {
+        "square": [
+            box.left - target.left * across,
+            box.top - target.top * down,
+            placement.size * across,
+            placement.size * down,
+        ],
+        "maps": np.round(maps.astype(np.float64), DIGITS).tolist(),
+        "bias": (prediction.logits - maps.sum(axis=(1, 2))).tolist(),
+        "logits": prediction.logits.tolist(),
+        "top": prediction.map_top,
+    }
+
+
+def draw(pixels: NDArray[np.float32], longest: int) -> render.Picture:
+    """Pixels (H, W) in [0, 1] as greys, shrunk to at most `longest` on the longer side."""
+    return render.to_bytes(render.fit(pixels, longest))
 
 
 def find_peak(evidence: NDArray[np.float32], body: Mask, lungs: Mask) -> tuple[str, ...]:

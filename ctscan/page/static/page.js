@@ -1,16 +1,27 @@
-// Asks the server about a slice and puts its answer, which is HTML, in place of the last one.
+// Asks the server about slices and puts its answers, which are HTML, in place of the last one.
+import { guess, isGuessing } from "./guess.js";
+import { keys, say, show as showPicture, words } from "./picture.js";
+import { keep } from "./keep.js";
+import { list } from "./several.js";
+
 const find = (selector) => document.querySelector(selector);
 const answer = find("#answer");
 const file = find("#file");
 const limit = Number(document.body.dataset.limit); // bytes, as the server's
 const PATIENCE = 150; // ms until the page says that it is working
+const MOST = 20; // slices of one list
 let asking = null; // the question under way; a new one, or Clear, takes its place
 
-function show(state, html) {
+// --- the answer
+
+function show(state, html, ask = null) {
   answer.dataset.state = state;
   answer.innerHTML = html;
   answer.removeAttribute("aria-busy");
-  find("#live").textContent = find("[data-headline]").innerText;
+  showPicture(ask);
+  guess(answer);
+  find("#live").textContent = isGuessing() ? words.guess : find("[data-headline]").innerText;
+  if (answer.getBoundingClientRect().top > innerHeight / 2) answer.scrollIntoView(); // on a phone, below the fold
 }
 
 function mark(example) {
@@ -24,6 +35,7 @@ function stop(note = "") {
   asking?.abort();
   asking = null;
   find("#note").textContent = note;
+  find("#several").replaceChildren();
 }
 
 const fail = (reason) => show("failed", find(`#not-${reason}`).innerHTML);
@@ -33,14 +45,16 @@ function reasonOf(response) {
   return find(`#not-${stated}`) ? stated : response.status === 413 ? "large" : "failed";
 }
 
-async function ask(address, options = {}) {
+const post = (slice) => ({ method: "POST", body: slice, headers: { "content-type": "application/octet-stream" } });
+
+async function ask(address, options, askAgain) {
   const own = (asking = new AbortController());
   const timer = setTimeout(() => answer.setAttribute("aria-busy", "true"), PATIENCE);
   try {
     const response = await fetch(address, { ...options, signal: own.signal });
     const given = response.ok ? await response.json() : null;
     if (own !== asking) return;
-    if (given) show(given.state, given.html);
+    if (given) show(given.state, given.html, askAgain);
     else fail(reasonOf(response));
   } catch (error) {
     if (own === asking) fail(error instanceof SyntaxError ? "failed" : "offline");
@@ -49,14 +63,40 @@ async function ask(address, options = {}) {
   }
 }
 
-function askAbout(files) {
-  if (!files.length) return;
-  if (location.hash && location.hash !== "#slice") location.hash = "slice";
-  stop(files.length > 1 ? find("#note").dataset.several : "");
+// The same slice with places covered: the scores, or null where there are none to be had.
+const coverer = (slice, example) => async (places) => {
+  const query = new URLSearchParams(places.map((place) => ["at", place]));
+  if (!slice) query.set("example", example);
+  try {
+    const response = await fetch(`cover?${query}`, slice ? post(slice) : { method: "POST" });
+    return response.ok ? await response.json() : null;
+  } catch {
+    return null;
+  }
+};
+
+function askAboutSlice(slice) {
   mark(null);
-  if (files[0].size > limit) fail("large");
-  else ask("answer", { method: "POST", body: files[0].slice(), headers: { "content-type": "application/octet-stream" } });
+  history.replaceState(null, "", location.pathname + location.search);
+  if (slice.size > limit) fail("large");
+  else ask("answer", post(slice), coverer(slice));
 }
+
+function askAboutExample(number) {
+  mark(number);
+  return ask(`example/${number}`, {}, coverer(null, number));
+}
+
+async function askAbout(files) {
+  if (!files.length) return;
+  if (find("[data-section=slice]").hidden) location.hash = "slice";
+  stop(files.length > MOST ? say(words.too_many, { most: MOST }) : "");
+  const slices = files.slice(0, MOST).map((one) => one.slice()); // without their names
+  if (slices.length === 1) askAboutSlice(slices[0]);
+  else list(find("#several"), slices, limit, post, askAboutSlice);
+}
+
+// --- ways in
 
 file.addEventListener("change", () => {
   askAbout([...file.files]);
@@ -71,15 +111,14 @@ for (const type of ["dragover", "drop"]) {
   });
 }
 document.addEventListener("dragleave", () => document.body.classList.remove("dropping"));
-
 document.addEventListener("paste", (event) => askAbout([...(event.clipboardData?.files ?? [])]));
 
 find(".examples")?.addEventListener("click", (event) => {
   const button = event.target.closest(".example");
   if (!button) return;
   stop();
-  mark(button.dataset.example);
-  ask(`example/${button.dataset.example}`);
+  history.replaceState(null, "", `#example=${Number(button.dataset.example) + 1}`);
+  askAboutExample(button.dataset.example);
 });
 
 find("#clear").addEventListener("click", () => {
@@ -88,21 +127,43 @@ find("#clear").addEventListener("click", () => {
   show("empty", find("#empty").innerHTML);
 });
 
-answer.addEventListener("input", (event) => {
-  if (event.target.id === "opacity") {
-    find("#maps").setAttribute("opacity", event.target.value / 100);
-    for (const bar of answer.querySelectorAll(".bar img")) bar.style.opacity = event.target.value / 100;
-    find("output[for=opacity]").textContent = `${event.target.value} %`;
-  }
+find("#guess").addEventListener("change", () => guess(answer));
+
+answer.addEventListener("click", (event) => {
+  const kind = event.target.closest("[data-keep]")?.dataset.keep;
+  if (kind) keep(kind);
 });
 
-document.addEventListener("keydown", (event) => {
-  if (event.key.toLowerCase() !== "m" || event.ctrlKey || event.metaKey || event.altKey) return;
-  const shown = find("#shown");
-  if (shown) shown.checked = !shown.checked;
+answer.addEventListener("change", (event) => {
+  const shown = new URLSearchParams(location.hash.slice(1)).get("example");
+  if (event.target.name === "class" && shown)
+    history.replaceState(null, "", `#example=${shown}&class=${event.target.dataset.key}`);
 });
 
-// Sections have addresses; without this script all of them are shown, one below the other.
+// --- keys
+
+const HELD = 350; // ms: a key that is down longer was held, and what it did is undone when it is let go
+let pressed = 0;
+
+addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("input[type=text], select, textarea");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat || !find("#keys").checked) return;
+  const key = event.key.toLowerCase();
+  if (find("[data-section=slice]").hidden) return;
+  if (key === "m" && find("#shown")) {
+    pressed = event.timeStamp;
+    find("#shown").click();
+  } else if (key === "g") find("#guess").click();
+  else keys[key]?.();
+});
+
+addEventListener("keyup", (event) => {
+  if (event.key.toLowerCase() === "m" && pressed && event.timeStamp - pressed > HELD) find("#shown")?.click();
+  pressed = 0;
+});
+
+// --- addresses: a section, or an example with a class; without this script all sections are shown, one below the other
+
 function turn() {
   const wanted = location.hash.slice(1);
   const sections = [...document.querySelectorAll("[data-section]")];
@@ -114,5 +175,19 @@ function turn() {
   }
   scrollTo(0, 0);
 }
-addEventListener("hashchange", turn);
+
+async function open() {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  const button = find(`.example[data-example="${Number(wanted.get("example")) - 1}"]`);
+  if (!button) return;
+  if (!button.hasAttribute("aria-current")) await askAboutExample(button.dataset.example);
+  find(`.row input[data-key="${CSS.escape(wanted.get("class") ?? "")}"]`)?.click();
+}
+
+addEventListener("hashchange", () => {
+  turn();
+  open();
+});
 turn();
+showPicture(coverer(null, "0"));
+open();

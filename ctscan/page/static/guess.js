@@ -1,0 +1,40 @@
+// Guess first: the audience's reading comes before the answer, its scores and its maps. The tally is this visit's.
+import { say, words } from "./picture.js";
+
+const find = (selector) => document.querySelector(selector);
+const tally = { guesses: 0, agreed: 0 };
+
+export const isGuessing = () => find("#answer").classList.contains("guessing");
+
+// Hides a fresh answer behind four buttons, or shows it where no guess is wanted.
+export function guess(answer) {
+  const wanted = find("#guess").checked && find(".rows") !== null;
+  answer.classList.toggle("guessing", wanted);
+  find(".guesses")?.remove();
+  if (!wanted) return;
+  const box = find("#guess-first").content.cloneNode(true).firstElementChild;
+  const buttons = [...answer.querySelectorAll(".row input")].map((input, index) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "button";
+    button.textContent = answer.querySelectorAll(".row .title")[index].textContent;
+    button.addEventListener("click", () => reveal(answer, input, button.textContent));
+    return button;
+  });
+  box.querySelector("p").after(...buttons);
+  answer.prepend(box);
+}
+
+function reveal(answer, input, title) {
+  tally.guesses += 1;
+  const agreed = input.closest(".row").classList.contains("likeliest");
+  tally.agreed += agreed;
+  answer.classList.remove("guessing");
+  find(".guesses").remove();
+  find("#shown").click(); // the map stays off until it is asked for
+  const note = document.createElement("p");
+  note.className = "guessed";
+  note.textContent = say(agreed ? words.guessed_same : words.guessed_other, { title, ...tally });
+  find(".said").append(note);
+  find("#live").textContent = find("[data-headline]").innerText;
+}

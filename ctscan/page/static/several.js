@@ -1,0 +1,76 @@
+// Several slices, one after the other: a table of verdicts, and the same as CSV. Slices are named by their order alone.
+import { say, words } from "./picture.js";
+
+const COLUMNS = ["slice", "verdict", "outcome", "top_class", "set", "model_id"];
+const quoted = (value) => `"${String(value ?? "").replace(/"/g, '""')}"`;
+
+export async function list(box, slices, limit, post, open) {
+  const made = document.querySelector("#several-slices").content.cloneNode(true);
+  const [progress, rows, save] = ["progress", "tbody", "button"].map((name) => made.querySelector(name));
+  const status = made.querySelector("[role=status]");
+  box.replaceChildren(made);
+  progress.max = slices.length;
+  const answers = [];
+  for (const [index, slice] of slices.entries()) {
+    if (!rows.isConnected) return; // another question, or Clear
+    status.textContent = say(words.several_progress, { done: index, all: slices.length });
+    const given = slice.size > limit ? null : await answerOf(slice, post);
+    answers.push(given?.answer ?? null);
+    rows.append(rowOf(index, given, slice, open));
+    progress.value = index + 1;
+  }
+  status.textContent = say(words.several_progress, { done: slices.length, all: slices.length });
+  save.hidden = false;
+  save.addEventListener("click", () => download(answers));
+  rows.querySelector("button")?.click();
+}
+
+async function answerOf(slice, post) {
+  try {
+    const response = await fetch("answer", post(slice));
+    if (!response.ok) return null;
+    const { html, answer } = await response.json();
+    const page = new DOMParser().parseFromString(html, "text/html");
+    return {
+      headline: page.querySelector(".said h2").textContent.trim(),
+      picture: page.querySelector("#untouched")?.getAttribute("href"),
+      shares: [...page.querySelectorAll(".row .number")].map((e) => e.textContent),
+      answer,
+    };
+  } catch {
+    return null;
+  }
+}
+
+function rowOf(index, given, slice, open) {
+  const row = document.createElement("tr");
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "thumb";
+  button.append(say(words.several_slice, { number: index + 1 }));
+  if (given?.picture) button.prepend(Object.assign(document.createElement("img"), { src: given.picture, alt: "" }));
+  button.addEventListener("click", () => open(slice));
+  const head = document.createElement("th");
+  head.scope = "row";
+  head.append(button);
+  row.append(head);
+  const said = document.createElement("td");
+  said.textContent = given?.headline ?? words.several_failed;
+  row.append(said);
+  for (let k = 0; k < 4; k++) row.insertCell().textContent = given?.shares[k] ?? "";
+  return row;
+}
+
+function download(answers) {
+  const classes = Object.keys(answers.find((one) => one?.probabilities)?.probabilities ?? {});
+  const lines = answers.map((one, index) => [
+    index + 1,
+    ...COLUMNS.slice(1).map((name) => (Array.isArray(one?.[name]) ? one[name].join(" ") : one?.[name])),
+    ...classes.map((key) => one?.probabilities?.[key]),
+  ]);
+  const csv = [[...COLUMNS, ...classes], ...lines].map((cells) => cells.map(quoted).join(",")).join("\r\n");
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([csv], { type: "text/csv" }));
+  link.download = "ctscan.csv";
+  link.click();
+}
