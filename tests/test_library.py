@@ -173,7 +173,8 @@ def test_noise_is_refused_and_there_is_no_way_round(committed: ctscan.Classifier
     with pytest.raises(ValueError, match="no map"):
         answer.overlay("normal")
     doors = {name for name, _ in inspect.getmembers(ctscan.Classifier, inspect.isfunction) if not name.startswith("_")}
-    assert doors == {"many"}
+    assert doors == {"many", "cover"}
+    assert committed.cover(noise, [ctscan.inference.classifier.Patch(9, 9, 3)]) is None
 
 
 def test_an_unusual_slice_gets_no_firm_answer(checkpoint_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Slices and maps -> pictures. Numpy and OpenCV only.
 
-Colours are OpenCV's inferno, whose lightness rises evenly with the value; the low end is transparent, so that no
-evidence looks like nothing and the pixels under it are the slice's own.
+Evidence has one hue, and is as opaque as it is strong: over any grey the hue stays that of the scale, no evidence looks
+like nothing, and the pixels under it are the slice's own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+HUE = (255, 166, 0)  # red, green, blue; that of the page's script
 DEFAULT_OPACITY = 0.6
 LONGEST_SIDE = 1024  # px of a picture on the page
 LONGEST_OVERLAY = 2048  # px of the picture that the API gives
-LONGEST_LAYER = 320  # px: a map of 7 x 7 cells has no finer detail, and the browser scales it smoothly
 
 Picture = NDArray[np.uint8]
 
@@ -26,12 +26,9 @@ def to_bytes(pixels: NDArray[np.float32]) -> Picture:
 
 
 def layer(evidence: NDArray[np.float32], top: float) -> Picture:
-    """Evidence (H, W), >= 0, logit units -> RGBA (H, W, 4): the colour of the value, as opaque as it is strong.
-
-    Colours saturate at `top`.
-    """
+    """Evidence (H, W), >= 0, logit units -> RGBA (H, W, 4), as opaque as it is strong, and opaque from `top` on."""
     share = to_bytes(np.clip(evidence / top, 0, 1).astype(np.float32))
-    return np.dstack([cv2.applyColorMap(share, cv2.COLORMAP_INFERNO)[..., ::-1], share])
+    return np.dstack([np.broadcast_to(np.uint8(HUE), (*share.shape, 3)), share])
 
 
 def overlay(grey: Picture, evidence: NDArray[np.float32], top: float, opacity: float = DEFAULT_OPACITY) -> Picture:

@@ -35,7 +35,6 @@ from ctscan.page.door import MAX_BYTES, Door, refuse
 from ctscan.page.memory import Memory
 from ctscan.page.views import Views
 
-STATIC = Path(__file__).parent / "static"
 KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 FOR_A_YEAR = {"cache-control": "public, max-age=31536000, immutable"}  # addresses of static files name their content
 NEVER = {"cache-control": "no-store"}
@@ -163,7 +162,6 @@ def build(views: Views, root_path: str) -> Door:
 
 def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
     """What a browser asks for."""
-    files = {path.name: path.read_bytes() for path in STATIC.iterdir()}
     home = views.home()
 
     async def show_home(_: Request) -> Response:
@@ -171,9 +169,9 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
 
     async def static(request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in files:
+        if name not in views.static:
             return PlainTextResponse("Not found", 404)
-        return Response(files[name], headers=FOR_A_YEAR, media_type=KINDS[Path(name).suffix])
+        return Response(views.static[name], headers=FOR_A_YEAR, media_type=KINDS[Path(name).suffix])
 
     async def picture(request: Request) -> Response:
         data = views.pictures.get(request.path_params["name"])

@@ -111,6 +111,13 @@ class Views:
             "cells": side // CELL,
             "sketch": sketch(side // CELL),
         }
+        self.static = {path.name: path.read_bytes() for path in STATIC.iterdir()}
+        self.versions = {name: hashlib.sha256(data).hexdigest()[:12] for name, data in self.static.items()}
+        for name, version in self.versions.items():  # modules name each other by version too: all are cached for good
+            for other in self.static:
+                self.static[other] = self.static[other].replace(
+                    f'"./{name}"'.encode(), f'"./{name}?{version}"'.encode()
+                )
         self.pictures: dict[str, bytes] = {}  # of the examples, as PNG, by the address that names their content
         self._example = cache(
             lambda number: view(classifier(examples[number].slice), examples[number].entry, self.publish)
@@ -121,7 +128,7 @@ class Views:
         return self._templates.get_template("page.html.j2").render(
             answer=self._example(0) if self.examples else None,
             examples=[(e.entry.title, self.publish(draw(e.slice.pixels, THUMBNAIL))) for e in self.examples],
-            versions={path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in STATIC.iterdir()},
+            versions=self.versions,
             limit=MAX_BYTES,
         )
 

@@ -87,6 +87,7 @@ export function redraw() {
   if (Number(select.value) === chosen()) select.value = String((chosen() + 1) % given.maps.length);
   for (const option of select.options) option.disabled = Number(option.value) === chosen();
   select.disabled = mode() !== "instead";
+  find("#maps").dataset.class = chosen();
   find("#maps").replaceChildren(...draw(mapOf(), given.top, isSigned(), given.square, find("#cells").checked));
   drawLegend();
   explain();
