@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.render import encode_png, fit, layer, overlay, to_bytes
@@ -29,12 +30,14 @@ def test_colours_saturate_above_the_top_and_are_never_stretched() -> None:
     assert 25 <= weak[..., 3].max() <= 26
 
 
-def test_the_colour_table_is_evenly_lighter() -> None:
-    colours = layer(np.linspace(0, 1, 256, dtype=np.float32)[None], 1)[..., :3]
-    lightness = cv2.cvtColor(colours.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0, :, 0]
-    steps = np.diff(lightness[::5])
-    assert (steps > 0).all()
-    assert steps.max() < 3 * np.median(steps)
+@pytest.mark.parametrize("grey", [0, 60, 128, 200, 255])
+def test_over_any_grey_stronger_evidence_is_more_saturated_and_of_one_hue(grey: int) -> None:
+    shares = np.linspace(0.2, 1, 9, dtype=np.float32)[None]
+    shown = overlay(np.full(shares.shape, grey, np.uint8), shares, 1)[0]
+    lab = cv2.cvtColor(shown[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    chroma, hue = np.hypot(lab[:, 1], lab[:, 2]), np.degrees(np.arctan2(lab[:, 2], lab[:, 1]))
+    assert (np.diff(chroma) > 0).all()
+    assert np.ptp(hue) < 15
 
 
 def test_an_overlay_lies_between_slice_and_colour() -> None:

@@ -28,7 +28,7 @@ def to_bytes(pixels: NDArray[np.float32]) -> Picture:
 def layer(evidence: NDArray[np.float32], top: float) -> Picture:
     """Evidence (H, W), >= 0, logit units -> RGBA (H, W, 4), as opaque as it is strong, and opaque from `top` on."""
     share = to_bytes(np.clip(evidence / top, 0, 1).astype(np.float32))
-    return np.dstack([np.broadcast_to(np.uint8(HUE), (*share.shape, 3)), share])
+    return np.dstack([np.broadcast_to(np.array(HUE, np.uint8), (*share.shape, 3)), share])
 
 
 def overlay(grey: Picture, evidence: NDArray[np.float32], top: float, opacity: float = DEFAULT_OPACITY) -> Picture:
