@@ -101,7 +101,7 @@ def test_the_first_screen_is_a_worked_example_even_without_a_script(browser: Bro
     assert sum(shares) == pytest.approx(100, abs=2)  # whole numbers
     assert page.locator(".example").count() == 6
     assert page.locator(".example[aria-current]").count() == 1
-    assert page.locator("noscript").count() == 1
+    assert page.locator("[data-section=slice] noscript").count() == 1
     context.close()
 
 
@@ -132,7 +132,7 @@ def test_a_refused_picture_has_a_reason_and_neither_scores_nor_maps(visit: Visit
     assert visit.upload(stranger("notct", "chestxray*")) == "refused"
     assert visit.headline == TEXTS["refused"]
     assert visit.page.locator("svg.picture image").count() == 1
-    assert visit.page.locator(".row, .layer, .side").count() == 0
+    assert visit.page.locator("#answer .row, #answer .side").count() == 0
 
 
 def test_an_unusual_slice_gets_no_answer(visit: Visit) -> None:
@@ -335,7 +335,8 @@ def test_sections_have_addresses_and_back_works(visit: Visit, app: App) -> None:
     page = visit.page
     for name in ("how-to-read", "how-good", "about"):
         page.click(f"nav a[href='#{name}']")
-        assert page.locator("[data-section]:visible").get_attribute("data-section") == name
+        page.locator(f"[data-section='{name}']").wait_for()
+        assert page.locator("[data-section]:visible").count() == 1
         assert page.get_attribute("nav a[aria-current]", "href") == f"#{name}"
     page.go_back()
     page.locator("[data-section='how-good']").wait_for()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ctscan.inference.classifier import Classifier
 
-SECTIONS = ("slice", "how-to-read", "how-good", "about")
+SECTIONS = ("slice", "scan", "how-to-read", "how-good", "about")
 DESKTOP, PHONE = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
 WORDS = 350  # of "How to read it"
 

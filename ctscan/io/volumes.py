@@ -31,6 +31,7 @@ class Volume:
     name: str
     units: NDArray[np.float32]  # (Z, H, W), Hounsfield units
     lesion: NDArray[np.bool_]  # (Z, H, W), what is outlined; nothing where there is no mass
+    spacing: tuple[float, float] | None = None  # mm between two slices, and between two pixels; None: not known
 
     def outlined(self) -> list[int]:
         """The slices with a part of the lesion."""
@@ -52,10 +53,11 @@ def read_volumes(folder: Path) -> list[Volume]:
         outline = path.with_name(path.name.replace(IMAGE, LABEL))
         if not outline.exists():
             raise DataError(f"{path.name} has no {outline.name} beside it.")
-        units, lesion = _read_nrrd(path).astype(np.float32), _read_nrrd(outline) > 0
+        (values, spacing), (marks, _) = _read_nrrd(path), _read_nrrd(outline)
+        units, lesion = values.astype(np.float32), marks > 0
         if lesion.shape != units.shape or not lesion.any():
             raise DataError(f"{outline.name} outlines nothing in {path.name}.")
-        volumes.append(Volume(path.name.removesuffix(IMAGE), units, lesion))
+        volumes.append(Volume(path.name.removesuffix(IMAGE), units, lesion, spacing))
     if not volumes:
         raise DataError(f"{folder} holds no volume with an outline: no *{IMAGE} beside a *{LABEL}.")
     return volumes
@@ -73,7 +75,7 @@ def read_free_volumes(folder: Path) -> list[Volume]:
     return volumes
 
 
-def _read_nrrd(path: Path) -> NDArray[np.number]:
+def _read_nrrd(path: Path) -> tuple[NDArray[np.number], tuple[float, float]]:
     import nrrd
 
     try:
@@ -85,7 +87,7 @@ def _read_nrrd(path: Path) -> NDArray[np.number]:
     if header.get("space") != "left-posterior-superior" or not along_axes:
         raise DataError(f"{path.name}: only axial volumes along left, posterior, superior are read.")
     axial: NDArray[np.number] = values.transpose(2, 1, 0)
-    return axial
+    return axial, (float(directions[2, 2]), float(directions[0, 0]))
 
 
 def _read_nifti(path: Path) -> NDArray[np.number]:

@@ -22,7 +22,7 @@ MAX_QUESTION = 1 << 16  # bytes of a body that is no upload; an honest one has s
 BEGINNING = re.compile(r"POST /(answer|cover|gradio_api/upload)|GET /example/\d+")
 ASKING = re.compile(r"POST /gradio_api/(queue/join|call/classify)")
 OTHER = re.compile(
-    r"(GET|HEAD) /(static/[\w.-]+|picture/[\w.]+|health|config|gradio_api/info)?"
+    r"(GET|HEAD) /((static|picture|scan)/[\w.-]+|health|config|gradio_api/info)?"
     r"|GET /gradio_api/(queue/data|call/classify/\w+|file=[\w.]+|heartbeat/\w+)|POST /gradio_api/(cancel|reset)"
 )
 LASTING = "/gradio_api/heartbeat/"  # open for as long as a client is

@@ -18,6 +18,7 @@ from ctscan.inference.classifier import load
 from ctscan.io.sandbox import Decoder
 from ctscan.page.examples import read_examples
 from ctscan.results.ledger import read_ledger
+from ctscan.results.scan import read_scan
 from ctscan.results.summary import facts_of
 
 # What Gradio is told, besides a folder; every other variable of its name is removed, or Gradio would obey it behind our
@@ -99,7 +100,7 @@ def main() -> int:
                 examples = read_examples(settings.examples)
                 classifier = load(settings.checkpoint, settings.device)
                 facts = facts_of(read_ledger(settings.checkpoint.parent / "metrics.json"), classifier.card)
-                views = Views(classifier, examples, facts, decoder.read)
+                views = Views(classifier, examples, facts, decoder.read, read_scan(settings.examples / "scan"))
                 decoder.wait_until_ready()
                 serve(views, listener, settings.host, settings.root_path)
     except CtscanError as error:

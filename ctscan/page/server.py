@@ -35,7 +35,10 @@ from ctscan.page.door import MAX_BYTES, Door, refuse
 from ctscan.page.memory import Memory
 from ctscan.page.views import Views
 
-KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+KINDS = {
+    ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png",
+    ".json": "application/json", ".jpg": "image/jpeg",
+}  # fmt: skip
 FOR_A_YEAR = {"cache-control": "public, max-age=31536000, immutable"}  # addresses of static files name their content
 NEVER = {"cache-control": "no-store"}
 AT_ONCE = 2  # slices; the network uses all cores for one
@@ -167,17 +170,11 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
     async def show_home(_: Request) -> Response:
         return HTMLResponse(home, headers=NEVER)
 
-    async def static(request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in views.static:
+    async def kept(request: Request) -> Response:
+        name = "/".join(request.scope["path"].split("/")[-2:])
+        if name not in views.files:
             return PlainTextResponse("Not found", 404)
-        return Response(views.static[name], headers=FOR_A_YEAR, media_type=KINDS[Path(name).suffix])
-
-    async def picture(request: Request) -> Response:
-        data = views.pictures.get(request.path_params["name"])
-        if data is None:
-            return PlainTextResponse("Not found", 404)
-        return Response(data, headers=FOR_A_YEAR, media_type="image/png")
+        return Response(views.files[name], headers=FOR_A_YEAR, media_type=KINDS[Path(name).suffix])
 
     async def at_the_desk(request: Request, work: Callable[[], dict[str, Any]]) -> Response:
         if desk.statistics().tasks_waiting >= WAITING:
@@ -204,8 +201,9 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
     small = [Middleware(GZipMiddleware, minimum_size=1024)]  # pictures are compressed already
     return [
         Route("/", show_home, middleware=small),
-        Route("/static/{name}", static, middleware=small),
-        Route("/picture/{name}", picture),
+        Route("/static/{name}", kept, middleware=small),
+        Route("/picture/{name}", kept),
+        Route("/scan/{name}", kept, middleware=small),
         Route("/answer", answer, methods=["POST"]),
         Route("/cover", cover, methods=["POST"]),
         Route("/example/{number}", example, middleware=small),

@@ -24,6 +24,7 @@ from ctscan.page.door import MAX_BYTES
 from ctscan.page.examples import Entry, Example
 from ctscan.results import summary
 from ctscan.results.report import FILTERS
+from ctscan.results.scan import BundledScan
 from ctscan.results.summary import Facts
 
 STATIC = Path(__file__).parent / "static"
@@ -81,12 +82,19 @@ class Views:
         examples: Slices to show; the first is answered in the first response.
         facts: What is known of the model's worth.
         read: How a stranger's file is read.
+        scan: A whole one to scroll through; None shows no such section.
     """
 
     def __init__(
-        self, classifier: Classifier, examples: tuple[Example, ...], facts: Facts, read: Reader = read_slice
+        self,
+        classifier: Classifier,
+        examples: tuple[Example, ...],
+        facts: Facts,
+        read: Reader = read_slice,
+        scan: BundledScan | None = None,
     ) -> None:
         self.classifier = classifier
+        self.scan = scan
         self.examples = examples
         self.read = read
         self._templates = Environment(
@@ -104,6 +112,8 @@ class Views:
             "classes": CLASSES,
             "card": classifier.card,
             "facts": facts,
+            "scan": scan,
+            "reasons": catalogue()["notices"],
             "bounds": summary,
             "whole": whole,
             "opacity": round(100 * render.DEFAULT_OPACITY),
@@ -111,14 +121,15 @@ class Views:
             "cells": side // CELL,
             "sketch": sketch(side // CELL),
         }
-        self.static = {path.name: path.read_bytes() for path in STATIC.iterdir()}
-        self.versions = {name: hashlib.sha256(data).hexdigest()[:12] for name, data in self.static.items()}
-        for name, version in self.versions.items():  # modules name each other by version too: all are cached for good
-            for other in self.static:
-                self.static[other] = self.static[other].replace(
-                    f'"./{name}"'.encode(), f'"./{name}?{version}"'.encode()
-                )
-        self.pictures: dict[str, bytes] = {}  # of the examples, as PNG, by the address that names their content
+        static = {path.name: path.read_bytes() for path in STATIC.iterdir()}
+        self.versions = {name: hashlib.sha256(data).hexdigest()[:12] for name, data in static.items()}
+        self.files = {f"static/{name}": data for name, data in static.items()}  # by addresses that name their content
+        for module in (name for name in static if name.endswith(".js")):  # modules name each other by version too
+            for name, data in self.files.items():
+                named = f'"./{module}?{self.versions[module]}"'.encode()
+                self.files[name] = data.replace(f'"./{module}"'.encode(), named)
+        if scan:
+            self.files |= {f"scan/{name}": data for name, data in scan.files.items()}
         self._example = cache(
             lambda number: view(classifier(examples[number].slice), examples[number].entry, self.publish)
         )
@@ -135,9 +146,9 @@ class Views:
     def publish(self, picture: render.Picture) -> str:
         """Keep a picture of an example under an address, which browsers may cache for good."""
         data = render.encode_png(picture)
-        name = f"{hashlib.sha256(data).hexdigest()[:16]}.png"
-        self.pictures[name] = data
-        return f"picture/{name}"
+        name = f"picture/{hashlib.sha256(data).hexdigest()[:16]}.png"
+        self.files[name] = data
+        return name
 
     def answer(self, data: bytes) -> dict[str, Any]:
         """What the page's script puts in place of the last answer.

@@ -1,0 +1,262 @@
+// The section "Whole scan": one slice in three windows, and the scores of all slices as lines along the body.
+// Nothing is fetched before the section is opened; windows are applied here, to greys that are Hounsfield units.
+
+const AIR = -1024, STEP = 8; // Hounsfield units: of grey 0, and from one grey to the next
+const TALL = 150, LEFT = 44, RIGHT = 44, TOP = 8, FOOT = 22; // px of the chart and its edges; left and right as the slider's
+const NOTCH = 40; // px of wheel for one slice: less than a mouse's notch, some of a trackpad's
+const MARKED = 5; // slices between two marks of a line
+const DOTS = [(x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0-8 0`, (x, y) => `M${x - 3.5} ${y - 3.5}h7v7h-7z`,
+  (x, y) => `M${x} ${y - 4.5}l4.5 8h-9z`, (x, y) => `M${x} ${y - 5}l5 5l-5 5l-5-5z`];
+
+const root = document.querySelector("#whole-scan");
+const find = (selector) => root.querySelector(selector);
+const words = JSON.parse(root.dataset.words);
+const reasons = JSON.parse(root.dataset.reasons);
+const scored = "scored" in root.dataset;
+const slider = find("#scan-slice");
+const panels = [...root.querySelectorAll(".panel")];
+const fill = (sentence, values) => sentence.replace(/{(\w+)}/g, (_, name) => values[name]);
+const titles = [...(panels[0]?.querySelectorAll("dt") ?? [])].map((term) => term.textContent);
+
+let state = "closed"; // then "fetching", and "open" or back to "closed"
+let scan = null;
+let sheet = null; // all slices, as tiles
+
+function percent(share) {
+  const rounded = Math.round(100 * share);
+  return `${rounded === 0 ? "<1" : rounded === 100 ? ">99" : rounded}\u00a0%`;
+}
+
+function element(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+// --- pictures
+
+const enlarged = document.createElement("canvas"); // greys before any window, twice as large
+
+function tables(windows) {
+  return Object.fromEntries(Object.entries(windows).map(([name, [centre, width]]) =>
+    [name, Uint8ClampedArray.from({ length: 256 }, (_, grey) => 255 * ((AIR + STEP * grey - centre) / width + 0.5))]));
+}
+
+function drawPictures(index) {
+  const [width, height] = scan.tile;
+  Object.assign(enlarged, { width: 2 * width, height: 2 * height });
+  const brush = enlarged.getContext("2d", { willReadFrequently: true });
+  brush.imageSmoothingQuality = "high";
+  const left = (index % scan.columns) * width, top = Math.floor(index / scan.columns) * height;
+  brush.drawImage(sheet, left, top, width, height, 0, 0, enlarged.width, enlarged.height);
+  const greys = brush.getImageData(0, 0, enlarged.width, enlarged.height).data;
+  for (const panel of panels) {
+    const table = scan.tables[panel.dataset.window];
+    const shown = panel.querySelector("canvas").getContext("2d");
+    const image = shown.createImageData(enlarged.width, enlarged.height);
+    const pixels = new Uint32Array(image.data.buffer);
+    for (let i = 0; i < pixels.length; i++) pixels[i] = 0xff000000 | (table[greys[4 * i]] * 0x010101);
+    shown.putImageData(image, 0, 0);
+    panel.querySelector(".edge").replaceChildren(
+      ...scan.slices[index].outline.map((line) => element("polygon", { points: line.join(" ") })));
+  }
+}
+
+// --- words and numbers
+
+function say(reading) {
+  if (reading.verdict !== "ok") return words[reading.verdict];
+  const top = reading.probabilities.indexOf(Math.max(...reading.probabilities));
+  const likeliest = { title: titles[top], share: percent(reading.probabilities[top]) };
+  if (!reading.possible) return fill(words.raw, likeliest);
+  if (reading.possible.length === 1) return fill(words.single, likeliest);
+  const named = reading.possible.map((key) => titles[scan.classes.indexOf(key)]);
+  return named.length ? fill(words.uncertain, { titles: named.join(words.or) }) : words.uncertain_none;
+}
+
+function fillPanel(panel, index) {
+  const name = panel.querySelector(".panel-name span").firstChild.textContent.trim();
+  const where = fill(words.slice, { number: index + 1, count: scan.slices.length, position: scan.slices[index].position });
+  const canvas = panel.querySelector("canvas");
+  if (!scored) return canvas.setAttribute("aria-label", fill(words.picture, { window: name, said: where }));
+  const reading = scan.slices[index].readings[panel.dataset.window];
+  const said = say(reading);
+  canvas.setAttribute("aria-label", fill(words.picture, { window: name, said: `${where}. ${said}` }));
+  panel.dataset.verdict = reading.verdict;
+  panel.querySelector(".verdict").textContent = said;
+  panel.querySelector(".reason").textContent = reading.verdict === "ok" ? "" : (reasons[reading.reason] ?? "");
+  const highest = Math.max(...(reading.probabilities ?? [2]));
+  panel.querySelectorAll(".panel-scores > div").forEach((row, number) => {
+    const share = reading.probabilities?.[number];
+    row.classList.toggle("likeliest", share === highest);
+    row.querySelector("dd").textContent = share === undefined ? "–" : percent(share);
+    row.querySelector(".value").setAttribute("width", 100 * (share ?? 0));
+  });
+  return undefined;
+}
+
+// --- the chart
+
+const chosen = () => find("[name=scan-window]:checked").value;
+const nameOf = (panel) => panel.querySelector(".panel-name span").firstChild.textContent.trim();
+let across = (index) => index; // slice -> px; made when the chart is drawn
+
+function drawChart() {
+  const chart = find("#scan-chart");
+  const wide = chart.clientWidth;
+  if (!wide) return;
+  const count = scan.slices.length, last = count - 1;
+  const scale = (wide - LEFT - RIGHT) / last, high = TALL - TOP - FOOT;
+  across = (index) => LEFT + index * scale;
+  const down = (share) => TOP + (1 - share) * high;
+  chart.setAttribute("viewBox", `0 0 ${wide} ${TALL}`);
+  const parts = [];
+  const marked = scan.slices.flatMap((slice, index) => (slice.outline.length ? [index] : []));
+  for (const index of marked) {
+    parts.push(element("rect", { class: "lesion", x: across(index - 0.5), y: TOP, width: scale, height: high }));
+  }
+  for (const share of [0, 0.5, 1]) {
+    parts.push(element("path", { class: "grid", d: `M${LEFT} ${down(share)}H${wide - RIGHT}` }));
+    const label = element("text", { x: LEFT - 8, y: down(share) + 4, class: "end" });
+    label.textContent = `${100 * share}\u00a0%`;
+    parts.push(label);
+  }
+  for (let mm = 0; mm <= scan.slices[last].position; mm += 50) {
+    const at = across((mm / scan.slices[last].position) * last);
+    parts.push(element("path", { class: "grid", d: `M${at} ${TOP + high}v4` }));
+    const label = element("text", { x: at, y: TALL - 3, class: "middle" });
+    label.textContent = mm ? mm : "0\u00a0mm";
+    parts.push(label);
+  }
+  const readings = scan.slices.map((slice) => slice.readings[chosen()]);
+  scan.classes.forEach((_, number) => {
+    const lines = { ok: "", unusual: "" };
+    let dots = "", faded = "";
+    readings.forEach((reading, index) => {
+      if (!reading.probabilities) return;
+      const at = `${across(index)} ${down(reading.probabilities[number])}`;
+      const before = readings[index - 1]?.probabilities, after = readings[index + 1]?.probabilities;
+      if (before) {
+        const kind = reading.verdict === "ok" && readings[index - 1].verdict === "ok" ? "ok" : "unusual";
+        lines[kind] += `M${across(index - 1)} ${down(before[number])}L${at}`;
+      }
+      const alone = !before && !after;
+      if (alone || (index + number) % MARKED === 0) {
+        const dot = DOTS[number](across(index), down(reading.probabilities[number]));
+        if (reading.verdict === "ok") dots += dot;
+        else faded += dot;
+      }
+    });
+    const group = element("g", { class: `class-${number}` });
+    group.append(element("path", { class: "line", d: lines.ok }), element("path", { class: "line unusual", d: lines.unusual }),
+      element("path", { class: "dot", d: dots }), element("path", { class: "dot unusual", d: faded }));
+    parts.push(group);
+  });
+  parts.push(element("path", { class: "cursor" }));
+  chart.replaceChildren(...parts);
+  moveCursor();
+}
+
+function moveCursor() {
+  const index = slider.value - 1;
+  find(".cursor")?.setAttribute("d", `M${across(index)} ${TOP - 6}V${TALL - FOOT + 5}`);
+  const panel = panels.find((one) => one.dataset.window === chosen());
+  const readings = scan.slices.map((slice) => slice.readings[chosen()]);
+  const tally = (verdict) => readings.filter((reading) => reading.verdict === verdict).length;
+  const outlined = scan.slices.flatMap((slice, at) => (slice.outline.length ? [at + 1] : []));
+  const scores = (readings[index].probabilities ?? [])
+    .map((share, number) => fill(words.score, { title: titles[number], share: percent(share) })).join(", ");
+  find("#scan-of").textContent = nameOf(panel);
+  find("#scan-chart").setAttribute("aria-label", fill(words.chart, {
+    window: nameOf(panel), count: readings.length, outlined: `${outlined[0]}–${outlined.at(-1)}`, answered: tally("ok"),
+    unusual: tally("unusual"), refused: tally("refused"), number: index + 1, said: say(readings[index]), scores,
+  }).trim());
+}
+
+// --- going from slice to slice
+
+function show() {
+  const index = slider.value - 1, slice = scan.slices[index];
+  drawPictures(index);
+  for (const panel of panels) fillPanel(panel, index);
+  const place = fill(words.slice, { number: index + 1, count: scan.slices.length, position: slice.position });
+  const where = slice.outline.length ? `${place}, ${words.outlined}` : place;
+  find("#scan-where").textContent = where;
+  const answers = scored ? panels.map((p) => fill(words.picture, { window: nameOf(p), said: say(slice.readings[p.dataset.window]) })) : [];
+  slider.setAttribute("aria-valuetext", [where, ...answers].join(". "));
+  if (scored) moveCursor();
+}
+
+function go(number) {
+  const wanted = Math.min(slider.max, Math.max(slider.min, number));
+  if (wanted === Number(slider.value)) return;
+  slider.value = wanted;
+  show();
+}
+
+slider.addEventListener("input", show);
+let turned = 0;
+for (const place of [find("#scan-panels"), find(".scan-slider")]) {
+  place.addEventListener("wheel", (event) => {
+    if (event.ctrlKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) return; // to enlarge the page, or go back in it
+    event.preventDefault();
+    turned += event.deltaY * (event.deltaMode ? NOTCH : 1);
+    if (Math.abs(turned) < NOTCH) return;
+    go(Number(slider.value) - Math.sign(turned)); // as in a reading room: down is towards the feet
+    turned = 0;
+  }, { passive: false });
+}
+
+const STEPS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 };
+document.addEventListener("keydown", (event) => {
+  if (state !== "open" || !root.checkVisibility() || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key.toLowerCase() === "o") {
+    const outline = find("#scan-outline");
+    outline.checked = !outline.checked;
+  } else if (event.key in STEPS && !event.target.closest("input, .scroll")) { // an input has its own use for them
+    event.preventDefault();
+    go(Number(slider.value) + STEPS[event.key]);
+  }
+});
+
+find("#scan-chart")?.addEventListener("pointerdown", (event) => event.currentTarget.setPointerCapture(event.pointerId));
+for (const type of ["pointerdown", "pointermove"]) {
+  find("#scan-chart")?.addEventListener(type, (event) => {
+    if (!event.buttons) return;
+    const at = event.clientX - event.currentTarget.getBoundingClientRect().left;
+    go(Math.round((at - across(0)) / (across(1) - across(0))) + 1);
+  });
+}
+for (const radio of root.querySelectorAll("[name=scan-window]")) radio.addEventListener("change", drawChart);
+
+// --- opening
+
+async function open() {
+  if (location.hash !== "#scan" || state !== "closed") return;
+  state = "fetching";
+  find("#scan-failed").hidden = true;
+  find("#scan-loading").hidden = false;
+  try {
+    sheet = new Image();
+    sheet.src = root.dataset.picture;
+    const [response] = await Promise.all([fetch(root.dataset.record), sheet.decode()]);
+    if (!response.ok) throw new Error(response.status);
+    scan = await response.json();
+    scan.tables = tables(scan.windows);
+    const first = scan.slices.findLastIndex((slice) => slice.outline.length) + scan.slices.findIndex((slice) => slice.outline.length);
+    slider.value = Math.floor(first / 2) + 1; // in the middle of the mass
+    state = "open";
+  } catch {
+    state = "closed";
+  }
+  find("#scan-loading").hidden = true;
+  find("#scan-failed").hidden = state === "open";
+  find("#scan-view").hidden = state !== "open";
+  if (state !== "open") return;
+  find("#scan-legend")?.querySelectorAll(".dot").forEach((dot, number) => dot.setAttribute("d", DOTS[number](17, 7)));
+  show();
+  if (scored) new ResizeObserver(drawChart).observe(find("#scan-chart"));
+}
+find("#scan-again").addEventListener("click", open);
+addEventListener("hashchange", open);
+open();
