@@ -238,7 +238,7 @@ def encoded(path: Path) -> str:
 
 def test_a_pasted_picture_is_answered_and_shown_wherever_the_visitor_is(visit: Visit) -> None:
     visit.page.click("nav a[href='#about']")
-    assert not visit.page.is_visible("#answer")
+    visit.page.locator("#answer").wait_for(state="hidden")
     visit.age()
     visit.page.evaluate(PASTE, encoded(MASS))
     assert SCORED.fullmatch(visit.wait())
@@ -368,7 +368,7 @@ def test_focus_stays_where_it_was_and_an_answer_is_announced_once(visit: Visit) 
 
 def test_every_control_is_reached_by_tab_in_the_order_of_the_page(visit: Visit) -> None:
     reached: list[str] = []
-    for _ in range(35):
+    for _ in range(36):
         visit.page.keyboard.press("Tab")
         reached.append(
             visit.page.evaluate(
@@ -379,7 +379,7 @@ def test_every_control_is_reached_by_tab_in_the_order_of_the_page(visit: Visit) 
     order = [name for index, name in enumerate(reached) if name not in reached[:index]]
     assert [n for n in order if n != "body"] == [
         *("a", "file", "clear", "guess", "keys", "example", "picture", "button", "class", "mode"),
-        *("shown", "cells", "opacity", "cover", "summary"),
+        *("shown", "outlined", "cells", "opacity", "cover", "summary"),
     ]
     assert visit.page.locator("svg.picture[role=img][aria-label]").count() == 1
     assert not visit.page.locator("img:not([alt])").count()

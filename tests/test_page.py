@@ -260,6 +260,17 @@ def test_any_folder_can_be_shown_and_what_is_unreadable_is_left_out(tmp_path: Pa
         read_examples(tmp_path)
 
 
+def test_folders_of_classes_are_the_truth_about_their_slices(classifier: Classifier, tmp_path: Path) -> None:
+    for name in ("normal", "squamous.cell.carcinoma_left.hilum", "other things"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "Jane Doe.png").write_bytes(cv2_png(draw_phantom(120, 120)))
+    examples = read_examples(tmp_path)
+    assert [example.entry.truth for example in examples] == ["normal", "squamous_cell_carcinoma"]
+    html = Views(classifier, examples, Facts(classifier.card)).home()
+    assert "Known:" in html
+    assert "Jane" not in html
+
+
 def test_a_large_folder_is_read_no_further_than_it_is_shown(tmp_path: Path) -> None:
     (tmp_path / "slice.png").write_bytes(cv2_png(draw_phantom(40, 40)))
     files = ["slice.png"] * MOST + ["to open it would be an error.png"]

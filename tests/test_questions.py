@@ -15,12 +15,14 @@ import pytest
 
 import ctscan
 from ctscan.inference.classifier import Patch, Prediction
+from ctscan.inference.gate import share_outside
 from tests.conftest import App
 from tests.test_browser import DESKTOP, DROP, EXAMPLES, MASS, NODULE, PHONE, TEXTS, WIDE, Visit, encoded
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FilePayload, Page
 
+NO_MASS = 3  # number of an example without one
 SAMPLE = "async ([map, u, v]) => (await import('./static/evidence.js')).sample(map, u, v)"
 INSIDE = """async ([map, x, y, r]) =>
   (await import('./static/evidence.js')).inside(map, (u, v) => Math.hypot(u - x, v - y) <= r, 64)"""
@@ -110,7 +112,7 @@ def test_the_value_under_the_pointer_is_read(visit: Visit, first: Prediction) ->
 
 
 def test_shares_of_the_evidence_are_a_hundred(visit: Visit) -> None:
-    shares = re.findall(r"(\d+)\u00a0%", visit.page.inner_text(".of:visible").split("scale.")[1])
+    shares = re.findall(r"(\d+)\u00a0%", visit.page.inner_text(".of:visible").split("scale.")[1].split("In the")[0])
     assert sum(map(int, shares)) == pytest.approx(100, abs=1)
 
 
@@ -220,6 +222,30 @@ def test_a_question_about_no_place_is_refused(visit: Visit, app: App, query: str
     assert response.status == 404
 
 
+# --- what is known
+
+
+def test_the_outline_of_a_mass_is_a_switch_with_its_share(visit: Visit, first: Prediction) -> None:
+    page = visit.page
+    assert not page.is_visible("#outline polygon")
+    page.keyboard.press("o")
+    assert page.is_visible("#outline polygon")
+    shares = re.findall(r"(\d+)\u00a0% ", page.inner_text(".of:visible").split("In the outline")[1] + " ")
+    listing = json.loads((EXAMPLES / "examples.json").read_text())[0]
+    mask = np.zeros(first.placement.slice_shape, np.uint8)
+    cv2.fillPoly(mask, [np.array(line).astype(np.int32) for line in listing["outline"]], 1)
+    positive = np.maximum(first.maps[first.top], 0)
+    assert int(shares[-1]) == pytest.approx(100 * (1 - share_outside(positive, first.placement, mask > 0)), abs=1)
+
+
+def test_a_failure_is_named_as_one(visit: Visit) -> None:
+    visit.choose(NO_MASS)
+    assert TEXTS["truth"]["alarm"] in visit.page.inner_text(".origin")
+    assert visit.page.locator("#outline").count() == 0
+    visit.upload(WIDE.read_bytes())  # the same kind of slice as a visitor's: nothing is known of it
+    assert visit.page.locator(".origin").count() == 0
+
+
 # --- guesses, lists, things to keep
 
 
@@ -234,6 +260,10 @@ def test_the_answer_comes_after_the_guess(visit: Visit) -> None:
     assert page.is_visible(".rows")
     assert not page.is_checked("#shown")  # the map waits until it is asked for
     assert "This visit: 0 of 1" in page.inner_text(".guessed")
+    assert "truth is known" not in page.inner_text(".guessed")  # a mass has no class here
+    page.locator(".example").nth(NO_MASS).click()
+    page.locator(".guesses .button").nth(3).click()
+    assert "Of 1 slices whose truth is known you named 1 rightly, the network 0." in page.inner_text(".guessed")
     page.locator(".example").nth(NODULE).click()
     page.locator(".guesses").wait_for()
     page.uncheck("#guess")

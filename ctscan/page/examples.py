@@ -6,27 +6,36 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ctscan.classes import CLASS_KEYS, class_of_folder
 from ctscan.errors import DataError, UnreadableSlice
 from ctscan.io.images import Slice, read_slice
 
 LISTING = "examples.json"
 NOT_PICTURES = {".json", ".md", ".txt"}
+TRUTHS = ("mass", "nodule", "no_mass", *CLASS_KEYS)
 MOST = 24  # thumbnails; a folder may hold more, the page would not
 
 logger = logging.getLogger(__name__)
 
 
 class Entry(BaseModel):
-    """One entry of examples.json."""
+    """One entry of examples.json.
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    Attributes:
+        truth: What is known of the slice: the key of a class, or what it shows; empty where nothing is known.
+        outline: What is outlined, as closed lines of (x, y) in pixels of the slice.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str
     title: str
     description: str
     source: str
+    truth: str = Field("", pattern=f"^({'|'.join(TRUTHS)}|)$")
+    outline: tuple[tuple[tuple[float, float], ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,8 @@ class Example:
 def read_examples(folder: Path) -> tuple[Example, ...]:
     """The readable pictures of a folder, in the order of its examples.json or of their names, `MOST` at most.
 
-    Without a listing they are named by number: a file's name may be a patient's. Files that are no readable slices are
+    Without a listing they are named by number: a file's name may be a patient's; where it has folders named by
+    classes, these are the truth about the slices in them. Files that are no readable slices are
     skipped with a log line.
 
     Raises:
@@ -52,11 +62,22 @@ def read_examples(folder: Path) -> tuple[Example, ...]:
         if listing.exists():
             entries = TypeAdapter(list[Entry]).validate_json(listing.read_bytes())
         else:
-            files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-            names = [p.name for p in files if p.suffix.lower() not in NOT_PICTURES]
+            folders = [(class_of_folder(p.name), p) for p in sorted(folder.iterdir()) if p.is_dir()]
+            files = [
+                (truth, path)
+                for truth, place in [("", folder), *((truth, place) for truth, place in folders if truth)]
+                for path in sorted(place.iterdir())
+                if path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in NOT_PICTURES
+            ]
             entries = [
-                Entry(file=name, title=f"Example {number}", description=f"Example {number} of {len(names)}.", source="")
-                for number, name in enumerate(names, 1)
+                Entry(
+                    file=str(path.relative_to(folder)),
+                    title=f"Example {number}",
+                    description=f"Example {number} of {len(files)}.",
+                    source="",
+                    truth=truth,
+                )
+                for number, (truth, path) in enumerate(files, 1)
             ]
         for entry in entries:
             if len(examples) == MOST:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
@@ -45,6 +46,7 @@ class ClassView:
     possible: bool
     place: str
     lungs: float  # share of the evidence for it that lies in the lungs' hulls; NaN where there is none for it
+    outlined: float  # share in what is outlined; NaN where nothing is
     outside: float  # share outside the body, in the picture's border or in the black bars beside it
 
 
@@ -72,6 +74,7 @@ class AnswerView:
     classes: tuple[ClassView, ...] = ()
     json: dict[str, Any] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
+    outlined: float = 0.0  # share of the body that is outlined
 
 
 class Views:
@@ -237,7 +240,10 @@ def view(
         return shown
     anatomy, places = find_anatomy(pixels), catalogue()["page"]["places"]
     shape = render.fitted(prediction.placement.slice_shape, THUMBNAIL)
-    diseased = where_disease_can_be(anatomy)
+    drawn = np.zeros(anatomy.shape, np.uint8)
+    for line in origin.outline if origin else ():
+        cv2.fillPoly(drawn, [np.floor(line).astype(np.int32)], 1)
+    diseased, lesion = where_disease_can_be(anatomy), drawn.astype(bool)
     classes = []
     for index, key in enumerate(prediction.classes):
         evidence = prediction.evidence(index, shape)
@@ -257,11 +263,13 @@ def view(
                 possible=key in (prediction.possible or ()),
                 place=place,
                 lungs=1 - share_outside(positive, prediction.placement, anatomy.lung_hulls),
+                outlined=1 - share_outside(positive, prediction.placement, lesion) if lesion.any() else float("nan"),
                 outside=share_outside(positive, prediction.placement, diseased),
             )
         )
+    covered = float((lesion & anatomy.body).sum() / anatomy.body.sum())
     square = show(draw(prediction.square, render.LONGEST_SIDE))
-    return replace(shown, square=square, classes=tuple(classes), evidence=drawn_from(prediction))
+    return replace(shown, square=square, classes=tuple(classes), evidence=drawn_from(prediction), outlined=covered)
 
 
 def drawn_from(prediction: Prediction) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 import { say, words } from "./picture.js";
 
 const find = (selector) => document.querySelector(selector);
-const tally = { guesses: 0, agreed: 0 };
+const tally = { guesses: 0, agreed: 0, known: 0, right: 0, network: 0 };
 
 export const isGuessing = () => find("#answer").classList.contains("guessing");
 
@@ -29,12 +29,20 @@ function reveal(answer, input, title) {
   tally.guesses += 1;
   const agreed = input.closest(".row").classList.contains("likeliest");
   tally.agreed += agreed;
+  const truth = find(".origin")?.dataset.truth.replace("no_mass", "normal"); // a class, or what has no class here
+  const known = find(`.row input[data-key="${CSS.escape(truth ?? "")}"]`);
+  if (known) {
+    tally.known += 1;
+    tally.right += known === input;
+    tally.network += known.closest(".row").classList.contains("likeliest");
+  }
   answer.classList.remove("guessing");
   find(".guesses").remove();
   find("#shown").click(); // the map stays off until it is asked for
   const note = document.createElement("p");
   note.className = "guessed";
   note.textContent = say(agreed ? words.guessed_same : words.guessed_other, { title, ...tally });
+  if (tally.known) note.textContent += ` ${say(words.guessed_known, tally)}`;
   find(".said").append(note);
   find("#live").textContent = find("[data-headline]").innerText;
 }

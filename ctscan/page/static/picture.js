@@ -301,6 +301,7 @@ export const keys = {
   "-": () => view && zoom(1 / 1.5, middle()),
   0: () => view && fit(),
   c: () => find("#cover")?.click(),
+  o: () => find("#outlined")?.click(),
 };
 for (const digit of [1, 2, 3, 4]) keys[digit] = () => find(`.row input[value="${digit - 1}"]`)?.click();
 
