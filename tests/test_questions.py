@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import ctscan
+from ctscan.imaging.anatomy import Pixels
+from ctscan.inference.checks import CHANGES, check
 from ctscan.inference.classifier import Patch, Prediction
 from ctscan.inference.gate import share_outside
 from tests.conftest import App
@@ -220,6 +222,41 @@ def test_covering_changes_nothing_but_the_covered_places() -> None:
 def test_a_question_about_no_place_is_refused(visit: Visit, app: App, query: str) -> None:
     response = visit.page.request.post(f"{app.address}/cover?{query}", data=WIDE.read_bytes())
     assert response.status == 404
+
+
+# --- small changes
+
+
+def test_an_answer_is_checked_under_small_changes(visit: Visit) -> None:
+    page = visit.page
+    page.click("[data-do=check]")
+    page.locator("#checks [role=status]", has_text=" of 13 ").wait_for()
+    classifier, source = ctscan.load(), ctscan.read(EXAMPLES / "01-lower-lobe-mass-wide-window.png")
+    before, given = classifier(source), dict(check(classifier, source))
+    same = [(a.verdict, a.top_class) == (before.verdict, before.top_class) for a in given.values()]
+    assert f" {sum(same)} of 13 " in page.inner_text("#checks")
+    assert page.locator("#checks .same").count() == sum(same)
+    visit.upload(WIDE.read_bytes())
+    assert page.locator("#checks li").count() == 0
+    page.click("[data-do=check]")
+    page.locator("#checks [role=status]", has_text=" of 13 ").wait_for()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_small(name: str) -> None:
+    pixels = ctscan.read(WIDE).pixels
+    changed = CHANGES[name](pixels)
+    assert changed.dtype == np.float32
+    assert 0 <= changed.min() <= changed.max() <= 1
+    undo: dict[str, Callable[[Pixels], Any]] = {
+        "left": CHANGES["right"], "right": CHANGES["left"], "up": CHANGES["down"], "down": CHANGES["up"],
+        "turned_left": CHANGES["turned_right"], "turned_right": CHANGES["turned_left"],
+        "mirrored": CHANGES["mirrored"], "halved": lambda p: cv2.resize(p, pixels.shape[::-1]),
+    }  # fmt: skip
+    back = undo.get(name, np.asarray)(changed)
+    inner = (slice(40, -40), slice(40, -40))
+    assert np.corrcoef(back[inner].ravel(), pixels[inner].ravel())[0, 1] > 0.97
+    assert not np.array_equal(changed, pixels)
 
 
 # --- what is known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import signal
 import socket
 import sys
@@ -25,7 +26,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ctscan.errors import CtscanError
@@ -191,12 +192,32 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
             return PlainTextResponse("Not found", 404)
         return await at_the_desk(request, partial(views.example, int(number)))
 
+    async def source_of(request: Request) -> bytes | int | None:
+        """The slice in the body, or the number of an example; None where there is no such example."""
+        number = request.query_params.get("example")
+        if number is None:
+            return await request.body()
+        return int(number) if number in map(str, range(len(views.examples))) else None
+
     async def cover(request: Request) -> Response:
-        number, patches = request.query_params.get("example"), read_patches(request.query_params.getlist("at"))
-        if not patches or (number is not None and number not in map(str, range(len(views.examples)))):
+        source, patches = await source_of(request), read_patches(request.query_params.getlist("at"))
+        if source is None or not patches:
             return PlainTextResponse("Not found", 404)
-        source = await request.body() if number is None else int(number)
         return await at_the_desk(request, partial(views.cover, source, patches))
+
+    async def check(request: Request) -> Response:
+        source = await source_of(request)
+        if source is None:
+            return PlainTextResponse("Not found", 404)
+        if desk.statistics().tasks_waiting >= WAITING:
+            return refuse(503, "busy", request.scope)
+
+        async def lines() -> AsyncIterator[str]:  # each change waits for its turn, so others are answered between two
+            steps = views.check(source)
+            while step := await run_sync(next, steps, None, limiter=desk):
+                yield json.dumps(step) + "\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson", headers=NEVER)
 
     small = [Middleware(GZipMiddleware, minimum_size=1024)]  # pictures are compressed already
     return [
@@ -206,6 +227,7 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
         Route("/scan/{name}", kept, middleware=small),
         Route("/answer", answer, methods=["POST"]),
         Route("/cover", cover, methods=["POST"]),
+        Route("/check", check, methods=["POST"]),
         Route("/example/{number}", example, middleware=small),
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -15,8 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from ctscan.classes import CLASSES
+from ctscan.errors import UnreadableSlice
 from ctscan.imaging import render
 from ctscan.imaging.anatomy import Mask, find_anatomy
+from ctscan.inference.checks import check
 from ctscan.inference.classifier import Answer, Classifier, Patch, Prediction, Reader
 from ctscan.inference.gate import share_outside, where_disease_can_be
 from ctscan.io.images import read_slice
@@ -180,6 +182,29 @@ class Views:
         if given is None:
             return {"shares": [], "logits": []}
         return {"shares": [whole(p) for p in given.probabilities.tolist()], "logits": given.logits.tolist()}
+
+    def check(self, source: bytes | int) -> Iterator[dict[str, Any]]:
+        """Whether the answer to a slice survives small changes of it.
+
+        Args:
+            source: As for `cover`.
+
+        Yields:
+            For each change its `title`, what is `said` then, and whether it is the `same` as without it.
+        """
+        try:
+            slice_ = self.examples[source].slice if isinstance(source, int) else self.read(source)
+        except UnreadableSlice:
+            return
+        texts, before = catalogue()["page"], self.classifier(slice_)
+        for name, given in check(self.classifier, slice_):
+            if given.verdict == "ok" and given.probabilities and given.top_class:
+                title = catalogue()["classes"][given.top_class]["title"]
+                said = f"{title}, {whole(given.probabilities[given.top_class])}"
+            else:
+                said = texts["scan"]["live"][given.verdict]
+            same = (given.verdict, given.top_class) == (before.verdict, before.top_class)
+            yield {"title": texts["changes"][name], "said": said, "same": same}
 
     def render(self, shown: AnswerView) -> dict[str, Any]:
         """The answer's state, HTML and JSON."""

@@ -63,13 +63,13 @@ async function ask(address, options, askAgain) {
   }
 }
 
-// The same slice with places covered: the scores, or null where there are none to be had.
-const coverer = (slice, example) => async (places) => {
+// Further questions about the slice that is shown. Each gives the response, or null where there is none to be had.
+const asker = (slice, example) => async (question, places = []) => {
   const query = new URLSearchParams(places.map((place) => ["at", place]));
   if (!slice) query.set("example", example);
   try {
-    const response = await fetch(`cover?${query}`, slice ? post(slice) : { method: "POST" });
-    return response.ok ? await response.json() : null;
+    const response = await fetch(`${question}?${query}`, slice ? post(slice) : { method: "POST" });
+    return response.ok ? response : null;
   } catch {
     return null;
   }
@@ -79,12 +79,12 @@ function askAboutSlice(slice) {
   mark(null);
   history.replaceState(null, "", location.pathname + location.search);
   if (slice.size > limit) fail("large");
-  else ask("answer", post(slice), coverer(slice));
+  else ask("answer", post(slice), asker(slice));
 }
 
 function askAboutExample(number) {
   mark(number);
-  return ask(`example/${number}`, {}, coverer(null, number));
+  return ask(`example/${number}`, {}, asker(null, number));
 }
 
 async function askAbout(files) {
@@ -189,5 +189,5 @@ addEventListener("hashchange", () => {
   open();
 });
 turn();
-showPicture(coverer(null, "0"));
+showPicture(asker(null, "0"));
 open();

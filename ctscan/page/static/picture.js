@@ -177,18 +177,19 @@ function promise(again = null) {
 async function cover() {
   const own = ++asked;
   find("#covered").textContent = words.asking;
-  const given = await askAgain(patches.map((patch) => patch.map((value) => value.toFixed(1)).join(",")));
+  const places = patches.map((patch) => patch.map((value) => value.toFixed(1)).join(","));
+  const given = await (await askAgain("cover", places))?.json();
   if (own !== asked || !find("#covered")) return;
   if (!given?.logits?.length) return void (find("#covered").textContent = words.not_asked);
   find("#covered").textContent = words.covered;
   promise(given.logits);
   answer.querySelectorAll(".row").forEach((row, index) => {
     row.querySelector(".number").textContent = given.shares[index];
-    row.querySelector(".value").setAttribute("width", softmaxShare(given.shares[index]));
+    row.querySelector(".value").setAttribute("width", widthOf(given.shares[index]));
   });
 }
 
-const softmaxShare = (text) => parseFloat(text.replace(/[^\d.]/g, "")) || 0;
+const widthOf = (text) => parseFloat(text.replace(/[^\d.]/g, "")) || 0;
 
 function uncover() {
   asked += 1;
@@ -202,6 +203,36 @@ function uncover() {
     row.querySelector(".number").textContent = row.dataset.share;
     row.querySelector(".value").setAttribute("width", row.querySelector(".ghost").getAttribute("width"));
   });
+}
+
+// --- whether the answer survives small changes of the slice
+
+async function check() {
+  const [box, own] = [find("#checks"), given];
+  const [progress, list, sum] = ["progress", "ul", "p"].map((name) => document.createElement(name));
+  sum.setAttribute("role", "status");
+  sum.textContent = words.checking;
+  box.replaceChildren(sum, progress, list);
+  progress.max = Number(box.dataset.changes);
+  progress.value = 0;
+  let [same, rest] = [0, ""];
+  const reader = (await askAgain("check"))?.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let part = await reader?.read(); part && !part.done; part = await reader.read()) {
+    if (own !== given) return void reader.cancel();
+    const lines = (rest + part.value).split("\n");
+    rest = lines.pop();
+    for (const step of lines.map(JSON.parse)) {
+      progress.value += 1;
+      same += step.same;
+      const item = document.createElement("li");
+      item.className = step.same ? "same" : "other";
+      item.textContent = `${step.title}: ${step.said}`;
+      list.append(item);
+    }
+  }
+  if (own !== given) return;
+  progress.hidden = true;
+  sum.textContent = progress.value ? say(words.checked, { same, all: progress.value }) : words.not_checked;
 }
 
 // --- a new answer
@@ -292,6 +323,7 @@ answer.addEventListener("click", (event) => {
   else if (action === "fit") fit();
   else if (action === "in" || action === "out") zoom(action === "in" ? 1.5 : 1 / 1.5, middle());
   else if (action === "uncover") uncover();
+  else if (action === "check") check();
 });
 
 // One letter each; none while something is typed or a browser's own shortcut is meant.
