@@ -11,7 +11,7 @@ from contextlib import suppress
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ctscan.notices import catalogue
@@ -42,12 +42,12 @@ class Door:
     Args:
         app: What answers.
         is_uploaded: Whether a name is that of a file which was uploaded.
-        root_path: Path below which a proxy serves the page, whether it cuts it off or not.
+        root_path: Path below which a proxy serves the page, whether it cuts it off or not; slashes around it are free.
     """
 
     def __init__(self, app: ASGIApp, is_uploaded: Callable[[object], bool], root_path: str = "") -> None:
         self.app = app
-        self.root_path = root_path.rstrip("/")
+        self.root_path = f"/{root_path.strip('/')}".rstrip("/")
         self.is_uploaded = is_uploaded
         self.draining = False
         self._limited = RequestBodyLimitMiddleware(app, MAX_BYTES + MAX_QUESTION)  # a form is longer than its file
@@ -72,7 +72,7 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        below = scope["path"].startswith(f"{self.root_path}/")
+        below = f"{scope['path']}/".startswith(f"{self.root_path}/")
         path = scope["path"].removeprefix(self.root_path) if below else scope["path"]
         scope = {**scope, "root_path": self.root_path, "path": self.root_path + path}
         way = f"{scope['method']} {path}"
@@ -92,6 +92,8 @@ class Door:
             await self._asked(scope, receive, send)
         elif BEGINNING.fullmatch(way) or OTHER.fullmatch(way):
             await self._limited(scope, receive, send)
+        elif way in ("GET ", "HEAD "):  # the root path alone, below which the page's relative addresses would not lie
+            await RedirectResponse(f"{self.root_path}/")(scope, receive, send)
         else:
             await PlainTextResponse("Not found", 404, {"connection": "close"})(scope, receive, send)
 

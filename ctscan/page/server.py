@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import json
 import signal
 import socket
@@ -58,14 +59,29 @@ def listen(host: str, port: int) -> socket.socket:
     """The address, taken before a model is loaded for it. Raises CtscanError where it cannot be had."""
     if not 0 < port < 1 << 16:
         raise CtscanError(f"There is no port {port}; try --port.")
+    shown = f"{in_address(host)}:{port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
+    except UnicodeError:
+        raise CtscanError(f"{host} is no name of a host; try --host.") from None
+    except OSError as error:
+        raise CtscanError(f"{shown} cannot be had ({error.strerror}); try --host.") from None
+    try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()  # several may bind with that option, and one listens
     except OSError as error:
-        raise CtscanError(f"{host}:{port} cannot be had ({error.strerror}); try --port or --host.") from None
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise CtscanError(f"Another program uses {shown}; try another --port.") from None
+        raise CtscanError(f"{shown} cannot be had ({error.strerror}); try --port or --host.") from None
     return listener
+
+
+def in_address(host: str) -> str:
+    """A host as it stands before a port: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and "[" not in host else host
 
 
 class Server(uvicorn.Server):
@@ -111,8 +127,8 @@ def serve(views: Views, listener: socket.socket, host: str, root_path: str = "")
         server_header=False,
         timeout_graceful_shutdown=1,  # for clients that listen for nothing; work has had its time before
     )
-    shown = f"[{host}]" if ":" in host and "[" not in host else host
-    print(f"ctscan: http://{shown}:{listener.getsockname()[1]}{root_path}", flush=True)
+    below = f"{door.root_path}/" if door.root_path else ""
+    print(f"ctscan: http://{in_address(host)}:{listener.getsockname()[1]}{below}", flush=True)
     Server(config, door).run(sockets=[listener])
 
 
