@@ -19,7 +19,7 @@ from ctscan.notices import catalogue
 MAX_BYTES = 16 << 20  # of an upload
 MAX_QUESTION = 1 << 16  # bytes of a body that is no upload; an honest one has some hundreds
 # What the page asks, and what gradio_client asks: a listing, an upload, a question, its answer, a file. No more.
-BEGINNING = re.compile(r"POST /(answer|cover|check|gradio_api/upload)|GET /example/\d+")
+BEGINNING = re.compile(r"POST /(answer|cover|check|mcp|gradio_api/upload)|GET /example/\d+")
 ASKING = re.compile(r"POST /gradio_api/(queue/join|call/classify)")
 OTHER = re.compile(
     r"(GET|HEAD) /((static|picture|scan)/[\w.-]+|health|config|gradio_api/info)?"

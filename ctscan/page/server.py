@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -35,6 +35,7 @@ from ctscan.inference.classifier import Patch
 from ctscan.notices import catalogue
 from ctscan.page.door import MAX_BYTES, Door, refuse
 from ctscan.page.memory import Memory
+from ctscan.page.tool import build_tool
 from ctscan.page.views import Views
 
 KINDS = {
@@ -156,9 +157,11 @@ def build(views: Views, root_path: str) -> Door:
         return PlainTextResponse("Not found", 404) if data is None else Response(data, media_type="image/png")
 
     blocks = build_api(views, memory, desk)
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=housekeeping(memory, blocks))
+    tool_routes, tool = build_tool(views, desk)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=housekeeping(memory, blocks, tool))
     app.router.routes[:0] = [
         *page_routes(views, desk),
+        *tool_routes,
         Route("/health", health),
         Route("/gradio_api/upload", upload, methods=["POST"]),
         Route("/gradio_api/file={name}", file),
@@ -294,8 +297,10 @@ def held(label: str) -> Api:
     return file
 
 
-def housekeeping(memory: Memory, blocks: gr.Blocks) -> Callable[[FastAPI], Any]:
-    """A lifespan in which files grow old, and Gradio's queue forgets clients that never come back."""
+def housekeeping(
+    memory: Memory, blocks: gr.Blocks, tool: AbstractAsyncContextManager[None]
+) -> Callable[[FastAPI], Any]:
+    """A lifespan in which the tool runs, files grow old, and Gradio's queue forgets clients that never come back."""
 
     async def work() -> None:
         queue = blocks._queue
@@ -313,7 +318,8 @@ def housekeeping(memory: Memory, blocks: gr.Blocks) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         task = asyncio.create_task(work())
-        yield
+        async with tool:
+            yield
         task.cancel()
 
     return lifespan
