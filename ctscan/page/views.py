@@ -22,6 +22,7 @@ from ctscan.inference.checks import check
 from ctscan.inference.classifier import Answer, Classifier, Patch, Prediction, Reader
 from ctscan.inference.gate import share_outside, where_disease_can_be
 from ctscan.io.images import read_slice
+from ctscan.model.card import INTENDED_USE
 from ctscan.notices import catalogue
 from ctscan.page.door import MAX_BYTES
 from ctscan.page.examples import Entry, Example
@@ -121,6 +122,7 @@ class Views:
             "reasons": catalogue()["notices"],
             "bounds": summary,
             "whole": whole,
+            "intended_use": INTENDED_USE,
             "opacity": round(100 * render.DEFAULT_OPACITY),
             "side": side,
             "cells": side // CELL,

@@ -226,7 +226,7 @@ async function check() {
       same += step.same;
       const item = document.createElement("li");
       item.className = step.same ? "same" : "other";
-      item.textContent = `${step.title}: ${step.said}`;
+      item.textContent = say(words.pair, step);
       list.append(item);
     }
   }
