@@ -224,6 +224,17 @@ def test_a_question_about_no_place_is_refused(visit: Visit, app: App, query: str
     assert response.status == 404
 
 
+def test_sides_are_swapped_for_a_slice_saved_the_other_way_round(visit: Visit) -> None:
+    page = visit.page
+    before = page.inner_text(".of:visible")
+    assert page.locator(".side:visible").all_text_contents()[0].endswith("R")
+    page.check("#flip")
+    assert page.locator(".side:visible").all_text_contents()[0].endswith("L")
+    after = page.inner_text(".of:visible")
+    assert "left lung" in before
+    assert after == before.replace("left lung", "right lung")
+
+
 # --- small changes
 
 

@@ -35,6 +35,12 @@ STATIC = Path(__file__).parent / "static"
 THUMBNAIL = 160  # px, longer side
 CELL = 32  # px of the model's square, side of a cell of its last layer
 DIGITS = 5  # of a map's values as the page is given them: far finer than a colour tells
+OTHER_SIDE = {
+    "right_lung": "left_lung",
+    "left_lung": "right_lung",
+    "right_side": "left_side",
+    "left_side": "right_side",
+}
 OUTER, INNER = 1 / 3, 0.1  # of the body: an anterior third, a tenth of its width to either side of the middle
 
 
@@ -48,6 +54,7 @@ class ClassView:
     likeliest: bool
     possible: bool
     place: str
+    flipped: str  # the same where the slice was saved the other way round
     lungs: float  # share of the evidence for it that lies in the lungs' hulls; NaN where there is none for it
     outlined: float  # share in what is outlined; NaN where nothing is
     outside: float  # share outside the body, in the picture's border or in the black bars beside it
@@ -276,11 +283,16 @@ def view(
         evidence = prediction.evidence(index, shape)
         positive = np.maximum(prediction.maps[index], 0)
         title = catalogue()["classes"][key]["title"]
-        place = places["nowhere"].format(title=title)
+        place = flipped = places["nowhere"].format(title=title)
         if prediction.is_localised(index):
             strength = whole(min(1.0, float(evidence.max()) / prediction.map_top))
-            where = " ".join(places[name] for name in find_peak(evidence, anatomy.body, anatomy.lung_hulls))
-            place = places["strongest"].format(title=title, where=where, strength=strength)
+            found = find_peak(evidence, anatomy.body, anatomy.lung_hulls)
+            place, flipped = (
+                places["strongest"].format(
+                    title=title, where=" ".join(places[name] for name in names), strength=strength
+                )
+                for names in (found, [OTHER_SIDE.get(name, name) for name in found])
+            )
         classes.append(
             ClassView(
                 key=key,
@@ -289,6 +301,7 @@ def view(
                 likeliest=index == prediction.top,
                 possible=key in (prediction.possible or ()),
                 place=place,
+                flipped=flipped,
                 lungs=1 - share_outside(positive, prediction.placement, anatomy.lung_hulls),
                 outlined=1 - share_outside(positive, prediction.placement, lesion) if lesion.any() else float("nan"),
                 outside=share_outside(positive, prediction.placement, diseased),
