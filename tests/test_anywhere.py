@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
+import subprocess
+import sys
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ctscan.errors import CtscanError
+from ctscan.io.sandbox import environment
 from ctscan.page.door import Door
 from ctscan.page.server import listen
-from tests.conftest import free_port
+from tests.caller import Caller
+from tests.conftest import ROOT, free_port, running_app, wait_until
 
 # --- addresses
 
@@ -112,3 +119,61 @@ def test_draining_below_a_sub_path(below: str) -> None:
     for method, path in (("POST", "/answer"), ("GET", "/example/1"), ("POST", "/gradio_api/queue/join")):
         status, headers = asked(door, f"{below}{path}", method)
         assert (status, headers["ctscan-reason"]) == (503, "stopping")
+
+
+# --- ends and folders
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no such signal")
+@pytest.mark.parametrize("others", ["file", "folder"])
+def test_in_a_strange_temporary_folder_it_leaves_nothing(
+    others: str, best_checkpoint: Path, slice_png: bytes, tmp_path: Path
+) -> None:
+    folder, link = tmp_path / "a [b] *?#", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    gradio = folder / "gradio"
+    gradio.write_text("of somebody else") if others == "file" else gradio.mkdir(mode=0o500)
+    with running_app(best_checkpoint, link if others == "file" else folder) as app:
+        assert Caller(app.address).classify(slice_png)
+        assert [path for path in folder.iterdir() if path != gradio and not path.name.startswith("ctscan-")] == []
+        app.process.send_signal(signal.SIGHUP)
+        assert app.process.wait(timeout=30) == 0
+    assert list(folder.iterdir()) == [gradio]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot go there")
+@pytest.mark.parametrize("output", [">&-", ">&- 2>&-", "| true"])
+def test_it_serves_from_a_folder_that_is_gone_to_nobody_who_reads(
+    output: str, best_checkpoint: Path, tmp_path: Path
+) -> None:
+    gone, port, number, status = tmp_path / "gone", free_port(), tmp_path / "pid", tmp_path / "status"
+    gone.mkdir()
+    program = f"echo $$ >{number}; exec {sys.executable} {ROOT / 'app.py'} --checkpoint {best_checkpoint} --port {port}"
+    shell = f"(sh -c '{program}'; echo $? >{status}) {output}"
+    shell = f"rmdir {gone}; {shell}"
+    with subprocess.Popen(["sh", "-c", shell], cwd=gone, stderr=subprocess.PIPE, text=True) as process:
+        caller = Caller(f"http://127.0.0.1:{port}")
+        wait_until(lambda: status.exists() or is_up(caller), 90)
+        os.kill(int(number.read_text()), signal.SIGTERM)
+        wait_until(lambda: status.exists() and status.read_text().strip() != "", 30)
+        assert status.read_text().strip() == "0"
+        assert process.communicate()[1].replace("sh: 0: getcwd() failed: No such file or directory\n", "") == ""
+
+
+def is_up(caller: Caller) -> bool:
+    """Whether it says so itself."""
+    try:
+        return caller.health()["status"] == "ok"
+    except OSError:
+        return False
+
+
+def test_relative_entries_of_the_path_mean_the_same_in_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/abs", ""]))
+    assert environment()["PYTHONPATH"].split(os.pathsep) == [str(tmp_path / "lib"), "/abs", str(tmp_path)]
+    monkeypatch.setenv("PYTHONPATH", "")
+    assert environment()["PYTHONPATH"] == ""

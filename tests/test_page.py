@@ -308,6 +308,7 @@ def test_no_variable_that_gradio_reads_reaches_it() -> None:
     assert environment == {
         "HOME": "/home",
         "GRADIO_TEMP_DIR": "/folder",
+        "TORCHINDUCTOR_CACHE_DIR": "/folder",
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_ANALYTICS_MAX_EVENTS": "1",
     }

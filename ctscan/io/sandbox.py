@@ -124,6 +124,13 @@ class Decoder:
             return started
 
 
+def environment() -> dict[str, str]:
+    """Of a child, which runs elsewhere: relative entries of PYTHONPATH are told from here, where they are meant."""
+    told = os.environ.get("PYTHONPATH")
+    entries = [str(Path(entry).absolute()) for entry in told.split(os.pathsep)] if told else []
+    return os.environ | ENVIRONMENT | ({"PYTHONPATH": os.pathsep.join(entries)} if entries else {})
+
+
 class Child:
     """One process that reads files, one at a time. Raises OSError where it cannot be started."""
 
@@ -131,7 +138,7 @@ class Child:
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
             cwd=ROOT,
-            env=os.environ | ENVIRONMENT,
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # libraries quote a stranger's file in their warnings
@@ -233,7 +240,13 @@ def _from_json(fields: dict[str, Any]) -> Notice:
 
 def main() -> None:
     """Read files from standard input until it ends, as it does when the parent is gone, however it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    for name in (
+        "SIGINT",
+        "SIGTERM",
+        "SIGHUP",
+    ):  # they are for the parent, which may still need this process, and ends it
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     files, answers = sys.stdin.buffer, sys.stdout.buffer
     cv2.setNumThreads(1)
     limit_resources()

@@ -58,16 +58,16 @@ def parse_flags(
 
 
 def clean(environment: MutableMapping[str, str], folder: str) -> None:
-    """Leave Gradio what it is to know; it reads its variables when it is imported, and later.
+    """Leave Gradio what it is to know, and torch its folder; they read variables when they are imported, and later.
 
     Args:
         environment: Of the process.
-        folder: Where Gradio may make its empty folders; nothing that is sent is written to it or anywhere else.
+        folder: Where both may make their empty folders; nothing that is sent is written to it or anywhere else.
     """
     for name in list(environment):
         if name.startswith("GRADIO_") or name.lower() in PROXIES:
             del environment[name]
-    environment.update(GRADIO, GRADIO_TEMP_DIR=folder)
+    environment.update(GRADIO, GRADIO_TEMP_DIR=folder, TORCHINDUCTOR_CACHE_DIR=folder)  # torch makes its one at import
 
 
 @contextmanager
@@ -89,6 +89,12 @@ def main() -> int:
     """
     settings = parse_flags()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it serves, a stopped Space ends as with Ctrl-C
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under `nohup`
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # it is gone, and Gradio asks for it as it is imported
+        os.chdir("/")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for others would spin on the cores of these
     try:
         with private_folder() as folder, closing(Decoder()) as decoder:  # whose processes come up meanwhile

@@ -6,11 +6,12 @@ import asyncio
 import ctypes
 import errno
 import json
+import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -86,15 +87,23 @@ def in_address(host: str) -> str:
 
 
 class Server(uvicorn.Server):
-    """SIGTERM lets finish what is under way; Ctrl-C, or a second signal, does not wait."""
+    """SIGTERM and SIGHUP let finish what is under way; Ctrl-C, or a second signal, does not wait."""
 
     def __init__(self, config: uvicorn.Config, door: Door) -> None:
         super().__init__(config)
         self.door = door
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Uvicorn's, and SIGHUP where somebody minds it: `nohup` does not."""
+        with super().capture_signals():
+            if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                signal.signal(signal.SIGHUP, self.handle_exit)
+            yield
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handler of both signals."""
-        if sig == signal.SIGTERM and not self.door.draining:
+        """Handler of all these signals."""
+        if sig != signal.SIGINT and not self.door.draining:
             self.door.drain()
         else:
             super().handle_exit(sig, frame)
@@ -125,11 +134,15 @@ def serve(views: Views, listener: socket.socket, host: str, root_path: str = "")
         door,
         access_log=False,
         log_level="warning",
+        use_colors=False,  # or it would ask a standard output that may be closed
         server_header=False,
         timeout_graceful_shutdown=1,  # for clients that listen for nothing; work has had its time before
     )
     below = f"{door.root_path}/" if door.root_path else ""
-    print(f"ctscan: http://{in_address(host)}:{listener.getsockname()[1]}{below}", flush=True)
+    try:
+        print(f"ctscan: http://{in_address(host)}:{listener.getsockname()[1]}{below}", flush=True)
+    except OSError:  # nobody reads; nor shall what Python still writes as it ends fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     Server(config, door).run(sockets=[listener])
 
 
