@@ -25,7 +25,7 @@ def build_tool(views: Views, desk: CapacityLimiter) -> tuple[list[BaseRoute], Ab
     No sessions: each call is answered as one JSON and forgotten. Any host name is taken, as the page's own is: which
     names are right a proxy knows.
     """
-    server = MCPServer("ctscan", instructions=catalogue()["page"]["disclaimer"])
+    server = MCPServer("ctscan", instructions=catalogue()["page"]["disclaimer"], log_level="WARNING")
 
     @server.tool(title="ctscan", structured_output=False)
     async def classify_chest_ct_slice(picture: str) -> CallToolResult:
