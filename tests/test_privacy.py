@@ -122,7 +122,8 @@ def test_monitoring_is_closed(served: App) -> None:
     assert status(f"{served.address}/monitoring/summary") in (403, 404)
 
 
-ROUTES = ["/", "/answer", "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/call/classify"]
+OURS = ["/answer", "/cover?at=1,1,1", "/check", "/mcp"]
+ROUTES = ["/", *OURS, "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/call/classify"]
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/gradio_api/component_server", "/nowhere"])
@@ -148,7 +149,7 @@ JSON = b'{"data": ["', b'"]}'
 FORM = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n', b"\r\n--x--\r\n"
 
 
-STREAMED = ["/answer", "/gradio_api/queue/join", "/gradio_api/call/classify", "/gradio_api/upload"]
+STREAMED = [*OURS, "/gradio_api/queue/join", "/gradio_api/call/classify", "/gradio_api/upload"]
 
 
 @pytest.mark.parametrize("path", STREAMED)
@@ -183,7 +184,8 @@ def files_in(folder: Path) -> list[Path]:
 def test_nothing_that_is_sent_is_ever_on_a_disk(served: App) -> None:
     """Neither an upload of the page, nor one of a program, nor the picture made of it, while the app has them."""
     mass = (ROOT / "examples" / "02-lower-lobe-mass-lung-window.png").read_bytes()
-    assert post(f"{served.address}/answer", mass, "application/octet-stream")["state"]
+    for question in ("answer", "cover?at=200,200,30"):
+        assert post(f"{served.address}/{question}", mass, "application/octet-stream")
     large = FORM[0] + b"CANARY" * (1 << 20) + FORM[1]  # more than Starlette keeps in memory
     (name,) = post(f"{served.address}/gradio_api/upload", large, "multipart/form-data; boundary=x")
     with urllib.request.urlopen(f"{served.address}/gradio_api/file={name}") as response:
