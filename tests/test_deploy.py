@@ -1,0 +1,103 @@
+"""What docs/deploy.md and the Dockerfile promise, read and tried without docker."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ctscan.page.launch import parse_flags
+from tests.caller import Caller
+from tests.conftest import ROOT, running_app
+from tests.test_package import pins
+
+MOST_LINES = 24
+DOCUMENT = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+STEPS = [
+    tuple(line.split(maxsplit=1)) for line in DOCKERFILE.replace("\\\n", "").splitlines() if line and line[0] != "#"
+]
+
+
+def said(instruction: str) -> list[str]:
+    """What stands behind an instruction, wherever it comes."""
+    return [rest for name, rest in STEPS if name == instruction]
+
+
+def copied() -> list[str]:
+    """The files and folders that come from this checkout."""
+    return [source for rest in said("COPY") for source in rest.split()[:-1]]
+
+
+def test_it_is_short_and_of_a_slim_python_that_a_space_has_too() -> None:
+    assert len(DOCKERFILE.splitlines()) <= MOST_LINES
+    (version,) = re.findall(r'^python_version: "([\d.]+)"$', (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    assert said("FROM") == [f"python:{version}-slim"]
+
+
+def test_the_app_is_not_root_and_owns_nothing_of_itself() -> None:
+    (user,) = said("USER")
+    assert user not in ("root", "0")
+    names = [name for name, _ in STEPS]
+    assert not {"COPY", "RUN"} & set(names[names.index("USER") :])
+    assert "--chown" not in DOCKERFILE
+
+
+def test_the_port_is_the_default_and_every_address_of_the_container_is_listened_at() -> None:
+    variables = dict(pair.split("=", 1) for rest in said("ENV") for pair in rest.split())
+    settings = parse_flags([], variables)
+    assert said("EXPOSE") == [str(settings.port)]
+    assert settings.host == "0.0.0.0"
+    assert f":{settings.port}/health" in said("HEALTHCHECK")[0]
+    assert f":{settings.port}:{settings.port} ctscan" in DOCUMENT
+
+
+def test_what_is_copied_is_there_and_is_all_that_the_wheel_brings() -> None:
+    assert [name for name in copied() if not (ROOT / name).exists()] == []
+    assert {"app.py", "ctscan", "checkpoints", "examples", "requirements.txt"} <= set(copied())
+
+
+def test_all_that_is_installed_is_pinned() -> None:
+    (installed,) = said("RUN")[:1]
+    assert re.fullmatch(r"pip install --no-cache-dir --requirement (\S+)", installed)
+    assert len(pins(ROOT / installed.split()[-1])) > 5  # where a line is no pin it raises
+
+
+def test_nothing_is_fetched_but_what_pip_installs() -> None:
+    assert not said("ADD")
+    assert not re.search(r"\b(curl|wget|apt-get|git)\b|https?://(?!127\.0\.0\.1)", DOCKERFILE)
+    assert json.loads(said("CMD")[0]) == ["python", "app.py"]  # no shell, so that SIGTERM comes to the app
+
+
+@pytest.mark.slow
+def test_what_is_copied_runs_is_healthy_and_asks_nobody(tmp_path: Path) -> None:
+    site = tmp_path / "app"
+    for name in copied():
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        site.mkdir(exist_ok=True)
+        copy(source, site / name)
+    checkpoint, program = site / "checkpoints" / "resnet18.safetensors", site / "app.py"
+    _, command = said("HEALTHCHECK")[0].split("CMD", 1)
+    _, *arguments = json.loads(command)
+    with running_app(checkpoint, tmp_path / "temporary", program=program) as app:
+        asked = [part.replace("http://127.0.0.1:7860", app.address) for part in arguments]
+        assert subprocess.run([sys.executable, *asked], check=False).returncode == 0
+        example = next((site / "examples").glob("*.png")).read_bytes()
+        assert Caller(app.address).classify(example)["verdict"] == "ok"
+        lines = app.connections.read_text(encoding="utf-8").splitlines() if app.connections.exists() else []
+        assert [line for line in lines if "('127.0.0.1'" not in line] == []  # where it listens
+    assert subprocess.run([sys.executable, *asked], check=False, stderr=subprocess.DEVNULL).returncode == 1
+
+
+def test_every_file_that_the_document_names_is_there() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", DOCUMENT)
+    named = re.findall(r"`(tests/\w+\.py)`", DOCUMENT)
+    assert named
+    assert all((ROOT / "docs" / link).exists() for link in links)
+    assert all((ROOT / name).exists() for name in named)
