@@ -197,6 +197,49 @@ def test_of_several_frames_the_first_is_taken_with_a_notice(kind: str) -> None:
     assert np.array_equal(slice_.pixels, UNIT)
 
 
+def tiff_of_pages(*pages: dict[str, Any], big: bool = False) -> bytes:
+    """What `tiff` makes of each, one behind the other."""
+    whole = b""
+    place, pointer = (8, "<Q") if big else (4, "<I")
+    for page in pages:
+        one = tiff(page["values"], big=big, tags={273: len(whole) + 2 * place} | page.get("tags", {}))
+        if whole:
+            (begin,) = struct.unpack_from(pointer, one, place)
+            whole = whole[: -struct.calcsize(pointer)] + struct.pack(pointer, len(whole) + begin)
+        whole += one
+    return whole
+
+
+@pytest.mark.parametrize("first", [(20, 25), (48, 64)], ids=["too small for a slice", "a thumbnail"])
+@pytest.mark.parametrize("big", [False, True])
+def test_of_several_pages_the_largest_is_taken_with_a_notice(first: tuple[int, int], big: bool) -> None:
+    pages = [GREY[: first[0], : first[1]], GREY, GREY[:100, :100], 255 - GREY]
+    slice_ = read_slice(tiff_of_pages(*({"values": page} for page in pages), big=big))
+    assert slice_.notices == (Notice("largest_page"),)
+    assert np.array_equal(slice_.pixels, UNIT)
+
+
+def test_what_is_asked_of_a_page_is_asked_of_the_largest() -> None:
+    rare: dict[str, Any] = {"tags": {259: 32909}}  # a compression that is refused
+    small: dict[str, Any] = {"values": GREY[:40, :50]}
+    with pytest.raises(UnreadableSlice) as caught:
+        read_slice(tiff_of_pages(small, {"values": GREY} | rare))
+    assert caught.value.notice == Notice("undecodable")
+    assert np.array_equal(read_slice(tiff_of_pages(small | rare, {"values": GREY})).pixels, UNIT)
+
+
+def test_a_broken_page_behind_the_first_does_no_harm() -> None:
+    whole = tiff(GREY)
+    slice_ = read_slice(whole[:-4] + struct.pack("<I", len(whole) - 1))
+    assert np.array_equal(slice_.pixels, UNIT)
+    assert slice_.notices == (Notice("several_frames"),)
+
+
+@pytest.mark.parametrize("end", [b"", b"\0\0\0\0", b"behind"], ids=["none", "wrong", "longer"])
+def test_the_checksum_behind_the_last_chunk_of_a_png_is_ours(end: bytes) -> None:
+    assert np.array_equal(read_slice(LOSSLESS["png L"][:-4] + end).pixels, UNIT)
+
+
 @pytest.mark.parametrize("name", NOT_PICTURES)
 def test_what_is_no_picture_is_named(name: str) -> None:
     data, code = NOT_PICTURES[name]
@@ -280,8 +323,9 @@ def test_chunks_that_make_no_pixels_change_none() -> None:
 def test_strips_without_their_sizes_are_refused() -> None:
     both = tiff(np.dstack([GREY, GREY]), tags={338: 2})
     forged = both.replace(struct.pack("<HHI", 279, 4, 1), struct.pack("<HHI", 325, 4, 1))  # sizes of tiles instead
-    with pytest.raises(UnreadableSlice):
+    with pytest.raises(UnreadableSlice) as caught:
         read_slice(forged)
+    assert caught.value.notice == Notice("undecodable")  # the file may be whole for other readers
 
 
 def test_entries_that_share_a_large_value_do_no_harm() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,11 +23,15 @@ Container = Literal["png", "jpeg", "webp", "bmp", "tiff"]
 MIN_SIDE = 32  # px: less than one cell of the map
 MAX_PIXELS = 20_000_000  # in 8 bits of any colours or 16 bits of grey they fit into the memory that `sandbox` gives
 MAX_PARTS = 100_000  # chunks or segments; a PNG at the limit of pixels, in chunks of 8 KiB, has half as many
+MAX_PAGES = 1000  # of a TIFF that are looked at; no thumbnail stands behind more
 MAX_SCANS = 64  # of a JPEG; each costs a pass over all pixels, however few bytes it has. Encoders write about ten
 
 DAMAGED, UNDECODABLE = Notice("damaged"), Notice("undecodable")
 BROKEN = (struct.error, LookupError, OverflowError)  # what a length or an offset that lies raises here
 
+# ISO/IEC 23008-12 and AV1's container on top of it: pictures and sequences; films have the same box with other brands
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
+_TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SVG = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<[?!][^>]*>\s*)*<svg\b")  # behind a declaration, comments, a document type
 
 
@@ -62,7 +68,7 @@ def sniff(data: bytes) -> Container:
         return "jpeg"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if data[:4] in _TIFFS:
         return "tiff"
     if data[:2] == b"BM" and data[14:18] in _BMP_HEADERS:  # two letters alone may begin a text
         return "bmp"
@@ -74,6 +80,8 @@ def sniff(data: bytes) -> Container:
         code = "nifti"
     elif data[:6] in (b"GIF87a", b"GIF89a"):
         code = "gif"
+    elif data[4:8] == b"ftyp" and any(brand in data[8:64] for brand in _HEIF_BRANDS):
+        code = "heif"
     elif b"%PDF-" in data[:1024]:  # readers allow for bytes before it
         code = "pdf"
     else:
@@ -90,6 +98,9 @@ def _png_size(data: bytes) -> tuple[int, int]:
     return struct.unpack_from(">II", data, 16)
 
 
+_END = struct.pack(">I4sI", 0, b"IEND", 0xAE426082)  # whole, however the file's own ends
+
+
 def png_pixels(data: bytes) -> tuple[bytes, int | None, bool]:
     """The same PNG with the chunks that make its pixels and no others: libpng prints the name of a broken profile.
 
@@ -101,14 +112,14 @@ def png_pixels(data: bytes) -> tuple[bytes, int | None, bool]:
     for _ in range(MAX_PARTS):  # section 5.3: length, type, content, checksum
         length, kind = struct.unpack_from(">I4s", data, position)
         content, position = position + 8, position + 12 + length
+        if kind == b"IEND":
+            return b"".join([*parts, _END]), transparent, has_several_frames
         if kind[:1].isupper() or kind in (b"tRNS", b"eXIf"):
             parts.append(data[content - 8 : position])
         if kind == b"tRNS" and colour_type == 0 and transparent is None:
             transparent = struct.unpack_from(">H", data, content)[0] & (1 << depth) - 1
         if kind == b"acTL" and struct.unpack_from(">I", data, content)[0] > 1:
             has_several_frames = True
-        if kind == b"IEND":
-            return b"".join(parts), transparent, has_several_frames
     raise UnreadableSlice(UNDECODABLE)
 
 
@@ -193,10 +204,10 @@ _UNSIGNED = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}  # field t
 
 @dataclass(frozen=True)
 class Directory:
-    """What this program asks of a TIFF's first directory: the first value of a tag, of the strips all."""
+    """What this program asks of a directory of a TIFF: the first value of a tag, of the strips all."""
 
     order: str  # "<" or ">", as in struct
-    is_last: bool
+    following: int  # where the next one begins; 0 behind the last
     width: int = 0
     height: int = 0
     bits: int = 1
@@ -210,17 +221,19 @@ class Directory:
     extra_samples: int = 0
 
 
+_SIZE = {256: "width", 257: "height"}
 _STRIPS = {273: "strip_offsets", 279: "strip_bytes"}  # tags (section 8 and appendix A)
-_TAGS = {256: "width", 257: "height", 258: "bits", 259: "compression", 262: "photometric", 274: "orientation"}
-_TAGS |= {277: "samples", 284: "planar", 338: "extra_samples"} | _STRIPS
+_TAGS = {258: "bits", 259: "compression", 262: "photometric", 274: "orientation", 277: "samples", 284: "planar"}
+_TAGS |= {338: "extra_samples"} | _SIZE | _STRIPS
 
 
-def read_directory(data: bytes) -> Directory:
-    """The first directory of a TIFF. Raises UnreadableSlice or BROKEN."""
+def read_directory(data: bytes, start: int = 0, wanted: Mapping[int, str] = _TAGS) -> Directory:
+    """The first directory of a TIFF, or the one that begins at `start`. Raises UnreadableSlice or BROKEN."""
     order = {b"II": "<", b"MM": ">"}[data[:2]]
     big = {42: False, 43: True}[struct.unpack_from(f"{order}H", data, 2)[0]]
     count_kind, pointer, entry_size = ("Q", "Q", 20) if big else ("H", "I", 12)
-    (start,) = struct.unpack_from(order + pointer, data, 8 if big else 4)
+    if not start:
+        (start,) = struct.unpack_from(order + pointer, data, 8 if big else 4)
     (count,) = struct.unpack_from(order + count_kind, data, start)
     if count > MAX_ENTRIES:
         raise UnreadableSlice(DAMAGED)
@@ -229,7 +242,7 @@ def read_directory(data: bytes) -> Directory:
     for place in range(first, first + count * entry_size, entry_size):
         tag, kind, number = struct.unpack_from(f"{order}HH{pointer}", data, place)
         # The first of two entries of one tag counts, as in libtiff: else its size would not be the one checked here.
-        if tag not in _TAGS or tag in tags:
+        if tag not in wanted or tag in tags:
             continue
         if kind not in _UNSIGNED or number > MAX_VALUES:  # libtiff may take it, so it cannot count as absent
             raise UnreadableSlice(DAMAGED)
@@ -242,7 +255,29 @@ def read_directory(data: bytes) -> Directory:
         tags[tag] = np.frombuffer(data, dtype, number if tag in _STRIPS else min(number, 1), value).tolist()
     (following,) = struct.unpack_from(order + pointer, data, first + count * entry_size)
     fields: dict[str, Any] = {_TAGS[t]: tuple(v) if t in _STRIPS else v[0] for t, v in tags.items() if v}
-    return Directory(order, following == 0, **fields)
+    return Directory(order, following, **fields)
+
+
+def from_largest_page(data: bytes) -> bytes:
+    """The same TIFF as if its largest page were the first, for the first may be a thumbnail; any other file as it is.
+
+    Of equal pages the first counts, and what is broken counts as no page: it is for the reader of the first to say.
+    """
+    if data[:4] not in _TIFFS:
+        return data
+    largest, most, start, seen = 0, 0, 0, set[int]()
+    with suppress(*BROKEN, UnreadableSlice):
+        while start not in seen and len(seen) < MAX_PAGES:  # 0 is the first of all, and what stands behind the last
+            page = read_directory(data, start, _SIZE)
+            if page.width * page.height > most:
+                largest, most = start, page.width * page.height
+            seen.add(start)
+            start = page.following
+    if not largest:
+        return data
+    place, pointer = (8, "Q") if 43 in data[2:4] else (4, "I")
+    pointed = struct.pack(("<" if data[:1] == b"I" else ">") + pointer, largest)
+    return data[:place] + pointed + data[place + len(pointed) :]
 
 
 def read_orientation(exif: bytes) -> int:

@@ -46,7 +46,8 @@ def read_slice(data: bytes) -> Slice:
     """The slice in the bytes of a file.
 
     Args:
-        data: A PNG, JPEG, WebP, BMP or TIFF, recognised by content. Of several frames the first is taken.
+        data: A PNG, JPEG, WebP, BMP or TIFF, recognised by content. Of several frames the first is taken, of several
+            pages the largest.
 
     Returns:
         The slice, turned as its EXIF orientation says, what is transparent on black.
@@ -59,14 +60,17 @@ def read_slice(data: bytes) -> Slice:
     ctscan.errors.UnreadableSlice: This is a PDF document. Please export the picture in it as PNG.
     """
     try:
-        header = headers.read_header(data)
-        stored, orientation, has_several_frames = _decode(data, header.container)
+        shown = headers.from_largest_page(data)
+        header = headers.read_header(shown)
+        stored, orientation, has_several_frames = _decode(shown, header.container)
         grey = to_grey(stored)
         if sorted(grey.shape) != sorted((header.height, header.width)):  # OpenCV turns a TIFF itself
             raise UnreadableSlice(DAMAGED)
         pixels, notices = to_unit_range(grey)
         colour = share_coloured(stored)
-        if has_several_frames:
+        if shown is not data:
+            notices += (Notice("largest_page"),)
+        elif has_several_frames:
             notices += (Notice("several_frames"),)
     except BROKEN as error:
         out_of_memory = isinstance(error, MemoryError) or getattr(error, "code", 0) == cv2.Error.StsNoMem
@@ -131,7 +135,7 @@ def _decode_tiff(data: bytes) -> tuple[NDArray[Any], int, bool]:
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         is_on_black = directory.extra_samples != UNASSOCIATED or (pixels.shape[2] == 4 and pixels.dtype == np.uint8)
         pixels = pixels[..., :-1] if is_on_black else pixels
-    return pixels, orientation, not directory.is_last
+    return pixels, orientation, directory.following != 0
 
 
 def _read_grey_alpha(data: bytes, directory: headers.Directory) -> NDArray[Any] | None:
@@ -140,6 +144,8 @@ def _read_grey_alpha(data: bytes, directory: headers.Directory) -> NDArray[Any] 
     is_grey_alpha = directory.samples == 2 and directory.photometric <= 1
     if not (is_plain and is_grey_alpha and directory.bits in (8, 16) and directory.strip_offsets):
         return None
+    if len(directory.strip_bytes) != len(directory.strip_offsets):  # without sizes it may be whole for other readers
+        raise UnreadableSlice(UNDECODABLE)
     strips = zip(directory.strip_offsets, directory.strip_bytes, strict=True)
     raw = b"".join(data[offset : offset + size] for offset, size in strips)
     shape = directory.height, directory.width, 2
