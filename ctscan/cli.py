@@ -65,7 +65,13 @@ app = typer.Typer(
 
 @app.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="pictures of axial slices")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="pictures of axial slices, DICOM files")],
+    slice_: Annotated[
+        int | None, typer.Option("--slice", min=0, help="of a file with several, from 0  [default: the middle one]")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="NAME", help="lung, mediastinal, training, file, or CENTRE,WIDTH in HU")
+    ] = None,
     checkpoint: Checkpoint = None,
     device: Device = "cpu",
 ) -> int:
@@ -73,13 +79,18 @@ def predict(
     from contextlib import closing
 
     from ctscan.inference.classifier import load
+    from ctscan.io.medical import parse
     from ctscan.io.sandbox import Decoder
 
+    try:
+        asked = parse(window)
+    except ValueError as error:
+        raise CtscanError(f"--window: {error}.") from None
     status = 0
     with closing(Decoder(children=1)) as decoder:  # it comes up while the model is loaded
         classifier = load(checkpoint, device)
         for file in files:
-            answer = classifier(file, decoder.read)
+            answer = classifier(file, partial(decoder.read, slice=slice_, window=asked))
             for notice in answer.notices:
                 if notice.code == "cannot_open":  # a file's name may tell of a patient: on stderr, never in an answer
                     status = say(f"{file}: {notice.values['reason']}.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -26,6 +26,7 @@ from ctscan.imaging.render import overlay, to_bytes
 from ctscan.inference.confidence import calibrate, prediction_sets
 from ctscan.inference.gate import Gate, Judgement, Ungated
 from ctscan.io.images import Slice, read_slice
+from ctscan.io.medical import Window, resolve
 from ctscan.model.card import Card
 from ctscan.model.checkpoint import Tensors, is_checkpoint, read_checkpoint
 from ctscan.model.runtime import OnnxRuntime, Runtime, TorchRuntime, choose_device, golden_logits
@@ -41,7 +42,7 @@ MAX_FILE = 128 << 20  # bytes: far above any picture within the limit of pixels
 ROUNDING = 1e-6  # how far a float array may lie outside [0, 1]
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | Slice | NDArray[np.floating]
-Reader: TypeAlias = Callable[[bytes], Slice]  # raises UnreadableSlice
+Reader: TypeAlias = Callable[..., Slice]  # of bytes, and of slice and window as `read_slice`; raises UnreadableSlice
 Verdict = Literal["ok", "unusual", "refused", "unreadable"]
 
 
@@ -319,18 +320,26 @@ class Classifier:
         return predictions
 
 
-def read(source: Source, reader: Reader = read_slice) -> Slice:
+def read(
+    source: Source, reader: Reader = read_slice, *, slice: int | None = None, window: Window | None = None
+) -> Slice:
     """One slice, as every stage takes it.
 
     Args:
         source: A path, the bytes of a picture file, a `Slice`, or a float array (H, W) in [0, 1], black to white.
         reader: How bytes are read.
+        slice: Which slice or frame of a medical file, counted from 0; the middle one by default.
+        window: Under which Hounsfield units become greys: `lung`, `mediastinal`, `training` (by default), `file` for
+            the file's own, or centre and width.
 
     Raises:
         UnreadableSlice: The file cannot be opened, or is no picture that gives a slice.
         TypeError: The source is something else, or its values are no floats.
-        ValueError: An array of another shape, or with values that are not in [0, 1].
+        ValueError: An array of another shape, or with values that are not in [0, 1]; there is no such window.
     """
+    if slice is not None or window is not None:
+        resolve(window)
+        reader = partial(reader, slice=slice, window=window)
     if isinstance(source, str | os.PathLike):
         return reader(read_file(Path(source)))
     if isinstance(source, bytes | bytearray | memoryview):

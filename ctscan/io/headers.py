@@ -19,6 +19,7 @@ from ctscan.errors import UnreadableSlice
 from ctscan.notices import Notice
 
 Container = Literal["png", "jpeg", "webp", "bmp", "tiff"]
+Medical = Literal["dicom"]
 
 MIN_SIDE = 32  # px: less than one cell of the map
 MAX_PIXELS = 20_000_000  # in 8 bits of any colours or 16 bits of grey they fit into the memory that `sandbox` gives
@@ -34,6 +35,12 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SVG = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<[?!][^>]*>\s*)*<svg\b")  # behind a declaration, comments, a document type
 
+# DICOM without a preamble: group 2 or 8, one of its first elements, and a type of value or a short length.
+_BARE_DICOM = re.compile(
+    rb"[\x02\x08]\0[\0\x01\x05\x08\x10\x12-\x18]\0(?:UL|OB|CS|UI|DA|TM|DT|.\0\0\0)|\0\x08\0[\0-\x18](?:UL|CS|UI|DA|TM|DT)",
+    re.DOTALL,
+)
+
 
 @dataclass(frozen=True)
 class Header:
@@ -47,21 +54,30 @@ class Header:
 def read_header(data: bytes) -> Header:
     """The header of a PNG, JPEG, WebP, BMP or TIFF of a size within limits. Raises UnreadableSlice and nothing else."""
     container = sniff(data)
+    if container == "dicom":
+        raise UnreadableSlice(UNDECODABLE)
     try:
         width, height = _SIZES[container](data)
     except BROKEN:
         raise UnreadableSlice(DAMAGED) from None
+    check_size(width, height)
+    return Header(container, width, height)
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises UnreadableSlice for a size that is none or not within limits."""
     if width < 1 or height < 1:
         raise UnreadableSlice(DAMAGED)
     if width * height > MAX_PIXELS:
         raise UnreadableSlice(Notice("too_large", {"width": width, "height": height, "millions": MAX_PIXELS // 10**6}))
     if min(width, height) < MIN_SIDE:
         raise UnreadableSlice(Notice("too_small", {"width": width, "height": height, "least": MIN_SIDE}))
-    return Header(container, width, height)
 
 
-def sniff(data: bytes) -> Container:
+def sniff(data: bytes) -> Container | Medical:
     """The container by its first bytes; a file's name is never asked. Raises UnreadableSlice."""
+    if data[128:132] == b"DICM" or _BARE_DICOM.match(data):  # first: the 128 bytes before may be a TIFF's header
+        return "dicom"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -74,8 +90,6 @@ def sniff(data: bytes) -> Container:
         return "bmp"
     if not data:
         code = "empty"
-    elif data[128:132] == b"DICM":
-        code = "dicom"
     elif data[:2] == b"\x1f\x8b" or data[344:347] in (b"n+1", b"ni1"):
         code = "nifti"
     elif data[:6] in (b"GIF87a", b"GIF89a"):

@@ -6,8 +6,9 @@ JPEG decoder, and strangers' bytes come here. The header is read first, by `head
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -35,30 +36,58 @@ class Slice:
         pixels: Float32 (H, W), grey in [0, 1], read-only.
         notices: What a viewer should know about the reading.
         colour: Share of the pixels that are clearly coloured, in [0, 1].
+        unit: `HU` where the file holds Hounsfield units, of which the pixels are made; None for any other grey.
+        spacing: mm between two rows and between two columns, where the file says it.
+        is_radiological: Whether the file itself says how the patient lay: then the patient's right is at the left, and
+            the front at the top.
+        window: Centre and width under which the file's values became greys.
     """
 
     pixels: NDArray[np.float32]
     notices: tuple[Notice, ...] = ()
     colour: float = 0.0
+    unit: Literal["HU"] | None = None
+    spacing: tuple[float, float] | None = None
+    is_radiological: bool = False
+    window: tuple[float, float] | None = None
 
 
-def read_slice(data: bytes) -> Slice:
+# Container -> the module that reads it, imported when the first such file comes. All others are pictures.
+MEDICAL: dict[str, str] = {"dicom": "ctscan.io.dicom"}
+
+
+def read_slice(data: bytes, slice: int | None = None, window: str | tuple[float, float] | None = None) -> Slice:
     """The slice in the bytes of a file.
 
     Args:
-        data: A PNG, JPEG, WebP, BMP or TIFF, recognised by content. Of several frames the first is taken, of several
-            pages the largest.
+        data: A DICOM file, or a PNG, JPEG, WebP, BMP or TIFF, recognised by content. Of several frames the
+            first is taken, of several pages the largest.
+        slice: Which slice or frame of a medical file, counted from 0; the middle one by default.
+        window: Under which Hounsfield units become greys: `lung`, `mediastinal`, `training` (by default), `file` for
+            the file's own, or centre and width.
 
     Returns:
         The slice, turned as its EXIF orientation says, what is transparent on black.
 
     Raises:
         UnreadableSlice: And nothing else, whatever the bytes are.
+        ValueError: There is no such window.
 
     >>> read_slice(b"%PDF-1.7")
     Traceback (most recent call last):
     ctscan.errors.UnreadableSlice: This is a PDF document. Please export the picture in it as PNG.
     """
+    kind = headers.sniff(data)
+    if kind in MEDICAL:
+        slice_: Slice = import_module(MEDICAL[kind]).read(data, slice, window)
+        return slice_
+    if slice:
+        raise UnreadableSlice(Notice("no_such_slice", {"slice": slice, "last": 0}))
+    picture = _read_picture(data)
+    return replace(picture, notices=(*picture.notices, Notice("no_window"))) if window else picture
+
+
+def _read_picture(data: bytes) -> Slice:
     try:
         shown = headers.from_largest_page(data)
         header = headers.read_header(shown)

@@ -4,7 +4,8 @@ Picture decoders are C code, and what goes wrong in them goes wrong for the whol
 decoded in children that hold nothing, may use little memory and time, and are replaced when they are gone. They are
 kept warm: a slice costs its way through two pipes.
 
-A message is 8 bytes of length and that many bytes. A child says once that it is ready; then it is sent a file, and
+A message is 8 bytes of length and that many bytes. A child says once that it is ready; then it is sent which slice and
+window are wanted, and a file, and
 answers with JSON, the fields of the slice or the notice of the refusal, and with the pixels as they lie in memory.
 """
 
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Timer
@@ -28,7 +30,8 @@ import numpy as np
 
 from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.io.headers import MAX_PIXELS
-from ctscan.io.images import Slice, read_slice
+from ctscan.io.images import MEDICAL, Slice, read_slice
+from ctscan.io.medical import Window, resolve
 from ctscan.notices import Notice
 
 if sys.platform != "win32":
@@ -86,13 +89,15 @@ class Decoder:
         if not are_ready:
             raise CtscanError("No process can be started to read files in.")
 
-    def read(self, data: bytes) -> Slice:
+    def read(self, data: bytes, slice: int | None = None, window: Window | None = None) -> Slice:
         """As `read_slice`, the same to the bit. Raises UnreadableSlice, also for what takes too much time or memory."""
+        resolve(window)  # raises ValueError here and not in the child
+        wanted = json.dumps([slice, window]).encode()
         child, outcome = self._idle.get(), None
         try:
             if child is None or child.process.poll() is not None:  # it may have been killed while it had nothing to do
                 child = self._replace(child)
-            outcome = child.ask(data, self._read_time) if child else LOST
+            outcome = child.ask(wanted, data, self._read_time) if child else LOST
         finally:
             if outcome in (None, LATE, LOST):  # it is gone, or what it may still say belongs to this file
                 child = self._replace(child)
@@ -161,7 +166,7 @@ class Child:
                 receive(self._pipes[1], 0)
             self._ready = True
 
-    def ask(self, data: bytes, read_time: float) -> Slice | Notice:
+    def ask(self, wanted: bytes, data: bytes, read_time: float) -> Slice | Notice:
         """The slice, or why there is none: LATE or LOST where the process has not said it."""
         asked = time.monotonic()
         try:
@@ -169,6 +174,7 @@ class Child:
             asked = time.monotonic()
             files, answers = self._pipes
             with self._killed_after(read_time):
+                send(files, wanted)
                 send(files, data)
                 return receive_outcome(answers)
         except GONE:
@@ -226,7 +232,9 @@ def receive_outcome(stream: IO[bytes]) -> Slice | Notice:
         return _from_json(fields)
     height, width = fields.pop("pixels")
     pixels = np.frombuffer(receive(stream, MAX_PIXELS * 4), np.float32).reshape(height, width)  # of bytes: read-only
-    return Slice(pixels, tuple(_from_json(notice) for notice in fields.pop("notices")), **fields)
+    notices = tuple(_from_json(notice) for notice in fields.pop("notices"))
+    facts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return Slice(pixels, notices, **facts)
 
 
 def _from_json(fields: dict[str, Any]) -> Notice:
@@ -249,14 +257,19 @@ def main() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     files, answers = sys.stdin.buffer, sys.stdout.buffer
     cv2.setNumThreads(1)
+    for module in MEDICAL.values():  # while files may still be opened
+        import_module(module)
     limit_resources()
     send(answers, b"")
     with suppress(EOFError, BrokenPipeError):
         while True:
+            slice_, window = json.loads(receive(files, MAX_FIELDS))
             data = receive(files, sys.maxsize)
             limit_time()
             try:
-                send_outcome(answers, read_slice(data))  # in no variable, which would hold it while the next is read
+                send_outcome(
+                    answers, read_slice(data, slice_, window)
+                )  # in no variable, which would hold it while the next is read
             except UnreadableSlice as error:
                 send_outcome(answers, error.notice)
 

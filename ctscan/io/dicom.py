@@ -1,0 +1,301 @@
+"""Bytes of a DICOM file -> Slice, by pydicom and GDCM.
+
+Only the elements of `KEYWORDS` are ever taken from a file, and of those no text goes further: a modality or a way to
+compress is named by a word of ours or of the standard's. Clauses are those of DICOM PS3.3 and PS3.5.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from math import isfinite
+from typing import Any
+
+import gdcm
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom import uid
+from pydicom._uid_dict import UID_dictionary
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels.processing import apply_modality_lut, apply_voi
+from pydicom.pixels.utils import pixel_array
+
+from ctscan.errors import UnreadableSlice
+from ctscan.io.headers import BROKEN, DAMAGED, check_size
+from ctscan.io.images import Slice
+from ctscan.io.medical import Window, in_window, into_view, pick, resolve, towards
+from ctscan.notices import Notice
+
+NATIVE = (
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+)
+# Which decoder may have a stranger's bytes, by transfer syntax; pydicom would ask Pillow too.
+PLUGINS = dict.fromkeys(NATIVE, "") | {uid.RLELossless: "pydicom"}
+PLUGINS |= dict.fromkeys(
+    (
+        uid.JPEGBaseline8Bit,
+        uid.JPEGExtended12Bit,  # of 8 bits
+        uid.JPEGLossless,
+        uid.JPEGLosslessSV1,
+        uid.JPEGLSLossless,
+        uid.JPEGLSNearLossless,
+        uid.JPEG2000Lossless,
+        uid.JPEG2000,
+    ),
+    "gdcm",
+)
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those that begin so: its multi-frame kinds
+MODALITIES = frozenset(("CR", "DX", "MG", "MR", "NM", "PT", "RF", "US", "XA", "RTDOSE", "RTSTRUCT", "SEG", "SR", "ECG"))
+THICK = 10.0  # mm
+MAX_FRAMES = 1 << 16
+
+KEYWORDS = [
+    "SOPClassUID", "Modality", "ImageType", "BurnedInAnnotation", "NumberOfFrames", "Rows", "Columns",
+    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept",
+    "RescaleType", "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth",
+    "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+]  # fmt: skip
+
+# What forged bytes raise in pydicom and in the decoders below it.
+FORGED = (
+    *(*BROKEN, ValueError, TypeError, AttributeError, RuntimeError, AssertionError, ArithmeticError),
+    *(EOFError, OSError, zlib.error, InvalidDicomError, BytesLengthException),
+)
+
+
+def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
+    """The slice in a DICOM file, axial ones in the radiological view. Raises UnreadableSlice and nothing else.
+
+    Args:
+        data: With or without a preamble and file meta information.
+        slice: Which frame, counted from 0; the middle one by default.
+        window: Under which Hounsfield units become greys; see `medical.resolve`.
+    """
+    try:
+        with silence():
+            return _read(data, slice, window)
+    except MemoryError:
+        raise UnreadableSlice(Notice("too_much_memory")) from None
+    except FORGED:
+        raise UnreadableSlice(DAMAGED) from None
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is printed or logged meanwhile: warnings and logs of these libraries quote the file."""
+    logger = logging.getLogger("pydicom")
+    was_disabled, logger.disabled = logger.disabled, True
+    gdcm.Trace.WarningOff()
+    gdcm.Trace.ErrorOff()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.disabled = was_disabled
+
+
+def _read(data: bytes, slice: int | None, window: Window | None) -> Slice:
+    file = pydicom.dcmread(BytesIO(data), force=True, specific_tags=list(KEYWORDS))
+    syntax = _syntax(file)
+    _refuse_what_is_no_slice(file)
+    width, height = int(file.Columns), int(file.Rows)
+    check_size(width, height)
+    frames = min(int(file.get("NumberOfFrames") or 1), MAX_FRAMES)
+    frame, notices = pick(max(frames, 1), slice)
+    _refuse_scouts(file, frame)
+    stored = pixel_array(file, index=frame, raw=True, decoding_plugin=PLUGINS[syntax])
+    if stored.shape != (height, width):
+        raise UnreadableSlice(DAMAGED)
+    values, is_hu = _rescale(file, frame, stored)
+    greys, shown, said = _to_grey(file, frame, values, is_hu, window)
+    greys[_padding(file, stored)] = 0
+    turned, spacing, is_radiological, told = _turn(file, frame, greys)
+    pixels = np.ascontiguousarray(turned, np.float32)
+    pixels.setflags(write=False)
+    notices += said + told + _remarks(file, frame)
+    return Slice(pixels, notices, 0.0, "HU" if is_hu else None, spacing, is_radiological, shown)
+
+
+def _syntax(file: Dataset) -> uid.UID:
+    """The transfer syntax, guessed where no file meta states it. Raises UnreadableSlice for what nothing here reads."""
+    meta = getattr(file, "file_meta", None) or FileMetaDataset()
+    if "TransferSyntaxUID" not in meta:
+        implicit, little = file.original_encoding
+        guessed = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+        meta.TransferSyntaxUID = guessed if little else uid.ExplicitVRBigEndian
+        file.file_meta = meta
+    syntax = meta.TransferSyntaxUID
+    if syntax in PLUGINS:
+        return uid.UID(syntax)
+    if syntax in UID_dictionary:
+        raise UnreadableSlice(Notice("no_decoder", {"syntax": uid.UID(syntax).name}))
+    raise UnreadableSlice(Notice("private_syntax"))
+
+
+def _refuse_what_is_no_slice(file: Dataset) -> None:
+    kind, modality = str(file.get("SOPClassUID", "")), str(file.get("Modality", ""))
+    meta_kind = str(file.file_meta.get("MediaStorageSOPClassUID", ""))
+    if MEDIA_DIRECTORY in (kind, meta_kind):
+        raise UnreadableSlice(Notice("dicomdir"))
+    if modality in MODALITIES:
+        raise UnreadableSlice(Notice("other_modality", {"modality": modality}))
+    if not kind and not modality and "Rows" not in file:
+        raise UnreadableSlice(DAMAGED)
+    if modality != "CT":
+        raise UnreadableSlice(Notice("not_said_to_be_ct"))
+    if not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise UnreadableSlice(Notice("no_pixels"))
+    if int(file.get("SamplesPerPixel", 1)) != 1 or file.get("PhotometricInterpretation") == "PALETTE COLOR":
+        raise UnreadableSlice(Notice("dicom_in_colour"))
+
+
+def _refuse_scouts(file: Dataset, frame: int) -> None:
+    """C.8.2.1.1.1: the third value of the image type tells axial slices from localizers."""
+    if {"LOCALIZER", "SCOUT"} & set(_image_type(file, frame)):
+        raise UnreadableSlice(Notice("scout"))
+
+
+def _image_type(file: Dataset, frame: int) -> list[str]:
+    kind = _ask(file, frame, "CTImageFrameTypeSequence", "FrameType") or file.get("ImageType") or []
+    return [kind] if isinstance(kind, str) else [str(part) for part in kind]
+
+
+def _ask(file: Dataset, frame: int, group: str, keyword: str) -> Any:
+    """An attribute of a frame: of its own functional group, of the shared one, or of the file; None without one.
+
+    C.7.6.16.1: a functional group stands either with each frame or with all of them.
+    """
+    per_frame, shared = file.get("PerFrameFunctionalGroupsSequence"), file.get("SharedFunctionalGroupsSequence")
+    places = ([per_frame[frame]] if per_frame and frame < len(per_frame) else []) + ([shared[0]] if shared else [])
+    for place in places:
+        items = place.get(group)
+        if items and items[0].get(keyword) is not None:
+            return items[0].get(keyword)
+    return file.get(keyword)
+
+
+def _rescale(file: Dataset, frame: int, stored: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
+    """Modality LUT (C.11.1): slope and intercept, or a table; and whether what comes of it are Hounsfield units.
+
+    C.11.1.1.2: without a type they are, in a CT image that is original and no localizer.
+    """
+    names = ("RescaleSlope", "RescaleIntercept", "RescaleType")
+    slope, intercept, kind = (_ask(file, frame, "PixelValueTransformationSequence", name) for name in names)
+    if slope is None or intercept is None:
+        table = file.get("ModalityLUTSequence")
+        return (apply_modality_lut(stored, file) if table else stored).astype(np.float64), False
+    if not (isfinite(slope) and isfinite(intercept) and slope):
+        raise UnreadableSlice(DAMAGED)
+    values = stored.astype(np.float64) * float(slope) + float(intercept)
+    is_capture = str(file.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE)
+    return values, str(kind or "HU").strip() in ("HU", "HU_MOD") and not is_capture
+
+
+def _to_grey(
+    file: Dataset, frame: int, values: NDArray[np.float64], is_hu: bool, window: Window | None
+) -> tuple[NDArray[np.float32], tuple[float, float] | None, tuple[Notice, ...]]:
+    """Greys in [0, 1], the window that made them, and what is to be said of it."""
+    asked = resolve(window)
+    if is_hu and asked:
+        said = Notice("shown_in_window", {"centre": asked[0], "width": asked[1]})
+        return in_window(values, *asked), asked, (said,)
+    said = Notice("file_window") if is_hu else Notice("no_units")
+    greys, stated = _as_stated(file, frame, values)
+    if file.get("PhotometricInterpretation") == "MONOCHROME1" and not is_hu:  # C.7.6.3.1.2: the least value is white
+        greys = 1 - greys
+    return greys, stated, (said,)
+
+
+def _as_stated(
+    file: Dataset, frame: int, values: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], tuple[float, float] | None]:
+    """Greys under the VOI LUT that the file states (C.11.2), the first of several, else from darkest to brightest."""
+    if file.get("VOILUTSequence"):
+        mapped = apply_voi(np.rint(values).astype(np.int64), file, 0)
+        return (mapped / max(float(_lut_top(file)), 1.0)).clip(0, 1).astype(np.float32), None
+    centre, width = (_first(_ask(file, frame, "FrameVOILUTSequence", f"Window{n}")) for n in ("Center", "Width"))
+    function = str(_ask(file, frame, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR")
+    if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
+        low, high = float(values.min()), float(values.max())
+        return ((values - low) / max(high - low, 1e-9)).astype(np.float32), None
+    if function == "SIGMOID":  # C.11.2.1.3.1
+        exponent = np.clip(-4 * (values - centre) / width, -700, 700)
+        return (1 / (1 + np.exp(exponent))).astype(np.float32), (centre, width)
+    if function == "LINEAR_EXACT":  # C.11.2.1.3.2
+        return in_window(values, centre, width), (centre, width)
+    if width == 1:  # C.11.2.1.2.1: a step
+        return (values > centre - 0.5).astype(np.float32), (centre, width)
+    return in_window(values, centre - 0.5, width - 1), (centre, width)  # C.11.2.1.2.1
+
+
+def _lut_top(file: Dataset) -> int:
+    return (1 << int(file.VOILUTSequence[0].LUTDescriptor[2])) - 1
+
+
+def _first(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    number = float(value[0] if isinstance(value, pydicom.multival.MultiValue) else value)
+    return number if isfinite(number) else None
+
+
+def _padding(file: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where there is no picture (C.7.5.1.1.2): what is stored there is no measured value."""
+    first = file.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros(stored.shape, bool)
+    limit = file.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(first), int(first if limit is None else limit)))
+    return (stored >= low) & (stored <= high)
+
+
+def _turn(
+    file: Dataset, frame: int, greys: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], tuple[float, float] | None, bool, tuple[Notice, ...]]:
+    """Greys in the radiological view, mm between rows and between columns, whether that view is a fact; and notices.
+
+    C.7.6.2.1.1: the orientation is where rows, then columns run, along the patient's left, back and head.
+    """
+    spacing = _ask(file, frame, "PixelMeasuresSequence", "PixelSpacing")
+    steps = tuple(float(step) for step in spacing) if spacing is not None and len(spacing) == 2 else None
+    if steps and not all(isfinite(step) and step > 0 for step in steps):
+        steps = None
+    orientation = _ask(file, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
+    if not orientation or len(orientation) != 6:
+        return greys, steps, False, ()  # type: ignore[return-value]
+    directions = np.array([float(cosine) for cosine in orientation]).reshape(2, 3)
+    across, down = map(towards, directions)
+    if not (across and down) or {across[0], down[0]} != {0, 1}:
+        raise UnreadableSlice(Notice("not_axial"))
+    turned = into_view(greys, across, down)
+    if across[0] == 1 and steps:
+        steps = steps[::-1]
+    moved = (across, down) != ((0, True), (1, True))
+    return turned, steps, True, (Notice("turned_into_view"),) if moved else ()  # type: ignore[return-value]
+
+
+def _remarks(file: Dataset, frame: int) -> tuple[Notice, ...]:
+    """What else the file says of itself and a reader of the answer should know."""
+    thickness = _first(_ask(file, frame, "PixelMeasuresSequence", "SliceThickness"))
+    said = {
+        Notice("burned_in"): file.get("BurnedInAnnotation") == "YES",
+        Notice("derived"): "DERIVED" in _image_type(file, frame)[:1],
+        Notice("secondary_capture"): str(file.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE),
+    }
+    notices = tuple(notice for notice, holds in said.items() if holds)
+    if thickness is not None and thickness > THICK:
+        notices += (Notice("thick_slice", {"thickness": thickness}),)
+    return notices

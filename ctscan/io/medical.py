@@ -1,0 +1,84 @@
+"""What all medical files have in common: windows, a slice among many, and the view that radiologists are used to."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctscan.errors import UnreadableSlice
+from ctscan.io.volumes import WINDOWS
+from ctscan.notices import Notice
+
+Window: TypeAlias = str | tuple[float, float]  # a name, or centre and width in Hounsfield units
+
+DEFAULT_WINDOW = "training"
+AS_STORED = "file"  # the window that the file itself states
+ALONG = 0.85  # cosine: up to 30 degrees off, a tilted gantry for one, a slice counts as axial
+
+
+def resolve(window: Window | None) -> tuple[float, float] | None:
+    """Centre and width in Hounsfield units; None for the one that the file states. Raises ValueError."""
+    if window == AS_STORED:
+        return None
+    if window is None or isinstance(window, str):
+        if (window or DEFAULT_WINDOW) not in WINDOWS:
+            raise ValueError(
+                f"there is no window {window!r}; try {', '.join([*WINDOWS, AS_STORED])} or (centre, width)"
+            )
+        return WINDOWS[window or DEFAULT_WINDOW]
+    centre, width = map(float, window)
+    if not (isfinite(centre) and isfinite(width) and width > 0):
+        raise ValueError(f"a window has a centre and a width above 0, not {centre:g} and {width:g}")
+    return centre, width
+
+
+def parse(text: str | None) -> Window | None:
+    """A window as typed: a name, or centre and width with a comma between. Raises ValueError."""
+    parts = (text or "").split(",")
+    window = (float(parts[0]), float(parts[1])) if len(parts) == 2 else text
+    resolve(window)
+    return window
+
+
+def pick(count: int, asked: int | None) -> tuple[int, tuple[Notice, ...]]:
+    """The slice asked for, else the middle one and a notice that says so. Raises UnreadableSlice."""
+    if asked is not None:
+        if not 0 <= asked < count:
+            raise UnreadableSlice(Notice("no_such_slice", {"slice": asked, "last": count - 1}))
+        return asked, ()
+    middle = count // 2
+    return middle, (Notice("middle_slice", {"slice": middle, "count": count}),) if count > 1 else ()
+
+
+def in_window(values: NDArray[Any], centre: float, width: float) -> NDArray[np.float32]:
+    """Grey in [0, 1], by the exact linear function of DICOM PS3.3, C.11.2.1.3.2."""
+    return np.clip((values - centre) / width + 0.5, 0, 1).astype(np.float32)
+
+
+def towards(direction: NDArray[np.float64]) -> tuple[int, bool] | None:
+    """The axis of the patient (0 left, 1 back, 2 head) that a direction runs along, and whether with it.
+
+    None for one that lies between axes, or is none.
+    """
+    length = float(np.linalg.norm(direction))
+    if not (isfinite(length) and length > 0):
+        return None
+    axis = int(np.abs(direction).argmax())
+    share = float(direction[axis]) / length
+    return (axis, share > 0) if abs(share) >= ALONG else None
+
+
+def into_view(plane: NDArray[Any], across: tuple[int, bool], down: tuple[int, bool]) -> NDArray[Any]:
+    """An axial plane as seen from the feet: columns towards the patient's left, rows towards the back.
+
+    Args:
+        plane: (H, W).
+        across: Where columns run, as `towards` says, along left or back.
+        down: Where rows run, along the other one of the two.
+    """
+    if across[0] == 1:
+        plane, across, down = plane.T, down, across
+    return plane[:: 1 if down[1] else -1, :: 1 if across[1] else -1]

@@ -1,0 +1,374 @@
+"""DICOM files: one phantom through every way to store it that can be written here, and what is said of odd ones."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmwrite, uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels.processing import apply_windowing
+from pydicom.sequence import Sequence
+
+from ctscan.errors import UnreadableSlice
+from ctscan.imaging.phantom import draw_phantom
+from ctscan.inference.classifier import read
+from ctscan.io.images import Slice, read_slice
+from ctscan.io.sandbox import Decoder
+
+CANARY = "Canary^Cornelia"
+CT, ENHANCED = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
+PHANTOM = np.rint(draw_phantom(96, 120) * 2000 - 1000).astype(np.int16)  # HU
+WIDE = (0.0, 4000.0)
+SHARED = Path(__file__).parent.parent.parent / "shared" / "dicom"
+
+
+def make(units: np.ndarray = PHANTOM, *, signed: bool = True, stored: int = 16, **tags: Any) -> FileDataset:
+    """A CT image of these Hounsfield units, uncompressed; None takes a tag away."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = uid.ExplicitVRLittleEndian, uid.UID(CT)
+    meta.MediaStorageSOPInstanceUID = uid.UID("1.2.3")
+    file = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    intercept = 0 if signed else -1024
+    file.SOPClassUID, file.SOPInstanceUID, file.Modality = CT, "1.2.3", "CT"
+    file.PatientName, file.PatientID, file.StudyDate = CANARY, CANARY, "19700101"
+    file.RescaleType = "HU"
+    file.ImageType, file.SliceThickness, file.PixelSpacing = ["ORIGINAL", "PRIMARY", "AXIAL"], 2.5, [0.7, 0.8]
+    file.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    file.Rows, file.Columns = units.shape[-2:]
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+    file.BitsAllocated, file.BitsStored, file.HighBit = 16, stored, stored - 1
+    file.PixelRepresentation, file.RescaleSlope, file.RescaleIntercept = int(signed), 1, intercept
+    raw = (units.astype(np.int32) - intercept) & ((1 << stored) - 1)
+    file.add_new("PixelData", "OW", raw.astype("<u2").tobytes())
+    for name, value in tags.items():
+        if value is None:
+            del file[name]
+        else:
+            setattr(file, name, value)
+    return file
+
+
+def write(file: FileDataset, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    file.save_as(buffer, **({"enforce_file_format": True} | options))
+    return buffer.getvalue()
+
+
+def units_of(slice_: Slice) -> np.ndarray:
+    """Back from greys under `WIDE`."""
+    return (slice_.pixels - 0.5) * WIDE[1] + WIDE[0]
+
+
+def code(data: bytes) -> str:
+    with pytest.raises(UnreadableSlice) as refused:
+        read_slice(data)
+    return refused.value.notice.code
+
+
+def codes(slice_: Slice) -> list[str]:
+    return [notice.code for notice in slice_.notices]
+
+
+def big_endian() -> bytes:
+    file = make()
+    file.file_meta.TransferSyntaxUID = uid.ExplicitVRBigEndian
+    file.PixelData = PHANTOM.astype(">i2").tobytes()
+    buffer = io.BytesIO()
+    dcmwrite(buffer, file, implicit_vr=False, little_endian=False, force_encoding=True, enforce_file_format=False)
+    return b"\0" * 128 + buffer.getvalue().removeprefix(b"\0" * 128)
+
+
+def in_syntax(syntax: str, **options: Any) -> bytes:
+    file = make(**options)
+    if syntax in (uid.ImplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian):
+        file.file_meta.TransferSyntaxUID = uid.UID(syntax)
+    else:
+        file.compress(syntax, generate_instance_uid=False)
+    return write(file)
+
+
+def by_gdcm(syntax: str, data: bytes, folder: Path) -> bytes:
+    """Recoded by GDCM, which writes more kinds than pydicom."""
+    import gdcm
+
+    before, after = folder / "before.dcm", folder / "after.dcm"
+    before.write_bytes(data)
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(before))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(after))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return after.read_bytes()
+
+
+WAYS: dict[str, Callable[[], bytes]] = {
+    "explicit": lambda: write(make()),
+    "implicit": lambda: in_syntax(uid.ImplicitVRLittleEndian),
+    "deflated": lambda: in_syntax(uid.DeflatedExplicitVRLittleEndian),
+    "big endian": big_endian,
+    "RLE": lambda: in_syntax(uid.RLELossless),
+    "unsigned": lambda: write(make(signed=False)),
+    "12 bits": lambda: write(make(signed=False, stored=12)),
+    "13 bits, signed": lambda: write(make(stored=13)),
+    "RLE, unsigned, 12 bits": lambda: in_syntax(uid.RLELossless, signed=False, stored=12),
+    "no preamble": lambda: write(make())[132:],
+    "a TIFF's header before it": lambda: b"II*\0" + write(make())[4:],
+    "no file meta": lambda: write(make())[132 + 12 + struct.unpack_from("<I", write(make()), 140)[0] :],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_phantom_comes_back_within_one_unit(way: str) -> None:
+    slice_ = read_slice(WAYS[way](), window=WIDE)
+    assert np.abs(units_of(slice_) - PHANTOM).max() < 1
+    assert (slice_.unit, slice_.spacing, slice_.is_radiological, slice_.window) == ("HU", (0.7, 0.8), True, WIDE)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.RLELossless])
+def test_a_compressed_phantom_comes_back_within_one_unit(syntax: str, signed: bool, tmp_path: Path) -> None:
+    data = by_gdcm(syntax, write(make(signed=signed)), tmp_path)
+    assert np.abs(units_of(read_slice(data, window=WIDE)) - PHANTOM).max() < 1
+
+
+@pytest.mark.parametrize("syntax", [uid.HTJ2KLossless, uid.MPEG2MPML])
+def test_what_has_no_decoder_is_named(syntax: str) -> None:
+    file = make()
+    file.file_meta.TransferSyntaxUID = uid.UID(syntax)
+    file.PixelData = encapsulate([b"no pixels "])
+    data = write(file)
+    with pytest.raises(UnreadableSlice, match=uid.UID(syntax).name.split("(")[0]):
+        read_slice(data)
+
+
+def test_a_private_way_to_store_is_not_named() -> None:
+    file = make()
+    file.file_meta.TransferSyntaxUID = uid.UID("1.2.840.99999.1970")
+    data = write(file, implicit_vr=False, little_endian=True, enforce_file_format=False)
+    assert code(data) == "private_syntax"
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        ([1, 0, 0, 0, 1, 0], PHANTOM),
+        ([-1, 0, 0, 0, -1, 0], PHANTOM[::-1, ::-1]),  # prone, as scanners store it
+        ([-1, 0, 0, 0, 1, 0], PHANTOM[:, ::-1]),  # feet first
+        ([0, 1, 0, 1, 0, 0], PHANTOM.T),
+        ([0, -1, 0, 1, 0, 0], PHANTOM[:, ::-1].T),
+        ([1, 0, 0, 0, 0.94, -0.34], PHANTOM),  # a tilted gantry
+    ],
+)
+def test_axial_slices_are_turned_into_the_radiological_view(orientation: list[float], turned: np.ndarray) -> None:
+    slice_ = read_slice(write(make(ImageOrientationPatient=orientation)), window=WIDE)
+    assert np.abs(units_of(slice_) - turned).max() < 1
+    assert ("turned_into_view" in codes(slice_)) == (turned is not PHANTOM)
+    assert slice_.spacing == ((0.7, 0.8) if turned.shape == PHANTOM.shape else (0.8, 0.7))
+
+
+def test_without_an_orientation_the_view_is_no_fact() -> None:
+    slice_ = read_slice(write(make(ImageOrientationPatient=None)))
+    assert not slice_.is_radiological
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "MR": ({"Modality": "MR"}, "other_modality"),
+    "an unknown modality": ({"Modality": CANARY[:6]}, "not_said_to_be_ct"),
+    "no modality": ({"Modality": None}, "not_said_to_be_ct"),
+    "a scout": ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "scout"),
+    "coronal": ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "not_axial"),
+    "colour": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "dicom_in_colour"),
+    "no pixels": ({"PixelData": None}, "no_pixels"),
+    "huge": ({"Rows": 60000, "Columns": 60000}, "too_large"),
+    "more rows than pixels": ({"Rows": 200}, "damaged"),
+    "a slope of nothing": ({"RescaleSlope": 0}, "damaged"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_axial_ct_slice_is_refused_kindly(what: str) -> None:
+    tags, expected = REFUSED[what]
+    assert code(write(make(**tags))) == expected
+
+
+def test_remarks_of_the_file_become_notices() -> None:
+    tags: dict[str, Any] = {
+        "BurnedInAnnotation": "YES",
+        "SliceThickness": 12,
+        "ImageType": ["DERIVED", "PRIMARY", "AXIAL"],
+    }
+    assert codes(read_slice(write(make(**tags)))) == ["shown_in_window", "burned_in", "derived", "thick_slice"]
+
+
+def test_a_capture_holds_no_units() -> None:
+    slice_ = read_slice(write(make(SOPClassUID="1.2.840.10008.5.1.4.1.1.7")))
+    assert slice_.unit is None
+    assert codes(slice_) == ["no_units", "secondary_capture"]
+
+
+def test_padding_is_black_and_no_value() -> None:
+    units = PHANTOM.copy()
+    units[:10] = 3000
+    slice_ = read_slice(write(padded(units)), window=WIDE)
+    assert (slice_.pixels[:10] == 0).all()
+    assert np.abs(units_of(slice_)[10:] - PHANTOM[10:]).max() < 1
+
+
+def padded(units: np.ndarray) -> FileDataset:
+    file = make(units)
+    file.add_new("PixelPaddingValue", "SS", 3000)
+    return file
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_the_window_of_the_file_is_that_of_pydicom(function: str) -> None:
+    file = make(WindowCenter=40, WindowWidth=400, VOILUTFunction=function)
+    by_pydicom = (apply_windowing(PHANTOM.astype(np.float64), file) + 32768) / 65535
+    slice_ = read_slice(write(file), window="file")
+    assert slice_.pixels == pytest.approx(by_pydicom.clip(0, 1), abs=1e-4)
+    assert codes(slice_) == ["file_window"]
+
+
+def test_white_that_is_least_is_turned_where_there_are_no_units() -> None:
+    plain = make(RescaleSlope=None, RescaleIntercept=None)
+    inverted = make(RescaleSlope=None, RescaleIntercept=None, PhotometricInterpretation="MONOCHROME1")
+    one, other = read_slice(write(plain)), read_slice(write(inverted))
+    assert other.pixels == pytest.approx(1 - one.pixels, abs=1e-6)
+    assert read_slice(write(make(PhotometricInterpretation="MONOCHROME1"))).pixels.min() == pytest.approx(
+        read_slice(write(make())).pixels.min()
+    )
+
+
+def enhanced() -> bytes:
+    """Three frames, a rescale of each its own."""
+    file = make(np.stack([PHANTOM, PHANTOM, PHANTOM]), SOPClassUID=ENHANCED, NumberOfFrames=3)
+    del file.RescaleSlope, file.RescaleIntercept, file.PixelSpacing, file.ImageOrientationPatient
+    groups = []
+    for number in range(3):
+        scale, group = Dataset(), Dataset()
+        scale.RescaleSlope, scale.RescaleIntercept, scale.RescaleType = 1, 100 * number, "HU"
+        group.PixelValueTransformationSequence = Sequence([scale])
+        groups.append(group)
+    shared, measures, plane = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, plane.ImageOrientationPatient = [0.7, 0.8], [1, 0, 0, 0, 1, 0]
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([plane])
+    file.SharedFunctionalGroupsSequence = Sequence([shared])
+    file.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    return write(file)
+
+
+def test_each_frame_has_its_own_rescale_and_the_middle_one_is_taken() -> None:
+    for frame in range(3):
+        slice_ = read_slice(enhanced(), frame, WIDE)
+        assert np.abs(units_of(slice_) - PHANTOM - 100 * frame).max() < 1
+        assert slice_.spacing == (0.7, 0.8)
+    middle = read_slice(enhanced(), window=WIDE)
+    assert codes(middle)[0] == "middle_slice"
+    assert (middle.pixels == read_slice(enhanced(), 1, WIDE).pixels).all()
+    with pytest.raises(UnreadableSlice, match="0 to 2"):
+        read_slice(enhanced(), 3)
+
+
+def test_windows_have_names_and_others_are_an_error() -> None:
+    data = write(make())
+    assert read(data).window == (100, 2350)
+    assert read(data, window="lung").window == (-600, 1500)
+    for wrong in ("bone marrow", (40.0, 0.0), (float("nan"), 1.0)):
+        with pytest.raises(ValueError, match="window"):
+            read(data, window=wrong)
+
+
+def test_nothing_names_anybody(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    file = make()
+    file.PatientComments = CANARY
+    file.add_new(0x00091001, "LO", CANARY)
+    file.add_new(0x00080018, "UI", "1.2.840.1970.1")
+    for data in (write(file), write(file)[:-5000], write(make(Modality="MR"))):
+        try:
+            said = repr(vars(read_slice(data)))
+        except UnreadableSlice as error:
+            said = repr(error) + repr(error.__context__) + str(error.notice)
+        printed = capfd.readouterr()
+        for text in (said, caplog.text, printed.out, printed.err):
+            assert not any(word in text for word in ("Canary", "Cornelia", "1970", "1.2.3"))
+
+
+def nested(depth: int) -> bytes:
+    """A sequence in a sequence, and so on, all of undefined length, which is read though nobody asks for it."""
+    open_ = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
+    return write(make())[: 132 + 12 + struct.unpack_from("<I", write(make()), 140)[0]] + open_ * depth
+
+
+def with_items(count: int) -> bytes:
+    meta = write(make())[: 132 + 12 + struct.unpack_from("<I", write(make()), 140)[0]]
+    return meta + b"\x00\x52\x29\x92SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\0\0\0\0" * count
+
+
+def deflated_bomb() -> bytes:
+    whole = in_syntax(uid.DeflatedExplicitVRLittleEndian)
+    start = 132 + 12 + struct.unpack_from("<I", whole, 140)[0]
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return whole[:start] + b"".join(packer.compress(bytes(1 << 24)) for _ in range(64)) + packer.flush()
+
+
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "deep sequences": lambda: nested(20_000),
+    "a million empty items": lambda: with_items(1_000_000),
+    "a bomb": deflated_bomb,
+    "encapsulation cut short": lambda: in_syntax(uid.RLELossless)[:-3000],
+    "a length that lies": lambda: write(make()).replace(b"OW\0\0", b"OW\0\0\xff\xff\xff\x7f", 1)[:-5000],
+    "frames that are not there": lambda: write(make(NumberOfFrames=2_000_000_000)),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_files_end_in_a_sentence_and_the_next_is_read(what: str) -> None:
+    decoder = Decoder(children=1)
+    try:
+        decoder.wait_until_ready()
+        with pytest.raises(UnreadableSlice):
+            decoder.read(HOSTILE[what]())
+        again = decoder.read(write(make()), window="lung")
+        here = read_slice(write(make()), window="lung")
+    finally:
+        decoder.close()
+    assert (again.pixels == here.pixels).all()
+    assert vars(again) | {"pixels": 0} == vars(here) | {"pixels": 0}
+
+
+def test_damaged_files_are_read_or_refused() -> None:
+    rng = np.random.default_rng(0)
+    for make_one in (WAYS["explicit"], WAYS["RLE"], WAYS["implicit"], enhanced):
+        whole = make_one()
+        for _ in range(60):
+            data = bytearray(whole)
+            for place in rng.integers(0, min(len(whole), 1500), 3):
+                data[place] = rng.integers(256)
+            try:
+                assert read_slice(bytes(data[: rng.integers(1, len(data) + 1)])).pixels.dtype == np.float32
+            except UnreadableSlice:
+                continue
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="real files are not here")
+def test_real_files_are_read_in_units_and_their_view() -> None:
+    for path in sorted(SHARED.rglob("*.dcm"))[::4]:
+        slice_ = read_slice(path.read_bytes())
+        assert (slice_.unit, slice_.is_radiological) == ("HU", True)
+        assert slice_.spacing is not None
