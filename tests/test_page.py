@@ -26,7 +26,7 @@ from ctscan.model.checkpoint import read_checkpoint
 from ctscan.notices import catalogue
 from ctscan.page import launch
 from ctscan.page.examples import MOST, read_examples
-from ctscan.page.views import Views, find_peak, view, whole
+from ctscan.page.views import Views, find_peak, place, view, whole
 from ctscan.results.ledger import read_ledger
 from ctscan.results.summary import Facts, facts_of
 from tests.conftest import COMMITTED, ROOT, Command, free_port
@@ -113,10 +113,10 @@ def test_words_of_a_file_or_a_listing_are_no_html(classifier: Classifier, tmp_pa
 def test_a_weak_map_is_said_to_be_none_and_is_not_stretched(given: Answer, prediction: Prediction) -> None:
     nowhere = [TEXTS["page"]["places"]["nowhere"].format(title=c.title) for c in CLASSES]
     weak = replace(given, prediction=replace(prediction, maps=prediction.maps * 1e-3))
-    assert [c.place for c in view(weak).classes] == nowhere
+    assert [place("en", c) for c in view(weak).classes] == nowhere
     full = replace(prediction, maps=np.full_like(prediction.maps, prediction.map_top))
     strong = view(replace(given, prediction=full))
-    assert all("99" in c.place for c in strong.classes)
+    assert all("99" in place("en", c) for c in strong.classes)
 
 
 BODY = np.zeros((100, 100), bool)

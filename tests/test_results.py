@@ -129,7 +129,7 @@ def test_a_bug_while_the_page_is_built_is_not_blamed_on_the_ledger(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))  # which the command cleans
-    monkeypatch.setattr("ctscan.page.views.Views.home", lambda views: views.no_such_record)
+    monkeypatch.setattr("ctscan.page.views.Views.home", lambda views, language: views.no_such_record)
     monkeypatch.setattr(sys, "argv", ["app.py", "--checkpoint", str(COMMITTED), "--port", str(free_port())])
     with pytest.raises(AttributeError, match="no_such_record"):
         launch.main()

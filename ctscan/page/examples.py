@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ctscan.classes import CLASS_KEYS, class_of_folder
 from ctscan.errors import DataError, UnreadableSlice
 from ctscan.io.images import Slice, read_slice
+from ctscan.notices import LANGUAGES, catalogue
 
 LISTING = "examples.json"
 NOT_PICTURES = {".json", ".md", ".txt"}
@@ -20,22 +21,33 @@ MOST = 24  # thumbnails; a folder may hold more, the page would not
 logger = logging.getLogger(__name__)
 
 
-class Entry(BaseModel):
+class Words(BaseModel):
+    """What an example is called, and what it shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    description: str
+
+
+class Entry(Words):
     """One entry of examples.json.
 
     Attributes:
+        translated: The same words in other languages.
         truth: What is known of the slice: the key of a class, or what it shows; empty where nothing is known.
         outline: What is outlined, as closed lines of (x, y) in pixels of the slice.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     file: str
-    title: str
-    description: str
     source: str
+    translated: dict[str, Words] = {}
     truth: str = Field("", pattern=f"^({'|'.join(TRUTHS)}|)$")
     outline: tuple[tuple[tuple[float, float], ...], ...] = ()
+
+    def words(self, language: str) -> Words:
+        """Its own where it has none in this language."""
+        return self.translated.get(language, self)
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,12 @@ class Example:
 
     entry: Entry
     slice: Slice
+
+
+def unnamed(number: int, count: int, language: str) -> Words:
+    """What one of several is called where nobody has named it."""
+    texts = catalogue(language)["page"]["unnamed"]
+    return Words(**{part: text.format(number=number, count=count) for part, text in texts.items()})
 
 
 def read_examples(folder: Path) -> tuple[Example, ...]:
@@ -72,8 +90,8 @@ def read_examples(folder: Path) -> tuple[Example, ...]:
             entries = [
                 Entry(
                     file=str(path.relative_to(folder)),
-                    title=f"Example {number}",
-                    description=f"Example {number} of {len(files)}.",
+                    **unnamed(number, len(files), "en").model_dump(),
+                    translated={language: unnamed(number, len(files), language) for language in LANGUAGES},
                     source="",
                     truth=truth,
                 )

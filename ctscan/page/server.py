@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import gzip
 import json
 import os
 import signal
@@ -33,8 +34,9 @@ from starlette.routing import Route
 
 from ctscan.errors import CtscanError
 from ctscan.inference.classifier import Patch
-from ctscan.notices import catalogue
+from ctscan.notices import LANGUAGES, catalogue
 from ctscan.page.door import MAX_BYTES, Door, refuse
+from ctscan.page.languages import choose
 from ctscan.page.memory import Memory
 from ctscan.page.tool import build_tool
 from ctscan.page.views import Views
@@ -198,10 +200,15 @@ def build(views: Views, root_path: str) -> Door:
 
 def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
     """What a browser asks for."""
-    home = views.home()
+    pages = {language: views.home(language).encode() for language in LANGUAGES}
+    packed = {language: gzip.compress(page, mtime=0) for language, page in pages.items()}
 
-    async def show_home(_: Request) -> Response:
-        return HTMLResponse(home, headers=NEVER)
+    async def show_home(request: Request) -> Response:
+        language = language_of(request)
+        headers = NEVER | {"vary": "Accept-Language, Accept-Encoding", "content-language": language}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            return HTMLResponse(packed[language], headers=headers | {"content-encoding": "gzip"})
+        return HTMLResponse(pages[language], headers=headers)
 
     async def kept(request: Request) -> Response:
         name = "/".join(request.scope["path"].split("/")[-2:])
@@ -216,13 +223,13 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
 
     async def answer(request: Request) -> Response:
         data = await request.body()
-        return await at_the_desk(request, partial(views.answer, data))
+        return await at_the_desk(request, partial(views.answer, data, language_of(request)))
 
     async def example(request: Request) -> Response:
         number = request.path_params["number"]
         if number not in map(str, range(len(views.examples))):
             return PlainTextResponse("Not found", 404)
-        return await at_the_desk(request, partial(views.example, int(number)))
+        return await at_the_desk(request, partial(views.example, int(number), language_of(request)))
 
     async def source_of(request: Request) -> bytes | int | None:
         """The slice in the body, or the number of an example; None where there is no such example."""
@@ -245,7 +252,7 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
             return refuse(503, "busy", request.scope)
 
         async def lines() -> AsyncIterator[str]:  # each change waits for its turn, so others are answered between two
-            steps = views.check(source)
+            steps = views.check(source, language_of(request))
             while step := await run_sync(next, steps, None, limiter=desk):
                 yield json.dumps(step) + "\n"
 
@@ -253,7 +260,7 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
 
     small = [Middleware(GZipMiddleware, minimum_size=1024)]  # pictures are compressed already
     return [
-        Route("/", show_home, middleware=small),
+        Route("/", show_home),
         Route("/static/{name}", kept, middleware=small),
         Route("/picture/{name}", kept),
         Route("/scan/{name}", kept, middleware=small),
@@ -262,6 +269,11 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
         Route("/check", check, methods=["POST"]),
         Route("/example/{number}", example, middleware=small),
     ]
+
+
+def language_of(request: Request) -> str:
+    """The language that a request is to be answered in."""
+    return choose(request.query_params.get("lang", ""), request.headers.get("accept-language", ""))
 
 
 def read_patches(places: Sequence[str]) -> tuple[Patch, ...]:

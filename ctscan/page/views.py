@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from ctscan.inference.classifier import Answer, Classifier, Patch, Prediction, R
 from ctscan.inference.gate import share_outside, where_disease_can_be
 from ctscan.io.images import read_slice
 from ctscan.model.card import INTENDED_USE
-from ctscan.notices import catalogue
+from ctscan.notices import LANGUAGES, Notice, catalogue
 from ctscan.page.door import MAX_BYTES
 from ctscan.page.examples import Entry, Example
 from ctscan.results import summary
-from ctscan.results.report import FILTERS
+from ctscan.results.report import filters
 from ctscan.results.scan import BundledScan
 from ctscan.results.summary import Facts
 
@@ -46,15 +46,14 @@ OUTER, INNER = 1 / 3, 0.1  # of the body: an anterior third, a tenth of its widt
 
 @dataclass(frozen=True)
 class ClassView:
-    """One class in an answer: its row, and its map in words."""
+    """One class in an answer: its row, and where its map is brightest."""
 
     key: str
-    title: str
     share: float
     likeliest: bool
     possible: bool
-    place: str
-    flipped: str  # the same where the slice was saved the other way round
+    where: tuple[str, ...]  # keys of the catalogue's `places`; empty where no place stands out
+    strength: float  # there, of the scale
     lungs: float  # share of the evidence for it that lies in the lungs' hulls; NaN where there is none for it
     outlined: float  # share in what is outlined; NaN where nothing is
     outside: float  # share outside the body, in the picture's border or in the black bars beside it
@@ -62,7 +61,8 @@ class ClassView:
 
 @dataclass(frozen=True)
 class AnswerView:
-    """An answer as the template wants it. Pictures of a visitor are data URLs, so that they never have an address.
+    """An answer as the template wants it, in numbers and keys: words come with a language, in the template. Pictures of
+    a visitor are data URLs, so that they never have an address.
 
     Attributes:
         state: `single`, `uncertain`, `raw` (scores without a calibration), `unusual`, `refused` or `unreadable`.
@@ -75,7 +75,7 @@ class AnswerView:
     """
 
     state: str
-    notices: tuple[str, ...]
+    notices: tuple[Notice, ...]
     origin: Entry | None = None
     width: int = 0
     height: int = 0
@@ -110,23 +110,12 @@ class Views:
         self.scan = scan
         self.examples = examples
         self.read = read
-        self._templates = Environment(
-            loader=PackageLoader("ctscan.page"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters |= FILTERS
         side = classifier.card.preprocess.size
-        self._templates.globals |= {
-            "t": catalogue()["page"],
-            "names": catalogue()["classes"],
+        shared = {
             "classes": CLASSES,
             "card": classifier.card,
             "facts": facts,
             "scan": scan,
-            "reasons": catalogue()["notices"],
             "bounds": summary,
             "whole": whole,
             "intended_use": INTENDED_USE,
@@ -135,6 +124,7 @@ class Views:
             "cells": side // CELL,
             "sketch": sketch(side // CELL),
         }
+        self._templates = {language: templates(language, shared) for language in LANGUAGES}
         static = {path.name: path.read_bytes() for path in STATIC.iterdir()}
         self.versions = {name: hashlib.sha256(data).hexdigest()[:12] for name, data in static.items()}
         self.files = {f"static/{name}": data for name, data in static.items()}  # by addresses that name their content
@@ -148,11 +138,13 @@ class Views:
             lambda number: view(classifier(examples[number].slice), examples[number].entry, self.publish)
         )
 
-    def home(self) -> str:
+    def home(self, language: str = "en") -> str:
         """The page, whose first screen is an example that the model has just answered."""
-        return self._templates.get_template("page.html.j2").render(
+        pictures = [(e.entry.words(language).title, draw(e.slice.pixels, THUMBNAIL)) for e in self.examples]
+        page = self._templates[language].get_template("page.html.j2")
+        return page.render(
             answer=self._example(0) if self.examples else None,
-            examples=[(e.entry.title, self.publish(draw(e.slice.pixels, THUMBNAIL))) for e in self.examples],
+            examples=[(title, self.publish(picture)) for title, picture in pictures],
             versions=self.versions,
             limit=MAX_BYTES,
         )
@@ -164,17 +156,18 @@ class Views:
         self.files[name] = data
         return name
 
-    def answer(self, data: bytes) -> dict[str, Any]:
+    def answer(self, data: bytes, language: str = "en") -> dict[str, Any]:
         """What the page's script puts in place of the last answer.
 
         Args:
             data: Bytes of a visitor's file.
+            language: Of the page.
         """
-        return self.render(view(self.classifier(data, self.read)))
+        return self.render(view(self.classifier(data, self.read)), language)
 
-    def example(self, number: int) -> dict[str, Any]:
+    def example(self, number: int, language: str = "en") -> dict[str, Any]:
         """The same for one of the examples."""
-        return self.render(self._example(number))
+        return self.render(self._example(number), language)
 
     def cover(self, source: bytes | int, patches: tuple[Patch, ...]) -> dict[str, Any]:
         """What the network says of a slice of which places are covered, as `Classifier.cover`.
@@ -192,11 +185,12 @@ class Views:
             return {"shares": [], "logits": []}
         return {"shares": [whole(p) for p in given.probabilities.tolist()], "logits": given.logits.tolist()}
 
-    def check(self, source: bytes | int) -> Iterator[dict[str, Any]]:
+    def check(self, source: bytes | int, language: str = "en") -> Iterator[dict[str, Any]]:
         """Whether the answer to a slice survives small changes of it.
 
         Args:
             source: As for `cover`.
+            language: Of the page.
 
         Yields:
             For each change its `title`, what is `said` then, and whether it is the `same` as without it.
@@ -205,19 +199,19 @@ class Views:
             slice_ = self.examples[source].slice if isinstance(source, int) else self.read(source)
         except UnreadableSlice:
             return
-        texts, before = catalogue()["page"], self.classifier(slice_)
+        texts, names = catalogue(language)["page"], catalogue(language)["classes"]
+        before = self.classifier(slice_)
         for name, given in check(self.classifier, slice_):
             if given.verdict == "ok" and given.probabilities and given.top_class:
-                title = catalogue()["classes"][given.top_class]["title"]
-                said = f"{title}, {whole(given.probabilities[given.top_class])}"
+                said = f"{names[given.top_class]['title']}, {whole(given.probabilities[given.top_class])}"
             else:
                 said = texts["scan"]["live"][given.verdict]
             same = (given.verdict, given.top_class) == (before.verdict, before.top_class)
             yield {"title": texts["changes"][name], "said": said, "same": same}
 
-    def render(self, shown: AnswerView) -> dict[str, Any]:
+    def render(self, shown: AnswerView, language: str = "en") -> dict[str, Any]:
         """The answer's state, HTML and JSON."""
-        html = self._templates.get_template("answer.html.j2").render(answer=shown)
+        html = self._templates[language].get_template("answer.html.j2").render(answer=shown)
         return {"state": shown.state, "html": html, "answer": shown.json}
 
     def classify(self, data: bytes) -> tuple[dict[str, Any], bytes | None]:
@@ -233,6 +227,42 @@ class Views:
         grey = render.to_bytes(render.fit(given.slice.pixels, render.LONGEST_OVERLAY))
         evidence = prediction.evidence(prediction.top, (grey.shape[0], grey.shape[1]))
         return dict(given.to_dict()), render.encode_png(render.overlay(grey, evidence, prediction.map_top))
+
+
+def templates(language: str, shared: Mapping[str, Any]) -> Environment:
+    """The templates in a language: its words, and numbers as it writes them.
+
+    Args:
+        language: Of a catalogue.
+        shared: What they say in every language.
+    """
+    environment = Environment(
+        loader=PackageLoader("ctscan.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    words = catalogue(language)
+    environment.filters |= filters(language)
+    environment.globals |= shared
+    environment.globals |= {
+        "language": language,
+        "languages": {code: catalogue(code)["name"] for code in LANGUAGES},
+        "t": words["page"],
+        "names": words["classes"],
+        "reasons": words["notices"],
+        "place": partial(place, language),
+    }
+    return environment
+
+
+def place(language: str, shown: ClassView, flipped: bool = False) -> str:
+    """Where a class's map is brightest, as a sentence; `flipped` where the slice was saved the other way round."""
+    words, title = catalogue(language)["page"]["places"], catalogue(language)["classes"][shown.key]["title"]
+    where = " ".join(words[OTHER_SIDE.get(name, name) if flipped else name] for name in shown.where)
+    sentence: str = words["strongest" if where else "nowhere"]
+    return sentence.format(title=title, where=where, strength=whole(shown.strength))
 
 
 def sketch(cells: int) -> str:
@@ -259,7 +289,7 @@ def view(
         show: Gives a picture an address.
     """
     state = given.outcome or "raw" if given.verdict == "ok" else given.verdict
-    shown = AnswerView(state, tuple(map(str, given.notices)), origin, json=dict(given.to_dict()))
+    shown = AnswerView(state, given.notices, origin, json=dict(given.to_dict()))
     if given.slice is None:
         return shown
     pixels, prediction = given.slice.pixels, given.prediction
@@ -272,7 +302,7 @@ def view(
     )
     if prediction is None:
         return shown
-    anatomy, places = find_anatomy(pixels), catalogue()["page"]["places"]
+    anatomy = find_anatomy(pixels)
     shape = render.fitted(prediction.placement.slice_shape, THUMBNAIL)
     drawn = np.zeros(anatomy.shape, np.uint8)
     for line in origin.outline if origin else ():
@@ -282,26 +312,15 @@ def view(
     for index, key in enumerate(prediction.classes):
         evidence = prediction.evidence(index, shape)
         positive = np.maximum(prediction.maps[index], 0)
-        title = catalogue()["classes"][key]["title"]
-        place = flipped = places["nowhere"].format(title=title)
-        if prediction.is_localised(index):
-            strength = whole(min(1.0, float(evidence.max()) / prediction.map_top))
-            found = find_peak(evidence, anatomy.body, anatomy.lung_hulls)
-            place, flipped = (
-                places["strongest"].format(
-                    title=title, where=" ".join(places[name] for name in names), strength=strength
-                )
-                for names in (found, [OTHER_SIDE.get(name, name) for name in found])
-            )
+        stands_out = prediction.is_localised(index)
         classes.append(
             ClassView(
                 key=key,
-                title=title,
                 share=float(prediction.probabilities[index]),
                 likeliest=index == prediction.top,
                 possible=key in (prediction.possible or ()),
-                place=place,
-                flipped=flipped,
+                where=find_peak(evidence, anatomy.body, anatomy.lung_hulls) if stands_out else (),
+                strength=min(1.0, float(evidence.max()) / prediction.map_top),
                 lungs=1 - share_outside(positive, prediction.placement, anatomy.lung_hulls),
                 outlined=1 - share_outside(positive, prediction.placement, lesion) if lesion.any() else float("nan"),
                 outside=share_outside(positive, prediction.placement, diseased),

@@ -8,6 +8,7 @@ No number of these texts is written by hand. The words stand in `templates/`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ctscan.classes import CLASSES
 from ctscan.errors import DataError
 from ctscan.model.checkpoint import read_checkpoint
+from ctscan.notices import catalogue
 from ctscan.results import summary
 from ctscan.results.ledger import read_ledger
 from ctscan.results.records import Coverage, Estimate, Interval
@@ -23,37 +25,45 @@ from ctscan.results.summary import Facts, facts_of
 BEGIN, END = "<!-- numbers: begin (ctscan report) -->", "<!-- numbers: end -->"
 
 
-def percent(value: float, digits: int = 0) -> str:
+def percent(value: float, digits: int = 0, *, language: str = "en") -> str:
     """`97.3 %`, of a share."""
-    return f"{decimal(100 * value, digits)} %"
+    return f"{decimal(100 * value, digits, language=language)}{catalogue(language)['numbers']['percent']}"
 
 
-def span(interval: Interval, digits: int = 0, factor: float = 100) -> str:
+def span(interval: Interval, digits: int = 0, factor: float = 100, *, language: str = "en") -> str:
     """`94–98`, of the ends of an interval; `-7 to 2` where a dash would be a minus."""
-    low, high = (decimal(factor * end, digits) for end in interval)
-    return f"{low} to {high}" if low.startswith("-") else f"{low}–{high}"
+    low, high = (decimal(factor * end, digits, language=language) for end in interval)
+    kind = "signed_range" if low.startswith("-") else "range"
+    text: str = catalogue(language)["numbers"][kind].format(low=low, high=high)
+    return text
 
 
-def share(estimate: Estimate | Coverage) -> str:
+def share(estimate: Estimate | Coverage, *, language: str = "en") -> str:
     """`81 % (74–87)`."""
-    return f"{percent(estimate.value)} ({span((estimate.low, estimate.high))})"
+    ends = span((estimate.low, estimate.high), language=language)
+    return f"{percent(estimate.value, language=language)} ({ends})"
 
 
-def points(estimate: Estimate) -> str:
+def points(estimate: Estimate, *, language: str = "en") -> str:
     """`15 points (9–22)`, of a difference of shares."""
-    value = decimal(100 * estimate.value, 0)
-    unit = "point" if value in ("1", "-1") else "points"
-    return f"{value} {unit} ({span((estimate.low, estimate.high))})"
+    value, ends = decimal(100 * estimate.value, 0), span((estimate.low, estimate.high), language=language)
+    units = catalogue(language)["numbers"]["points"]
+    text: str = units["one" if value in ("1", "-1") else "many"].format(value=value, range=ends)
+    return text
 
 
-def decimal(value: Estimate | float, digits: int = 2) -> str:
+def decimal(value: Estimate | float, digits: int = 2, *, language: str = "en") -> str:
     """`0.81 (0.74–0.87)`, or of a number alone `0.81`; what rounds to zero has no minus."""
     if isinstance(value, Estimate):
-        return f"{decimal(value.value, digits)} ({span((value.low, value.high), digits, 1)})"
-    return f"{round(value, digits) + 0.0:.{digits}f}"
+        ends = span((value.low, value.high), digits, 1, language=language)
+        return f"{decimal(value.value, digits, language=language)} ({ends})"
+    point: str = catalogue(language)["numbers"]["point"]
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace(".", point)
 
 
-FILTERS: dict[str, Callable[..., str]] = {f.__name__: f for f in (percent, span, share, points, decimal)}
+def filters(language: str = "en") -> dict[str, Callable[..., str]]:
+    """What templates write numbers with, by name."""
+    return {f.__name__: partial(f, language=language) for f in (percent, span, share, points, decimal)}
 
 
 def render(template: str, facts: Facts) -> str:
@@ -61,7 +71,7 @@ def render(template: str, facts: Facts) -> str:
     environment = Environment(
         loader=PackageLoader("ctscan.results"), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
-    environment.filters |= FILTERS
+    environment.filters |= filters()
     return environment.get_template(template).render(facts=facts, bounds=summary, classes=CLASSES)
 
 

@@ -1,6 +1,6 @@
 // Asks the server about slices and puts its answers, which are HTML, in place of the last one.
 import { guess, isGuessing } from "./guess.js";
-import { keys, say, show as showPicture, words } from "./picture.js";
+import { keys, language, say, show as showPicture, words } from "./picture.js";
 import { keep } from "./keep.js";
 import { list } from "./several.js";
 
@@ -65,7 +65,7 @@ async function ask(address, options, askAgain) {
 
 // Further questions about the slice that is shown. Each gives the response, or null where there is none to be had.
 const asker = (slice, example) => async (question, places = []) => {
-  const query = new URLSearchParams(places.map((place) => ["at", place]));
+  const query = new URLSearchParams([["lang", language], ...places.map((place) => ["at", place])]);
   if (!slice) query.set("example", example);
   try {
     const response = await fetch(`${question}?${query}`, slice ? post(slice) : { method: "POST" });
@@ -79,12 +79,12 @@ function askAboutSlice(slice) {
   mark(null);
   history.replaceState(null, "", location.pathname + location.search);
   if (slice.size > limit) fail("large");
-  else ask("answer", post(slice), asker(slice));
+  else ask(`answer?lang=${language}`, post(slice), asker(slice));
 }
 
 function askAboutExample(number) {
   mark(number);
-  return ask(`example/${number}`, {}, asker(null, number));
+  return ask(`example/${number}?lang=${language}`, {}, asker(null, number));
 }
 
 async function askAbout(files) {
@@ -175,6 +175,15 @@ function turn() {
   }
   scrollTo(0, 0);
 }
+
+// Another language opens at the same section, or example.
+for (const type of ["click", "auxclick"]) {
+  find(".languages").addEventListener(type, (event) => {
+    const link = event.target.closest("a");
+    if (link) link.hash = location.hash;
+  });
+}
+document.addEventListener("click", (event) => event.target.closest(".languages") || find(".languages").removeAttribute("open"));
 
 async function open() {
   const wanted = new URLSearchParams(location.hash.slice(1));

@@ -9,9 +9,10 @@ const STEP = 0.04; // of the slice's longer side, by which an arrow key moves th
 
 export const words = JSON.parse(document.querySelector("#words").textContent);
 export const say = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+export const language = document.documentElement.lang; // of the page, and of what is asked for it
 const find = (selector) => document.querySelector(selector);
 const answer = find("#answer");
-const number = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+const number = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toLocaleString(language, { minimumFractionDigits: 2, maximumFractionDigits: 2, useGrouping: false })}`;
 
 let given = null; // what the maps are drawn from; null without scores
 let size = [0, 0]; // width and height of the slice, px
@@ -309,7 +310,7 @@ answer.addEventListener("input", (event) => {
   const name = event.target.id || event.target.name;
   if (name === "opacity") {
     find("#maps").setAttribute("opacity", event.target.value / 100);
-    find("output[for=opacity]").textContent = `${event.target.value} %`;
+    find("output[for=opacity]").textContent = say(words.percent, { share: event.target.value });
     drawLegend();
   } else if (name === "cover") {
     find("svg.picture").classList.toggle("covering", isCovering());

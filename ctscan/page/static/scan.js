@@ -2,7 +2,7 @@
 // Nothing is fetched before the section is opened; windows are applied here, to greys that are Hounsfield units.
 
 const AIR = -1024, STEP = 8; // Hounsfield units: of grey 0, and from one grey to the next
-const TALL = 150, LEFT = 44, RIGHT = 44, TOP = 8, FOOT = 22; // px of the chart and its edges; left and right as the slider's
+const TALL = 150, LEFT = 61, RIGHT = 61, TOP = 8, FOOT = 22; // px of the chart and its edges; left and right as the slider's
 const NOTCH = 40; // px of wheel for one slice: less than a mouse's notch, some of a trackpad's
 const MARKED = 5; // slices between two marks of a line
 const DOTS = [(x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0-8 0`, (x, y) => `M${x - 3.5} ${y - 3.5}h7v7h-7z`,
@@ -26,6 +26,8 @@ function percent(share) {
   const rounded = Math.round(100 * share);
   return `${rounded === 0 ? "<1" : rounded === 100 ? ">99" : rounded}\u00a0%`;
 }
+
+const millimetres = (slice) => slice.position.toLocaleString(document.documentElement.lang);
 
 function element(name, attributes) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -76,7 +78,7 @@ function say(reading) {
 
 function fillPanel(panel, index) {
   const name = panel.querySelector(".panel-name span").firstChild.textContent.trim();
-  const where = fill(words.slice, { number: index + 1, count: scan.slices.length, position: scan.slices[index].position });
+  const where = fill(words.slice, { number: index + 1, count: scan.slices.length, position: millimetres(scan.slices[index]) });
   const canvas = panel.querySelector("canvas");
   if (!scored) return canvas.setAttribute("aria-label", fill(words.picture, { window: name, said: where }));
   const reading = scan.slices[index].readings[panel.dataset.window];
@@ -179,7 +181,7 @@ function show() {
   const index = slider.value - 1, slice = scan.slices[index];
   drawPictures(index);
   for (const panel of panels) fillPanel(panel, index);
-  const place = fill(words.slice, { number: index + 1, count: scan.slices.length, position: slice.position });
+  const place = fill(words.slice, { number: index + 1, count: scan.slices.length, position: millimetres(slice) });
   const where = slice.outline.length ? `${place}, ${words.outlined}` : place;
   find("#scan-where").textContent = where;
   const answers = scored ? panels.map((p) => fill(words.picture, { window: nameOf(p), said: say(slice.readings[p.dataset.window]) })) : [];

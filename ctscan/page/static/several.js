@@ -1,5 +1,5 @@
 // Several slices, one after the other: a table of verdicts, and the same as CSV. Slices are named by their order alone.
-import { say, words } from "./picture.js";
+import { language, say, words } from "./picture.js";
 
 const COLUMNS = ["slice", "verdict", "outcome", "top_class", "set", "model_id"];
 const quoted = (value) => `"${String(value ?? "").replace(/"/g, '""')}"`;
@@ -27,7 +27,7 @@ export async function list(box, slices, limit, post, open) {
 
 async function answerOf(slice, post) {
   try {
-    const response = await fetch("answer", post(slice));
+    const response = await fetch(`answer?lang=${language}`, post(slice));
     if (!response.ok) return null;
     const { html, answer } = await response.json();
     const page = new DOMParser().parseFromString(html, "text/html");
