@@ -66,7 +66,7 @@ class Exported(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, slices: Tensor) -> tuple[Tensor, ...]:
-        """Squares (N, 1, S, S) in [0, 1] -> what `NAMES` names, in that order."""
+        """Squares (N, 2, S, S) in [0, 1] -> what `NAMES` names, in that order."""
         outputs = self.net(slices)
         return *outputs, (outputs.logits / self.temperature).softmax(dim=1)
 
@@ -137,7 +137,7 @@ def build_onnx(checkpoint: Checkpoint, examples: Path, say: Say) -> bytes:
         warnings.simplefilter("ignore", FutureWarning)
         program = torch.onnx.export(
             Exported(net, checkpoint.card.temperature),
-            (torch.zeros(2, 1, size, size),),
+            (torch.zeros(2, 2, size, size),),
             dynamo=True,
             verbose=False,
             input_names=[INPUT],
@@ -169,7 +169,7 @@ def write_onnx(path: Path, model: bytes, checkpoint: Checkpoint, export: dict[st
 
 
 def run_session(model: bytes) -> Run:
-    """A serialised model as a function of squares (N, 1, S, S)."""
+    """A serialised model as a function of squares (N, 2, S, S)."""
     session = open_session(model)
     return lambda squares: dict(zip(NAMES, session.run(NAMES, {INPUT: squares}), strict=True))
 
@@ -204,7 +204,7 @@ def compare(run: Run, checkpoint: Checkpoint, examples: Path) -> str:
 
 
 def quantise(model: bytes, squares: Squares) -> bytes:
-    """A serialised fp32 graph -> int8, calibrated on squares (N, 1, S, S)."""
+    """A serialised fp32 graph -> int8, calibrated on squares (N, 2, S, S)."""
     import_onnxruntime()
     import onnx
     from onnxruntime.quantization import (

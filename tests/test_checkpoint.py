@@ -205,6 +205,6 @@ def test_the_card_survives_its_json(checkpoint: Checkpoint) -> None:
 
 
 def test_a_loaded_network_computes_what_the_stored_weights_say(checkpoint: Checkpoint) -> None:
-    squares = np.random.default_rng(0).random((2, 1, 224, 224), np.float32)
+    squares = np.random.default_rng(0).random((2, 2, 224, 224), np.float32)
     first, second = (TorchRuntime.from_checkpoint(checkpoint).run(squares) for _ in range(2))
     assert np.array_equal(first.logits, second.logits)

@@ -99,7 +99,7 @@ def test_a_file_answers_alike_where_ctscan_is_not(checkpoint: Path, tmp_path: Pa
     source = read_checkpoint(checkpoint)
     export_onnx(source, tmp_path / "file", EXAMPLES, silent)
     generator, side = np.random.default_rng(5), source.card.preprocess.size
-    batches = {str(n): generator.random((n, 1, side, side), np.float32) for n in (1, 3)}
+    batches = {str(n): generator.random((n, 2, side, side), np.float32) for n in (1, 3)}
     np.savez(tmp_path / "squares.npz", **batches)  # type: ignore[arg-type]
     command = [sys.executable, "-W", "ignore", "-c", OPEN_ONNX, "file", "squares.npz", "answers.npz"]
     quiet = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
@@ -119,7 +119,7 @@ def test_a_file_answers_alike_where_ctscan_is_not(checkpoint: Path, tmp_path: Pa
 
 def test_probabilities_are_taken_at_the_temperature(source: Checkpoint) -> None:
     with torch.inference_mode():
-        logits, *_, probabilities = Exported(build_net(source), 2.5)(torch.rand(2, 1, 224, 224))
+        logits, *_, probabilities = Exported(build_net(source), 2.5)(torch.rand(2, 2, 224, 224))
     close(probabilities.numpy(), softmax(logits.numpy() / 2.5), 1e-6)
 
 
@@ -178,7 +178,7 @@ def test_a_file_of_a_model_without_a_gate_says_so(checkpoint_path: Path, tmp_pat
 
 def test_threads_share_an_onnx_runtime(exported: Path) -> None:
     runtime = OnnxRuntime(exported)
-    inputs = [np.random.default_rng(seed).random((1, 1, 224, 224), np.float32) for seed in range(16)]
+    inputs = [np.random.default_rng(seed).random((1, 2, 224, 224), np.float32) for seed in range(16)]
     with ThreadPoolExecutor(8) as threads:
         parallel = list(threads.map(runtime.run, inputs))
     for squares, output in zip(inputs, parallel, strict=True):

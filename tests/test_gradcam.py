@@ -36,7 +36,16 @@ def last_layer(net: SliceNet) -> torch.nn.Linear:
 def squares(n: int, seed: int = 1, side: int = 224) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, 1, 14, 14, generator=generator)
-    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+    greys = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+    return torch.cat([greys, torch.ones_like(greys)], dim=1)
+
+
+def weighted(n: int) -> Tensor:
+    """The same, with the evidence of an uneven part of each square alone to count."""
+    given = squares(n)
+    given[:, 1] = 0
+    given[:, 1, 40:150, 70:200] = 1
+    return given
 
 
 class LogitsAlone(torch.nn.Module):
@@ -115,6 +124,27 @@ def test_signed_map_and_bias_sum_to_the_logit() -> None:
     outputs = net(squares(3))
     total = outputs.maps.sum(dim=(2, 3)) + last_layer(net).bias
     torch.testing.assert_close(total, outputs.logits, rtol=0, atol=1e-4)
+
+
+def test_with_weights_a_map_is_gradient_times_feature_and_nothing_outside_counts() -> None:
+    net, x = build("linear"), weighted(2)
+    kept: list[Tensor] = []
+    handle = net.trunk.layer4.register_forward_hook(lambda _, __, features: kept.append(features.requires_grad_()))
+    outputs = net(x)
+    handle.remove()
+    for index in range(4):
+        (gradient,) = torch.autograd.grad(outputs.logits[:, index].sum(), kept[0], retain_graph=True)
+        torch.testing.assert_close(outputs.maps[:, index], (gradient * kept[0]).sum(dim=1), rtol=1e-4, atol=1e-6)
+    total = outputs.maps.sum(dim=(2, 3)) + last_layer(net).bias
+    torch.testing.assert_close(total, outputs.logits, rtol=0, atol=1e-4)
+    assert not outputs.maps[:, :, 5:].any()  # rows from 160 px on
+    assert outputs.maps[:, :, 1:5, 2:7].all()
+
+
+def test_where_nothing_counts_everything_does() -> None:
+    net, x = build("linear"), squares(2)
+    nothing = torch.cat([x[:, :1], torch.zeros_like(x[:, 1:])], dim=1)
+    torch.testing.assert_close(net(nothing).logits, net(x).logits)
 
 
 def test_eight_threads_equal_the_serial_result() -> None:

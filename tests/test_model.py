@@ -20,7 +20,9 @@ def test_grey_slices_are_normalised_inside_as_imagenet_was() -> None:
     mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
     with torch.no_grad():
         expected = plain((grey.repeat(1, 3, 1, 1) - mean) / std)
-        torch.testing.assert_close(net(grey).logits, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            net(torch.cat([grey, torch.ones_like(grey)], 1)).logits, expected, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_the_seed_design_is_not_normalised_and_has_three_layers() -> None:

@@ -84,7 +84,7 @@ def test_a_map_is_zero_where_the_model_saw_nothing() -> None:
 @pytest.mark.parametrize("tone", ["rank", "none"])
 def test_flat_slices_stay_finite(pixels: NDArray[np.float32], tone: str) -> None:
     square, placement = Preprocess(tone=tone)(pixels)  # type: ignore[arg-type]
-    assert square.shape == (1, 224, 224)
+    assert square.shape == (2, 224, 224)
     assert square.dtype == np.float32
     assert np.isfinite(square).all()
     assert placement.slice_shape == (50, 70)

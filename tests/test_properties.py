@@ -349,7 +349,7 @@ def test_the_square_holds_greys_of_the_slice_and_black(placed: tuple[NDArray[np.
 @holds(slices(), st.sampled_from(["body", "none"]), st.sampled_from(["rank", "none"]))
 def test_the_model_is_given_numbers_from_0_to_1(pixels: NDArray[np.float32], crop: Any, tone: Any) -> None:
     square, placement = Preprocess(size=96, crop=crop, tone=tone)(pixels)
-    assert square.shape == (1, 96, 96)
+    assert square.shape == (2, 96, 96)
     assert square.dtype == np.float32
     assert np.isfinite(square).all()
     assert 0 <= square.min() <= square.max() <= 1

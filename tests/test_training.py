@@ -264,7 +264,7 @@ def test_augmentation_keeps_shape_and_range_and_draws_for_each_slice(kind: Augme
     trainer.squares = torch.stack([square] * 8)
     torch.manual_seed(0)
     ((batch, _),) = trainer.batches()
-    assert batch.shape == (8, 1, 96, 96)
+    assert batch.shape == (8, 2, 96, 96)
     assert 0 <= float(batch.min()) <= float(batch.max()) <= 1
     different = len({float(b.sum()) for b in batch})
     assert different == 8 if kind != "none" else different == 1

@@ -245,18 +245,20 @@ def read_output(path: Path) -> Output:
 
 
 def view(control: Control | None, preprocess: Preprocess) -> Callable[[Pixels], Pixels]:
-    """Slice pixels (H, W) -> the square (1, S, S) that a control's network is shown; None hides nothing."""
+    """Slice pixels (H, W) -> the square (2, S, S) that a control's network is shown; None hides nothing."""
 
     def hide(pixels: Pixels, find: Callable[[Anatomy], Mask], grey: float = 0) -> Pixels:
         anatomy = find_anatomy(pixels)
         square, placement = preprocess(pixels, anatomy)
         hidden = placement.apply(find(anatomy).astype(np.float32)) > 0
-        return np.where(hidden, grey, square).astype(np.float32)
+        square[0] = np.where(hidden, grey, square[0])
+        return square
 
     def shuffle(pixels: Pixels) -> Pixels:
         square = preprocess.square(pixels)
         generator = np.random.default_rng(zlib.crc32(square.tobytes()))  # the same at every call
-        return generator.permutation(square.ravel()).reshape(square.shape)
+        square[0] = generator.permutation(square[0].ravel()).reshape(square[0].shape)
+        return square
 
     match control:
         case "border_only" if preprocess.surround == "keep":

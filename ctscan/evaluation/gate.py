@@ -89,7 +89,7 @@ WRONG: dict[str, tuple[str, Callable[[Pixels], Pixels]]] = {
 class Subject:
     """One picture that a gate is fitted to or judged on, in small."""
 
-    square: Array  # (1, S, S): the whole picture
+    square: Array  # (2, S, S): the whole picture
     tone: Array  # (TONES,)
     greys: int
     kind: str  # of KINDS, what it really shows

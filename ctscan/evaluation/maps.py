@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -84,7 +85,7 @@ def judge_maps(
 def predicted_maps(
     net: SliceNet, squares: Pixels, labels: NDArray[np.integer] | None = None
 ) -> tuple[Maps, NDArray[np.integer]]:
-    """Squares (N, 1, S, S) -> the signed maps (N, h, w) of the classes in `labels` or of the likeliest, and these."""
+    """Squares (N, 2, S, S) -> the signed maps (N, h, w) of the classes in `labels` or of the likeliest, and these."""
     output = run_in_batches(TorchRuntime(net), squares)
     chosen = output.logits.argmax(axis=1) if labels is None else labels
     return output.maps[np.arange(len(chosen)), chosen], chosen
@@ -124,7 +125,7 @@ def likeness(first: Maps, second: Maps) -> Likeness:
 
 
 def judge_sanity(net: SliceNet, squares: Pixels, seed: int = 0) -> tuple[dict[str, Likeness], Likeness]:
-    """Squares (N, 1, S, S) of N different scans, two or more.
+    """Squares (N, 2, S, S) of N different scans, two or more.
 
     Returns:
         Likeness to the true maps by the lowest block at random, and that of the maps of two different slices.
@@ -143,7 +144,7 @@ def road(
 ) -> Maps:
     """(N,): how much more probability of its class each slice loses by what its map marks than by what it does not.
 
-    `logits` gives (N, K) of squares (N, 1, S, S). Maps (N, S, S) are of any scale: their order alone counts, so the
+    `logits` gives (N, K) of squares (N, 2, S, S). Maps (N, S, S) are of any scale: their order alone counts, so the
     signed map is given, for a map cut off at zero has no order where it is zero.
     """
     metric, losses = ROADCombined(PERCENTILES), []
@@ -151,9 +152,15 @@ def road(
         torch.manual_seed(0)  # the filled-in pixels carry a little noise
         for square, map_, label in zip(tqdm(squares, "ROAD", leave=False), maps, labels, strict=True):
             target = ClassifierOutputSoftmaxTarget(int(label))
-            half = metric(torch.from_numpy(square[None]), map_[None], [target], logits)[0]  # the library's definition
-            losses.append(2 * half)
+            weights = torch.from_numpy(square[None, 1:])
+            halves = metric(torch.from_numpy(square[None, :1]), map_[None], [target], partial(ask, logits, weights))
+            losses.append(2 * halves[0])  # the library's definition
     return np.array(losses, np.float32)
+
+
+def ask(logits: Callable[[torch.Tensor], torch.Tensor], weights: torch.Tensor, greys: torch.Tensor) -> torch.Tensor:
+    """Logits of greys (N, 1, S, S) that count as before: what hides greys must leave the weights alone."""
+    return logits(torch.cat([greys, weights.expand(len(greys), -1, -1, -1)], dim=1))
 
 
 def centre_map(size: int) -> Maps:

@@ -85,8 +85,25 @@ class Anatomy:
     def lung_hulls(self) -> Mask:
         """(H, W): the convex hull of each lung and a margin, so that a tumour at its wall lies inside too."""
         hulls = np.any([np.zeros_like(self.outline), *map(_convex_hull, self.lungs)], axis=0)
-        side = 2 * LUNG_MARGIN + 1
-        return self._enlarge(cv2.dilate(hulls.astype(np.uint8), np.ones((side, side), np.uint8)).astype(bool))
+        return self._enlarge(_widen(hulls))
+
+    @cached_property
+    def thorax(self) -> Mask:
+        """(H, W): the convex hull of both lungs with their margin; the body's hull where no lung was found."""
+        if not self.lungs:
+            return self.hull
+        both = _convex_hull(np.any(self.lungs, axis=0))
+        return self._enlarge(_widen(both)) & self.hull
+
+    @cached_property
+    def hull_box(self) -> Box:
+        """In slice pixels, around the body's hull; all of the slice without a body."""
+        height, width = self.shape
+        rows, columns = np.flatnonzero(self.outline.any(axis=1)), np.flatnonzero(self.outline.any(axis=0))
+        down, across = height / self.outline.shape[0], width / self.outline.shape[1]
+        top, left = int(rows[0] * down), int(columns[0] * across)
+        bottom, right = int(np.ceil((rows[-1] + 1) * down)), int(np.ceil((columns[-1] + 1) * across))
+        return Box(top, left, min(height, bottom) - top, min(width, right) - left)
 
     def _enlarge(self, mask: Mask) -> Mask:
         return cv2.resize(mask.astype(np.uint8), self.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
@@ -147,6 +164,12 @@ def _convex_hull(mask: Mask) -> Mask:
     rows, columns = np.nonzero(mask)
     points = np.stack([columns, rows], axis=1).astype(np.int32)
     return cv2.fillConvexPoly(np.zeros(mask.shape, np.uint8), cv2.convexHull(points), 1).astype(bool)
+
+
+def _widen(mask: Mask) -> Mask:
+    """By the margin of the lungs, on all sides."""
+    side = 2 * LUNG_MARGIN + 1
+    return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)).astype(bool)
 
 
 def _otsu(greys: NDArray[np.uint8]) -> float:

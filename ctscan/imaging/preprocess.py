@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from ctscan.imaging.anatomy import Anatomy, Box, Mask, Pixels, find_anatomy
 
-Crop = Literal["body", "whole", "none"]
+Crop = Literal["body", "hull", "whole", "none"]
 Tone = Literal["rank", "none"]
 Surround = Literal["hull", "keep"]
+Pool = Literal["all", "hull", "thorax", "lungs"]
 
 RANK_LOW = 40 / 255  # the darkest rank: what is kept of a slice stays apart from the black around it
 GREYS = 65535  # steps in which greys are counted: 8- and 16-bit greys stay apart
@@ -89,8 +90,10 @@ def ranks(pixels: Pixels, inside: Mask) -> NDArray[np.float64]:
 
     Greys are counted in `GREYS` steps, so ranks are equal on every processor.
     """
-    greys, darker = _count(pixels, inside)
-    return darker[greys]
+    greys = np.rint(pixels[inside] * GREYS).astype(np.int64)
+    counts = np.bincount(greys, minlength=GREYS + 1)
+    below = (np.cumsum(counts) - counts / 2) / max(greys.size, 1)
+    return np.asarray(below[greys], np.float64)
 
 
 def rank_greys(pixels: Pixels, inside: Mask) -> Pixels:
@@ -99,17 +102,9 @@ def rank_greys(pixels: Pixels, inside: Mask) -> Pixels:
     Every slice then has one histogram, and what raises or lowers greys without changing their order changes nothing:
     of a window only what it cut off remains to be seen, as an area of one grey.
     """
-    greys, darker = _count(pixels, inside)
     ranked = np.zeros_like(pixels)
-    ranked[inside] = (RANK_LOW + (1 - RANK_LOW) * darker).astype(np.float32)[greys]
+    ranked[inside] = RANK_LOW + (1 - RANK_LOW) * ranks(pixels, inside)
     return ranked
-
-
-def _count(pixels: Pixels, inside: Mask) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
-    """The N greys inside, in steps, and for each step the rank of a grey that has it: a large slice has fewer steps."""
-    greys = np.rint(pixels[inside] * GREYS).astype(np.uint16)
-    counts = np.bincount(greys, minlength=GREYS + 1)
-    return greys, (np.cumsum(counts) - counts / 2) / max(greys.size, 1)
 
 
 @dataclass(frozen=True)
@@ -117,17 +112,21 @@ class Preprocess:
     """How a slice becomes a network's input. Travels in the checkpoint's card."""
 
     size: int = 224  # S, side of the square in pixels
-    # `body` letterboxes the body's box, `whole` the whole slice; `none` squashes the slice into the square.
+    # `body` letterboxes the box of what is brighter than black, `hull` the body's hull, `whole` all of the slice;
+    # `none` squashes the slice into the square.
     crop: Crop = "body"
     # `rank` gives what is kept, air and all, one histogram in every slice; `none` leaves greys as they are.
     tone: Tone = "rank"
     # `hull` makes black what lies outside the body's convex hull; `keep` leaves table, cushions and burned-in signs.
     # It comes before the tone, so that the table has no part in the greys of the body.
     surround: Surround = "hull"
+    # Whose evidence counts, by the share of each of the network's cells that lies in it: `all` counts the black bars
+    # and the table too. Where nothing of the kind is found in a slice it is the next larger one.
+    pool: Pool = "all"
 
     def __post_init__(self) -> None:
-        known = self.crop in get_args(Crop) and self.tone in get_args(Tone) and self.surround in get_args(Surround)
-        if self.size < 32 or not known:
+        pairs = (self.crop, Crop), (self.tone, Tone), (self.surround, Surround), (self.pool, Pool)
+        if self.size < 32 or not all(value in get_args(known) for value, known in pairs):
             raise ValueError(f"not a preprocessing that ctscan knows: {self}")
 
     def __call__(self, pixels: Pixels, anatomy: Anatomy | None = None) -> tuple[Pixels, Placement]:
@@ -138,17 +137,24 @@ class Preprocess:
             anatomy: Of this slice, where it has been found already.
 
         Returns:
-            Float32 (1, S, S) in [0, 1], and its placement.
+            Float32 (2, S, S) in [0, 1], what is seen and how much its evidence counts; and the placement of both.
         """
         anatomy = anatomy or find_anatomy(pixels)
         visible, placement = self.visible(anatomy), self.place(anatomy)
         kept = rank_greys(pixels, visible) if self.tone == "rank" else np.where(visible, pixels, 0)
         square = np.clip(placement.apply(kept), 0, 1)  # float32 averages of white may be over 1 in the last digit
-        return square[None], placement
+        return np.stack([square, self.weigh(anatomy, placement)]), placement
 
     def square(self, pixels: Pixels, anatomy: Anatomy | None = None) -> Pixels:
         """The square alone."""
         return self(pixels, anatomy)[0]
+
+    def weigh(self, anatomy: Anatomy, placement: Placement) -> Pixels:
+        """(S, S) in [0, 1]: how much of each pixel of the square lies where evidence counts."""
+        if self.pool == "all":
+            return np.ones((self.size, self.size), np.float32)
+        inside = {"hull": anatomy.hull, "thorax": anatomy.thorax, "lungs": anatomy.lung_hulls}[self.pool]
+        return np.clip(placement.apply((inside if inside.any() else anatomy.hull).astype(np.float32)), 0, 1)
 
     def visible(self, anatomy: Anatomy) -> Mask:
         """(H, W): what `surround` leaves of a slice."""
@@ -156,6 +162,7 @@ class Preprocess:
 
     def place(self, anatomy: Anatomy) -> Placement:
         """Where the slice goes in the square."""
-        box = anatomy.box if self.crop == "body" else Box(0, 0, *anatomy.shape)
+        boxes = {"body": anatomy.box, "hull": anatomy.hull_box}
+        box = boxes.get(self.crop, Box(0, 0, *anatomy.shape))
         target = Box(0, 0, self.size, self.size) if self.crop == "none" else letterbox(box, self.size)
         return Placement(anatomy.shape, self.size, box, target)

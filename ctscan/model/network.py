@@ -1,13 +1,14 @@
 """The network: torchvision's ResNet18 with a head of our own, and the Grad-CAM maps of all classes in the same pass.
 
-    (N, 1, S, S) in [0, 1]  --features-->  (N, 512, S/32, S/32)  --mean over space, head-->  logits (N, K)
+    (N, 2, S, S) in [0, 1]  --features-->  (N, 512, S/32, S/32)  --mean over space, head-->  logits (N, K)
                                                      |
                                                      +--gradient of the head-->  signed maps (N, K, S/32, S/32)
 
 Grad-CAM (Selvaraju et al., ICCV 2017) weighs channel k of a feature map A by the mean over space of dy_c/dA_k.
-Behind global average pooling, f_k = mean(A_k), that derivative is the same at every one of the h*w places:
+The second channel of a square says how much the evidence of each place counts. Behind a mean with these weights m, as
+they fall on the cells, f_k = sum(m A_k) / sum(m), and with every m 1 it is global average pooling:
 
-    dy_c/dA_k(i, j) = (dy_c/df_k) / hw      so      map_c = sum_k (dy_c/df_k) A_k / hw
+    dy_c/dA_k(i, j) = (dy_c/df_k) m(i, j) / sum(m)      so      map_c = m sum_k (dy_c/df_k) A_k / sum(m)
 
 and only the head has to be differentiated, which is written out: with a linear head the gradient is its weights, and
 the maps are a convolution. No hooks, no autograd; the module that runs is the module that is exported. This holds for
@@ -27,6 +28,7 @@ from torchvision.models import resnet18
 
 from ctscan.model.card import Architecture
 
+TINY = 1e-6  # share of a cell
 FEATURES = 512  # channels of the last block of ResNet18
 
 # Mean and standard deviation of ImageNet's red, green and blue in [0, 1], as torchvision's weights expect them.
@@ -68,19 +70,21 @@ class SliceNet(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, squares: Tensor) -> Outputs:
-        """Grey squares (N, 1, S, S) in [0, 1] -> logits, maps and two pooled layers, in one pass."""
+        """Squares (N, 2, S, S) in [0, 1], grey and weight -> logits, maps and two pooled layers, in one pass."""
         trunk = self.trunk
-        x = (squares.expand(-1, 3, -1, -1) - self.mean) / self.std
+        x = (squares[:, :1].expand(-1, 3, -1, -1) - self.mean) / self.std
         x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x))))
         shallow = trunk.layer2(trunk.layer1(x))
         features = trunk.layer4(trunk.layer3(shallow))
-        pooled = features.mean(dim=(2, 3))
-        places = features.shape[2] * features.shape[3]
+        weights = functional.adaptive_avg_pool2d(squares[:, 1:], features.shape[-2:])  # a cell's share that counts
+        weights = torch.where(weights.sum(dim=(2, 3), keepdim=True) > TINY, weights, torch.ones_like(weights))
+        counted = weights / weights.sum(dim=(2, 3), keepdim=True)
+        pooled = (features * counted).sum(dim=(2, 3))
         linear = [layer for layer in self.head if isinstance(layer, nn.Linear)]
         if len(linear) == 1:
-            maps = functional.conv2d(features, linear[0].weight[:, :, None, None]) / places
+            maps = functional.conv2d(features, linear[0].weight[:, :, None, None]) * counted
         else:
-            maps = torch.einsum("nkc,nchw->nkhw", head_gradients(self.head, pooled), features) / places
+            maps = torch.einsum("nkc,nchw->nkhw", head_gradients(self.head, pooled), features) * counted
         return Outputs(self.head(pooled), maps, pooled, shallow.mean(dim=(2, 3)))
 
     @property

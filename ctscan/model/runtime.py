@@ -44,7 +44,7 @@ class Runtime(Protocol):
     """Anything that runs the network; must be safe to share between threads."""
 
     def run(self, squares: NDArray[np.float32]) -> Output:
-        """Squares (N, 1, S, S) in [0, 1] -> all of `Output`, one forward pass."""
+        """Squares (N, 2, S, S) in [0, 1] -> all of `Output`, one forward pass."""
 
 
 class TorchRuntime:
@@ -60,7 +60,7 @@ class TorchRuntime:
         return cls(build_net(checkpoint), device)
 
     def run(self, squares: NDArray[np.float32]) -> Output:
-        """Squares (N, 1, S, S) in [0, 1] -> all of `Output`, one forward pass."""
+        """Squares (N, 2, S, S) in [0, 1] -> all of `Output`, one forward pass."""
         import torch
 
         with torch.inference_mode():
@@ -84,12 +84,12 @@ class OnnxRuntime:
         inputs = {node.name: node.shape[1:] for node in session.get_inputs()}
         outputs = {node.name: node.shape[1:2] for node in session.get_outputs()}
         size, classes = self.card.preprocess.size, [len(self.card.classes)]
-        fits = inputs == {INPUT: [1, size, size]} and outputs.keys() >= set(OUTPUTS)
+        fits = inputs == {INPUT: [2, size, size]} and outputs.keys() >= set(OUTPUTS)
         if not fits or not outputs["logits"] == outputs["maps"] == classes:
             raise ModelError(f"The model {path} is refused. Its graph does not fit its card.")
 
     def run(self, squares: NDArray[np.float32]) -> Output:
-        """Squares (N, 1, S, S) in [0, 1] -> all of `Output`, one forward pass."""
+        """Squares (N, 2, S, S) in [0, 1] -> all of `Output`, one forward pass."""
         return Output(*self._session.run(OUTPUTS, {INPUT: squares}))
 
 
@@ -126,7 +126,7 @@ def open_session(model: bytes) -> onnxruntime.InferenceSession:
 
 
 def run_in_batches(runtime: Runtime, squares: NDArray[np.float32], size: int = 32) -> Output:
-    """Squares (N, 1, S, S), any N >= 1 -> what the network says of all of them."""
+    """Squares (N, 2, S, S), any N >= 1 -> what the network says of all of them."""
     return concatenate([runtime.run(squares[start : start + size]) for start in range(0, len(squares), size)])
 
 

@@ -126,7 +126,7 @@ class Dataset:
         return Dataset(records, self.skipped)
 
     def squares(self, see: Callable[[Pixels], Pixels], title: str = "preprocessing") -> NDArray[np.float32]:
-        """(N, 1, S, S): what `see` makes of each slice, as `Preprocess.square` does."""
+        """(N, 2, S, S): what `see` makes of each slice, as `Preprocess.square` does."""
         with ThreadPoolExecutor(READERS) as pool:
             seen = pool.map(lambda record: see(record.pixels), self.records)
             return np.stack(list(tqdm(seen, title, len(self), unit="slice", leave=False)))

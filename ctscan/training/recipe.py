@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ctscan.errors import DataError
-from ctscan.imaging.preprocess import Crop, Preprocess, Surround, Tone
+from ctscan.imaging.preprocess import Crop, Pool, Preprocess, Surround, Tone
 from ctscan.model.card import Architecture
 
 Augmentation = Literal["full", "seed", "none"]
@@ -41,9 +41,10 @@ class Recipe:
     augmentation: Augmentation = "full"  # as in `trainer.build_augmentation`
     strength: Annotated[float, Field(ge=0, le=2)] = 1.1  # of `full`: how far shifts, turns, greys and gaps go
     size: Annotated[int, Field(ge=32)] = 224  # side of the model's square, px
-    crop: Crop = "body"  # `body` letterboxes the body's box, `whole` the whole slice, `none` squashes it
-    tone: Tone = "rank"  # `rank` gives every slice one histogram, `none` keeps the greys
-    surround: Surround = "hull"  # `hull` blackens what lies outside the body's convex hull, `keep` keeps it
+    crop: Crop = "body"  # as in `Preprocess`, like the next three
+    tone: Tone = "rank"
+    surround: Surround = "hull"
+    pool: Pool = "all"
     head: Literal["linear", "mlp"] = "linear"  # or the seed design's `mlp` of 512-512-256-4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3  # in the head
     normalise: bool = True  # by ImageNet's mean and deviation
@@ -51,7 +52,7 @@ class Recipe:
     @property
     def preprocess(self) -> Preprocess:
         """The part that is needed to feed the model."""
-        return Preprocess(self.size, self.crop, self.tone, self.surround)
+        return Preprocess(self.size, self.crop, self.tone, self.surround, self.pool)
 
     @property
     def architecture(self) -> Architecture:
@@ -60,8 +61,8 @@ class Recipe:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All fields, for card and ledger."""
-        return asdict(self)
+        """All fields, for card and ledger; `pool` only where it is not `all`, so that older recipes keep their name."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("pool", "all")}
 
     @property
     def digest(self) -> str:
@@ -88,8 +89,8 @@ def read_recipe(settings: Mapping[str, Any]) -> Recipe:
         DataError: A field is missing or unknown, or its value is not one that training takes.
     """
     names = {f.name for f in fields(Recipe)}
-    if set(settings) != names:
-        odd = ", ".join(sorted(set(settings) ^ names))
+    odd = ", ".join(sorted((set(settings) | {"pool"}) ^ names))
+    if odd:
         raise DataError(f"This recipe was written by another version of ctscan: {odd}.")
     try:
         return TypeAdapter(Recipe).validate_python(dict(settings))
@@ -111,8 +112,9 @@ def override(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     settings = recipe.settings
     for change in changes:
         name, equals, value = change.partition("=")
-        if not equals or name not in settings:
-            raise DataError(f"--set {change}: give NAME=VALUE with a NAME among {', '.join(settings)}.")
+        names = [f.name for f in fields(Recipe)]
+        if not equals or name not in names:
+            raise DataError(f"--set {change}: give NAME=VALUE with a NAME among {', '.join(names)}.")
         settings[name] = value
     changed = read_recipe(settings)
     return changed if changed == recipe or changed.name != recipe.name else replace(changed, name="custom")

@@ -177,7 +177,9 @@ def build_optimiser(net: SliceNet, recipe: Recipe, steps: int) -> tuple[torch.op
 
 
 def build_augmentation(kind: Augmentation, strength: float = 1.0) -> v2.Transform:
-    """What a training slice may look like instead: a transform of (1, S, S) float tensors in [0, 1].
+    """What a training slice may look like instead: a transform of (2, S, S) float tensors in [0, 1].
+
+    Where it goes, its weights go too; greys, blur and gaps are its first channel's alone.
 
     `full`: flip, affine, mild jitter of the window, blur, erasing, all but the flip in proportion to `strength`.
     `seed`: what the seed design did.
@@ -188,17 +190,18 @@ def build_augmentation(kind: Augmentation, strength: float = 1.0) -> v2.Transfor
     if kind == "seed":
         return v2.Compose([v2.RandomHorizontalFlip(0.7), v2.RandomRotation(10, bilinear)])
     fifth, shift = 0.2 * strength, 0.08 * strength
-    return v2.Compose(
+    affine = v2.RandomAffine(
+        15 * strength, translate=(shift, shift), scale=(1 - fifth, 1 + fifth), interpolation=bilinear
+    )
+    greys = v2.Compose(
         [
-            v2.RandomHorizontalFlip(0.5),
-            v2.RandomAffine(
-                15 * strength, translate=(shift, shift), scale=(1 - fifth, 1 + fifth), interpolation=bilinear
-            ),
             v2.ColorJitter(brightness=fifth, contrast=fifth),
             v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.2))], p=fifth),
             v2.RandomErasing(p=0.25 * strength, scale=(0.02, 0.12)),
         ]
     )
+    recolour = v2.Lambda(lambda square: torch.cat([greys(square[:1]), square[1:]]))
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), affine, recolour])
 
 
 class Trainer:
@@ -212,7 +215,7 @@ class Trainer:
         weights: Weights,
         device: torch.device,
     ) -> None:
-        """Squares (N, 1, S, S) in [0, 1], labels (N,)."""
+        """Squares (N, 2, S, S) in [0, 1], labels (N,)."""
         self.recipe, self.device = recipe, device
         self.squares, self.labels = torch.from_numpy(squares), torch.from_numpy(labels)
         self.net = build_net(recipe, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -301,7 +304,7 @@ def fit(
 
 
 def evaluate(net: SliceNet, squares: NDArray[np.float32], labels: NDArray[np.int64], device: torch.device) -> Score:
-    """The score on squares (N, 1, S, S): evaluation mode, fp32, no augmentation."""
+    """The score on squares (N, 2, S, S): evaluation mode, fp32, no augmentation."""
     net.eval()
     with torch.inference_mode():
         parts = torch.from_numpy(squares).split(EVALUATION_BATCH)
