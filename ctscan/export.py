@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ctscan.errors import ModelError
 from ctscan.imaging.phantom import draw_phantom
+from ctscan.imaging.preprocess import STRIDE
 from ctscan.inference.confidence import calibrate
 from ctscan.io.images import read_slice
 from ctscan.metrics import Z95, Score, score
@@ -131,10 +132,12 @@ def build_onnx(checkpoint: Checkpoint, examples: Path, say: Say) -> bytes:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, "`pip install -r requirements-train.txt` brings it")
     net, size = build_net(checkpoint), checkpoint.card.preprocess.size
+    side = STRIDE * torch.export.Dim("cells", min=2)  # the gate's squares are smaller
     # the exporter logs what it does and warns of what it will become; neither is for the user
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)
         program = torch.onnx.export(
             Exported(net, checkpoint.card.temperature),
             (torch.zeros(2, 2, size, size),),
@@ -143,7 +146,7 @@ def build_onnx(checkpoint: Checkpoint, examples: Path, say: Say) -> bytes:
             input_names=[INPUT],
             output_names=list(NAMES),
             opset_version=OPSET,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1), 2: side, 3: side},),
         )
     assert program is not None
     model = program.model_proto

@@ -127,8 +127,8 @@ def test_exact_intervals_are_those_of_the_tables(subjects: list[Subject]) -> Non
 
 def test_the_gate_sees_the_subject_that_it_was_fitted_to(committed: Classifier) -> None:
     slice_ = read_slice(EXAMPLES[0].read_bytes())
-    size = committed.card.preprocess.size
-    seen = subject(slice_, size, CHEST, "data set", "", 0)
+    assert committed.card.gate is not None
+    seen = subject(slice_, committed.card.gate.size, CHEST, "data set", "", 0)
     output = committed.runtime.run(seen.square[None])
     assert isinstance(committed.gate, Gate)
     expected = measure(output, seen.tone[None], np.array([seen.greys]), committed.gate.reference)

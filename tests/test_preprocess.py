@@ -128,7 +128,9 @@ def test_the_result_changes_continuously() -> None:
     assert np.abs(Preprocess()(pixels)[0] - Preprocess()(nudged)[0]).max() < 1e-4
 
 
-@pytest.mark.parametrize("wrong", [{"size": 8}, {"crop": "lungs"}, {"tone": "equalise"}, {"surround": "black"}])
+@pytest.mark.parametrize(
+    "wrong", [{"size": 8}, {"size": 100}, {"crop": "lungs"}, {"tone": "equalise"}, {"surround": "black"}]
+)
 def test_unknown_preprocessing_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="not a preprocessing"):
         Preprocess(**wrong)  # type: ignore[arg-type]

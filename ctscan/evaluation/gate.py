@@ -62,6 +62,7 @@ from ctscan.training.data import FOLDS, Dataset
 from ctscan.training.recipe import read_recipe
 
 SEED = 0
+SIDE = 128  # px: a third of the pass that the classifier's square takes
 STRENGTH = 0.1  # C of the logistic regression; of 0.01, 0.1 and 1 the one that lost least at both ends
 FOREIGN_WEIGHT = 5.0  # of a picture from elsewhere against a slice of the data set, of which there are many more
 WRONG_PER_SLICE = 2  # of the five wrong ways up or inverted, drawn anew for each slice
@@ -124,7 +125,7 @@ def fit_gate(setting: Setting, checkpoint: Path, pictures: Path) -> GateReport:
     folder = setting.folder(read_recipe(card.recipe))
     out = read_folds(pool, FOLDS, folder)
     output = take(out.output, np.argsort(out.pool.hashes))  # in the order of the pool, which is that of the hashes
-    subjects = subjects_of_data(pool, card.preprocess.size) + subjects_of_pictures(pictures, card.preprocess.size)
+    subjects = subjects_of_data(pool, SIDE) + subjects_of_pictures(pictures, SIDE)
     outside = shares_outside(pool, output, card.preprocess)
     signals = cross_fit(subjects, lambda fold: see_all(folder, fold, subjects))
     thresholds = choose(signals, subjects, outside)
@@ -139,7 +140,7 @@ def fit_gate(setting: Setting, checkpoint: Path, pictures: Path) -> GateReport:
         "pictures": len(foreign),
         "sources": len({s.source for s in foreign}),
     }
-    gated = replace(card, gate=GateCard(thresholds, facts, KINDS))
+    gated = replace(card, gate=GateCard(thresholds, facts, KINDS, SIDE))
     write_checkpoint(checkpoint, Checkpoint(gated, read_checkpoint(checkpoint).tensors, reference.to_tensors()))
     upright = [j for j in judged if j.subject.group == DATA_SET]
     scored = np.array([j.judgement.verdict != "refused" for j in upright])

@@ -20,6 +20,7 @@ Surround = Literal["hull", "keep"]
 Pool = Literal["all", "hull", "thorax", "lungs"]
 
 RANK_LOW = 40 / 255  # the darkest rank: what is kept of a slice stays apart from the black around it
+STRIDE = 32  # px of the square to one of the network's last cells
 GREYS = 65535  # steps in which greys are counted: 8- and 16-bit greys stay apart
 
 
@@ -111,7 +112,7 @@ def rank_greys(pixels: Pixels, inside: Mask) -> Pixels:
 class Preprocess:
     """How a slice becomes a network's input. Travels in the checkpoint's card."""
 
-    size: int = 224  # S, side of the square in pixels
+    size: int = 224  # S, side of the square in pixels, a multiple of `STRIDE`
     # `body` letterboxes the box of what is brighter than black, `hull` the body's hull, `whole` all of the slice;
     # `none` squashes the slice into the square.
     crop: Crop = "body"
@@ -126,7 +127,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         pairs = (self.crop, Crop), (self.tone, Tone), (self.surround, Surround), (self.pool, Pool)
-        if self.size < 32 or not all(value in get_args(known) for value, known in pairs):
+        if self.size < STRIDE or self.size % STRIDE or not all(value in get_args(known) for value, known in pairs):
             raise ValueError(f"not a preprocessing that ctscan knows: {self}")
 
     def __call__(self, pixels: Pixels, anatomy: Anatomy | None = None) -> tuple[Pixels, Placement]:

@@ -195,7 +195,7 @@ class Classifier:
         elif gate is None:
             raise ModelError("The model's card speaks of a gate, but its gate is missing.")
         else:
-            self.gate = Gate(card.gate, gate, runtime, card.preprocess.size)
+            self.gate = Gate(card.gate, gate, runtime)
 
     def __call__(self, source: Source, reader: Reader = read_slice) -> Answer:
         """What ctscan says of one source; the gate is asked first.

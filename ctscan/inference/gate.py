@@ -115,14 +115,14 @@ class Judgement:
 class Gate:
     """Reference, thresholds and the runtime of the model they belong to. Stateless: threads may share it."""
 
-    def __init__(self, card: GateCard, tensors: Tensors, runtime: Runtime, size: int) -> None:
+    def __init__(self, card: GateCard, tensors: Tensors, runtime: Runtime) -> None:
         """Raises ModelError where the tensors are not those of a gate."""
         if card.kinds != KINDS:
             raise ModelError("The model's gate tells apart other kinds than this version of ctscan.")
         self.thresholds = card.thresholds
         self.reference = Reference.from_tensors(tensors)
         self._runtime = runtime
-        self._view = view(size)
+        self._view = view(card.size)
 
     def judge(self, slices: Sequence[Slice], anatomies: Sequence[Anatomy]) -> list[Judgement]:
         """The verdict on each slice; one forward pass over the whole pictures of those that break no rule."""
@@ -192,7 +192,7 @@ def decide(signals: Signals, at: Thresholds) -> Judgement:
 
 
 def view(size: int) -> Preprocess:
-    """How the gate sees a slice: all of it, with its own greys."""
+    """How the gate sees a slice: all of it, in a square of this side, with its own greys."""
     return Preprocess(size, "whole", "none", "keep")
 
 

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import ModelError
-from ctscan.imaging.preprocess import Preprocess
+from ctscan.imaging.preprocess import STRIDE, Preprocess
 
 SCHEMA = 2
 
@@ -66,6 +66,7 @@ class GateCard:
     thresholds: Thresholds
     fitted: dict[str, int]  # how many slices, pictures and sources it was fitted to
     kinds: tuple[str, ...]  # what its linear layer tells apart, in the order of its rows
+    size: Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)] = 224  # side of the square that it sees, px
 
 
 @dataclass(frozen=True, config=STRICT)

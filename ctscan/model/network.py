@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet18
 
+from ctscan.imaging.preprocess import STRIDE
 from ctscan.model.card import Architecture
 
 TINY = 1e-6  # share of a cell
@@ -76,7 +77,7 @@ class SliceNet(nn.Module):
         x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x))))
         shallow = trunk.layer2(trunk.layer1(x))
         features = trunk.layer4(trunk.layer3(shallow))
-        weights = functional.adaptive_avg_pool2d(squares[:, 1:], features.shape[-2:])  # a cell's share that counts
+        weights = functional.avg_pool2d(squares[:, 1:], STRIDE)  # a cell's share that counts
         weights = torch.where(weights.sum(dim=(2, 3), keepdim=True) > TINY, weights, torch.ones_like(weights))
         counted = weights / weights.sum(dim=(2, 3), keepdim=True)
         pooled = (features * counted).sum(dim=(2, 3))

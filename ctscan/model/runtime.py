@@ -81,10 +81,10 @@ class OnnxRuntime:
             self.card, self.gate, self.export = read_onnx_metadata(session.get_modelmeta().custom_metadata_map)
         except ModelError as error:
             raise ModelError(f"The model {path} is refused. {error}") from None
-        inputs = {node.name: node.shape[1:] for node in session.get_inputs()}
+        inputs = {node.name: node.shape[1:2] for node in session.get_inputs()}
         outputs = {node.name: node.shape[1:2] for node in session.get_outputs()}
-        size, classes = self.card.preprocess.size, [len(self.card.classes)]
-        fits = inputs == {INPUT: [2, size, size]} and outputs.keys() >= set(OUTPUTS)
+        classes = [len(self.card.classes)]
+        fits = inputs == {INPUT: [2]} and outputs.keys() >= set(OUTPUTS)
         if not fits or not outputs["logits"] == outputs["maps"] == classes:
             raise ModelError(f"The model {path} is refused. Its graph does not fit its card.")
 

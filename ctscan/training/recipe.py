@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ctscan.errors import DataError
-from ctscan.imaging.preprocess import Crop, Pool, Preprocess, Surround, Tone
+from ctscan.imaging.preprocess import STRIDE, Crop, Pool, Preprocess, Surround, Tone
 from ctscan.model.card import Architecture
 
 Augmentation = Literal["full", "seed", "none"]
@@ -40,7 +40,7 @@ class Recipe:
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.91  # of the rate, from each block to the one below it
     augmentation: Augmentation = "full"  # as in `trainer.build_augmentation`
     strength: Annotated[float, Field(ge=0, le=2)] = 1.1  # of `full`: how far shifts, turns, greys and gaps go
-    size: Annotated[int, Field(ge=32)] = 224  # side of the model's square, px
+    size: Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)] = 224  # side of the model's square, px
     crop: Crop = "body"  # as in `Preprocess`, like the next three
     tone: Tone = "rank"
     surround: Surround = "hull"
