@@ -12,11 +12,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ctscan import files
 from ctscan.bundle import MODEL, bundled
 from ctscan.errors import CtscanError
 
@@ -205,12 +207,14 @@ def audit(
     from ctscan.training import audit as auditing
     from ctscan.training.data import read_dataset
 
+    for path in filter(None, (manifest, report, ledger)):
+        files.prepare(path)
     found = auditing.audit(read_dataset(data, most_unreadable=1))
     for _, line in found.data.skipped:
         say(line)
     print(json.dumps(found.manifest.facts(), indent=1))
     if manifest:
-        manifest.write_text(found.manifest.to_json(), encoding="utf-8")
+        files.write(manifest, found.manifest.to_json())
     if ledger:
         update(ledger, count_copies(found.manifest))
     if report:
@@ -219,12 +223,7 @@ def audit(
 
 
 @app.command()
-def gate(
-    data: Data,
-    pictures: Pictures,
-    checkpoint: Checkpoint = None,
-    runs: Runs = RUNS,
-) -> None:
+def gate(data: Data, pictures: Pictures, checkpoint: Checkpoint = None, runs: Runs = RUNS) -> None:
     """Fit the input gate of a checkpoint, and measure it on pictures that it has not seen."""
     from ctscan.evaluation.cross_validation import open_setting
     from ctscan.evaluation.gate import fit_gate
@@ -274,8 +273,7 @@ def export(
     if int8 and not data:
         raise CtscanError("--int8 needs --data.")
     path = onnx or bundled("checkpoints") / ("resnet18.int8.onnx" if int8 else "resnet18.onnx")
-    if path.is_dir() or not path.parent.is_dir():  # before the work, not after it
-        raise CtscanError(f"{path} cannot be written: it is a folder, or lies in none.")
+    files.prepare(path)
     examples, write = bundled("examples"), partial(print, flush=True)
     model = read_checkpoint(checkpoint or bundled(MODEL))
     if data and int8:
@@ -286,9 +284,7 @@ def export(
 
 
 @app.command()
-def report(
-    root: Root = Path(),
-) -> None:
+def report(root: Root = Path()) -> None:
     """Write the numbers in README.md and the cards anew."""
     from ctscan.results.report import write
 
@@ -369,6 +365,8 @@ def main(arguments: list[str] | None = None) -> int:
         reads the output has gone.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if isinstance(sys.stdout, TextIOWrapper):  # a path may have letters that the terminal has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)
     try:
         with command.make_context("ctscan", arguments or sys.argv[1:] or ["--help"]) as context:

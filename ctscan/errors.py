@@ -26,4 +26,4 @@ class ModelError(CtscanError):
 
 
 class DataError(CtscanError):
-    """A folder, a manifest, a run or a file of results that cannot be used."""
+    """A folder, a manifest, a run or a file of results that cannot be used, and any file that cannot be written."""

@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctscan.errors import ModelError
+from ctscan.files import write
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import STRIDE
 from ctscan.inference.confidence import calibrate
 from ctscan.io.images import read_slice
 from ctscan.metrics import Z95, Score, score
-from ctscan.model.checkpoint import Checkpoint, onnx_metadata, seal_onnx, write_bytes
+from ctscan.model.checkpoint import Checkpoint, onnx_metadata, seal_onnx
 from ctscan.model.network import SliceNet
 from ctscan.model.runtime import (
     INPUT,
@@ -82,7 +83,8 @@ def export_onnx(checkpoint: Checkpoint, path: Path, examples: Path, say: Say) ->
         say: Gets one sentence a step.
 
     Raises:
-        ModelError: A package is missing, the graph differs from PyTorch, or the file cannot be written.
+        ModelError: A package is missing, or the graph differs from PyTorch.
+        DataError: The file cannot be written.
     """
     model = build_onnx(checkpoint, examples, say)
     write_onnx(path, model, checkpoint, {"precision": "fp32", "opset": OPSET})
@@ -102,6 +104,7 @@ def export_int8(
 
     Raises:
         ModelError: As for fp32, or it loses more than that.
+        DataError: As for fp32.
     """
     fp32 = build_onnx(checkpoint, examples, say)
     train, see = data.of("train"), checkpoint.card.preprocess.square
@@ -163,12 +166,12 @@ def build_onnx(checkpoint: Checkpoint, examples: Path, say: Say) -> bytes:
 
 
 def write_onnx(path: Path, model: bytes, checkpoint: Checkpoint, export: dict[str, Any]) -> None:
-    """Put card and gate into a serialised model, seal and write it. Raises ModelError where it cannot be written."""
+    """Put card and gate into a serialised model, seal and write it. Raises DataError."""
     import onnx
 
     proto = onnx.load_from_string(model)
     onnx.helper.set_model_props(proto, onnx_metadata(checkpoint, export))
-    write_bytes(path, seal_onnx(proto.SerializeToString()))
+    write(path, seal_onnx(proto.SerializeToString()))
 
 
 def run_session(model: bytes) -> Run:

@@ -12,6 +12,7 @@ from ctscan.evaluation import studies
 from ctscan.evaluation.cross_validation import CONTROLS, open_setting
 from ctscan.evaluation.gate import fit_gate
 from ctscan.export import export_onnx
+from ctscan.files import write
 from ctscan.inference.classifier import load
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.results import report
@@ -53,7 +54,7 @@ def reproduce(
     manifest = ledger.with_name("manifest.json")
     setting = open_setting(data, manifest, runs=runs, draws=draws, device=device, init=init)
     step = partial(do_or_skip, ledger)
-    manifest.write_text(setting.manifest.to_json(), encoding="utf-8")
+    write(manifest, setting.manifest.to_json())
     yield step("audit", "audits", partial(studies.count_copies, setting.manifest), manifest=setting.manifest.digest)
     if not checkpoint.exists():
         train(data, recipe, checkpoint, init=init, runs=runs, device=device)

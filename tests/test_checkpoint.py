@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 import ctscan
-from ctscan.errors import ModelError
+from ctscan.errors import DataError, ModelError
 from ctscan.inference.gate import KINDS, Reference
 from ctscan.model import checkpoint as files
 from ctscan.model.card import Card, GateCard, Thresholds
@@ -193,7 +193,7 @@ def test_weights_that_do_not_fit_the_card_are_refused(checkpoint: Checkpoint, tm
 
 def test_what_stood_there_stays_when_writing_fails(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ModelError, match="cannot be written"):
+    with pytest.raises(DataError, match="cannot be written"):
         write_checkpoint(tmp_path / "file" / "x.safetensors", checkpoint)
     assert (tmp_path / "file").read_text() == "in the way"
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ctscan"
 
 # wing -> the wings that it may import; what stands further down takes from what stands further up
 WINGS: dict[str, set[str]] = {
-    "base": set(),  # the modules of the package itself that import no wing: bundle, classes, errors, metrics, notices
+    "base": set(),  # the modules of the package itself that import no wing, in `BASE` below
     "imaging": {"base"},
     "io": {"base", "imaging"},
     "model": {"base", "imaging"},
@@ -25,7 +25,7 @@ WINGS: dict[str, set[str]] = {
     "page": {"base", "imaging", "io", "model", "inference", "results"},
     "front": {"base", "imaging", "io", "model", "inference", "training", "results", "evaluation", "page"},
 }
-BASE = {"bundle", "classes", "errors", "metrics", "notices"}
+BASE = {"bundle", "classes", "errors", "files", "metrics", "notices"}
 # What only some wings may know of, besides the front; torch also inside functions of the runtime.
 OUTSIDE = {
     "torch": {"model", "training", "evaluation"},

@@ -94,15 +94,6 @@ def test_what_a_user_can_mend_is_named_before_the_work(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_named(data: Path, init: Path, tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full on this system")
-    (tmp_path / "m.safetensors.partial").symlink_to("/dev/full")
-    with pytest.raises(ModelError, match="No space left"):
-        train(data, SMALL, tmp_path / "m.safetensors", init=init, runs=tmp_path / "runs", read_test=False)
-    assert not (tmp_path / "m.safetensors").exists()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_what_stops_a_training_leaves_the_best_so_far(

@@ -17,8 +17,8 @@ outside, border_only would be a black square; the inside is then one flat grey, 
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
 from ctscan.evaluation.intervals import Answers
+from ctscan.files import prepare, write
 from ctscan.imaging.anatomy import Anatomy, Mask, Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -112,9 +113,8 @@ def open_setting(
 
 def check_ledger(path: Path) -> None:
     """Refuse before the work, not after it: raises DataError where the ledger is broken or cannot be written."""
+    prepare(path)
     read_ledger(path)
-    if path.parent.exists() and not os.access(path.parent, os.W_OK):
-        raise DataError(f"{path.parent} cannot be written to.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +202,7 @@ def check_start(folder: Path, weights: Weights) -> None:
     path = folder / "start.sha256"
     if path.exists() and path.read_text(encoding="utf-8") != digest:
         raise DataError(f"{folder.name} began with other starting weights: give those by --init, or other --runs.")
-    path.write_text(digest, encoding="utf-8")
+    write(path, digest)
 
 
 def has_fold(folder: Path, fold: int) -> bool:
@@ -230,9 +230,9 @@ def fit_fold(
 
 def write_output(path: Path, output: Output) -> None:
     """As .npz, whole or not at all."""
-    partial = path.with_name(path.name + ".partial.npz")
-    np.savez(partial, **{f.name: getattr(output, f.name) for f in fields(Output)})
-    partial.replace(path)
+    packed = io.BytesIO()
+    np.savez(packed, **{f.name: getattr(output, f.name) for f in fields(Output)})
+    write(path, packed.getvalue())
 
 
 def read_output(path: Path) -> Output:

@@ -118,7 +118,7 @@ def fit_gate(setting: Setting, checkpoint: Path, pictures: Path) -> GateReport:
 
     Raises:
         DataError: The folds were not trained or are damaged, or the pictures are not as they should be.
-        ModelError: The checkpoint cannot be read or written.
+        ModelError: The checkpoint cannot be read.
     """
     classifier, pool = load(checkpoint), setting.pool
     card = classifier.card

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ctscan.bundle import bundled
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
+from ctscan.files import write
 from ctscan.inference.classifier import Answer, Classifier, load
 from ctscan.io.images import Slice
 from ctscan.io.volumes import WINDOWS, Volume, read_volumes
@@ -73,9 +74,8 @@ def write_scan(classifier: Classifier, volume: Volume, folder: Path, room: int =
             for z in range(len(greys))
         ),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PICTURE).write_bytes(encode(greys, room))
-    (folder / RECORD).write_text(record.model_dump_json() + "\n", encoding="utf-8")
+    write(folder / PICTURE, encode(greys, room))
+    write(folder / RECORD, record.model_dump_json() + "\n")
     return record
 
 

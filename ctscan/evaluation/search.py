@@ -12,8 +12,10 @@ disease does, so the controls and the test with one histogram decide it, and it 
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,7 +23,10 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from ctscan.errors import DataError
 from ctscan.evaluation.calibration import fit_temperature
@@ -33,6 +38,7 @@ from ctscan.training.data import Dataset
 from ctscan.training.recipe import Recipe
 from ctscan.training.weights import Weights, build_net
 
+STUDY = "trials.db"
 FOLDS = (0, 1)  # the same for all trials, so that recipes meet the same slices
 RANDOM_TRIALS = 8  # before the sampler leans on what it has seen
 UNPRUNED_TRIALS = 4  # before a first fold worse than the median ends a trial
@@ -65,7 +71,7 @@ def search(base: Recipe, pool: Dataset, weights: Weights, runs: Path, trials: in
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        DataError: The base lies outside `SPACE`, or the weights do not fit.
+        DataError: The base lies outside `SPACE`, the weights do not fit, or the study's file cannot be used.
     """
     check_base(base)
     build_net(base, weights)  # before a trial is spent on weights that no trial can begin with
@@ -73,15 +79,19 @@ def search(base: Recipe, pool: Dataset, weights: Weights, runs: Path, trials: in
     folder = runs / f"search-{sha256(json.dumps(key).encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     check_start(folder, weights)
-    study = open_study(folder, base)
     squares = pool.squares(base.preprocess.square)
-    while len(study.get_trials(deepcopy=False, states=JUDGED)) < trials:
-        trial = study.ask(SPACE)
-        try:
-            study.tell(trial, score_trial(trial, base, pool, squares, weights, device))
-        except optuna.TrialPruned:
-            study.tell(trial, state=TrialState.PRUNED)
-    return sum_up(study)
+    try:
+        study = open_study(folder, base)
+        while len(study.get_trials(deepcopy=False, states=JUDGED)) < trials:
+            trial = study.ask(SPACE)
+            try:
+                study.tell(trial, score_trial(trial, base, pool, squares, weights, device))
+            except optuna.TrialPruned:
+                study.tell(trial, state=TrialState.PRUNED)
+        return sum_up(study)
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = getattr(error, "orig", None) or error.__cause__ or error
+        raise DataError(f"{folder / STUDY} cannot be used ({cause}); delete it, or give other --runs.") from None
 
 
 def check_base(base: Recipe) -> None:
@@ -100,8 +110,9 @@ def check_base(base: Recipe) -> None:
 def open_study(folder: Path, base: Recipe) -> optuna.Study:
     """The study in the folder, or a new one that begins with the base as it is."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    connect = partial(sqlite3.connect, folder / STUDY, check_same_thread=False)
     study = optuna.create_study(
-        storage=f"sqlite:///{folder / 'trials.db'}",
+        storage=RDBStorage("sqlite:///trials.db", {"creator": connect}),  # a path in an address would need quoting
         study_name="recipes",
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS),

@@ -13,7 +13,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from ctscan.errors import ModelError
+from ctscan.files import write
 from ctscan.model.card import Card
 
 Tensors = dict[str, NDArray[np.generic]]
@@ -71,12 +71,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> Card:
-    """Write a checkpoint, all or nothing; gives its card with the SHA-256 that names the model. Raises ModelError."""
+    """Write a checkpoint, all or nothing; gives its card with the SHA-256 that names the model. Raises DataError."""
     card = replace(checkpoint.card, tensors_sha256=digest_of(checkpoint.tensors))
     header, body = _split(pack(checkpoint.tensors | {GATE + n: v for n, v in (checkpoint.gate or {}).items()}))
     card_json = card.to_json()
     metadata = {"card": card_json, "sha256": _digest(header, card_json, body)}
-    write_bytes(path, _encode(header, metadata) + body)
+    write(path, _encode(header, metadata) + body)
     return card
 
 
@@ -143,19 +143,6 @@ def read_bytes(path: Path) -> bytes:
     if raw.startswith(LFS_POINTER):
         raise ModelError(f"The model {path} is a git-lfs pointer, not the file itself: run `git lfs pull`.")
     return raw
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file, all or nothing. Raises ModelError."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise ModelError(f"The model {path} cannot be written ({error.strerror}).") from None
 
 
 def _split(raw: bytes) -> tuple[dict[str, Any], bytes]:

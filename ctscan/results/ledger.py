@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ctscan.errors import DataError
+from ctscan.files import prepare, write
 from ctscan.results.records import Entry, Ledger
 
 
@@ -33,21 +34,18 @@ def update(path: Path, *entries: Entry) -> None:
     """Put entries into their sections, each in the place of the one with the same key.
 
     Raises:
-        DataError: The file that is there is no ledger.
-        OSError: The folder cannot be written to.
+        DataError: The file that is there is no ledger, or it cannot be written.
     """
     from filelock import FileLock  # comes with torch and with Gradio; whoever only reads needs neither
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
+    place = prepare(path)
+    lock = place.with_name(f".{place.name}.lock")  # one, however the file is called
     with FileLock(lock):
         try:
             ledger = read_ledger(path)
             for entry in entries:
                 ledger = ledger.put(entry)
-            partial = path.with_name(f"{path.name}.partial")
-            partial.write_text(to_json(ledger), encoding="utf-8")
-            partial.replace(path)
+            write(path, to_json(ledger))
         finally:
             with suppress(OSError):  # FileLock notes that the file which it waited for is gone, and makes another
                 lock.unlink()

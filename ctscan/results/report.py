@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ctscan import files
 from ctscan.classes import CLASSES
 from ctscan.errors import DataError
 from ctscan.model.checkpoint import read_checkpoint
@@ -105,4 +106,4 @@ def generate(root: Path) -> dict[Path, str]:
 def write(root: Path) -> None:
     """Bring the texts up to date."""
     for path, text in generate(root).items():
-        path.write_text(text, encoding="utf-8")
+        files.write(path, text)

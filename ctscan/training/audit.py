@@ -20,6 +20,7 @@ from sklearn.cluster import DBSCAN
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ctscan.classes import CLASS_KEYS, CLASSES
+from ctscan.files import write
 from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.imaging.render import data_uri, fit, to_bytes
 from ctscan.training.data import FOLDS, Dataset, Image, Manifest, Record, read_manifest
@@ -152,4 +153,4 @@ def write_report(path: Path, found: Audit) -> None:
         threshold=SHOWN_THRESHOLD,
         near=NEAR_DUPLICATE,
     )
-    path.write_text(html, encoding="utf-8")
+    write(path, html)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 import json
 import math
-import os
 import shutil
 import sys
 import tempfile
@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
+from ctscan.files import prepare, write
 from ctscan.metrics import Score, score
 from ctscan.model.card import Card
 from ctscan.model.checkpoint import Checkpoint, write_checkpoint
@@ -94,8 +95,8 @@ def train(
         read_test: Score the test split, once, at the end.
 
     Raises:
-        DataError: What it needs is missing or damaged, or the loss was never a finite number.
-        ModelError: The device is missing, or the checkpoint cannot be written.
+        DataError: What it needs is missing or damaged, a file cannot be written, or the loss was never a finite number.
+        ModelError: The device is missing.
         KeyboardInterrupt: Interrupted before there was a checkpoint.
     """
     check_target(out, force)
@@ -108,7 +109,7 @@ def train(
             print(f"{split}: skipped {line}", file=sys.stderr)
     runs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}-", dir=runs))
-    (folder / "recipe.json").write_text(json.dumps(recipe.settings, indent=1) + "\n", encoding="utf-8")
+    write(folder / "recipe.json", json.dumps(recipe.settings, indent=1) + "\n")
     try:
         fitted, history = fit(recipe, dataset.of("train"), dataset.of("valid"), weights, on, folder)
         net = round_trip(recipe, fitted)
@@ -127,17 +128,10 @@ def check_target(out: Path, force: bool) -> None:
     Raises:
         DataError: The checkpoint exists or cannot be written.
     """
-    if out.is_dir():
-        raise DataError(f"{out} is a folder; --out names the file of the checkpoint.")
-    if out.exists() and not force:
+    target = prepare(out)
+    if target.exists() and not force:
         raise DataError(f"{out} exists; give --force to replace it, or another --out.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out.parent} cannot be made ({error.strerror}).") from None
-    if not os.access(out.parent, os.W_OK):
-        raise DataError(f"{out.parent} cannot be written to.")
-    if shutil.disk_usage(out.parent).free < MIN_FREE_BYTES:
+    if shutil.disk_usage(target.parent).free < MIN_FREE_BYTES:
         raise DataError(f"The disk of {out.parent} is full, less than {MIN_FREE_BYTES >> 20} MiB free.")
 
 
@@ -145,10 +139,11 @@ def write_log(folder: Path, history: list[Epoch]) -> None:
     """log.csv and curves.png: after every epoch, so that an interrupted run is not lost."""
     from matplotlib.figure import Figure
 
-    with (folder / "log.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, asdict(history[0]))
-        writer.writeheader()
-        writer.writerows(map(asdict, history))
+    table, picture = io.StringIO(), io.BytesIO()
+    writer = csv.DictWriter(table, asdict(history[0]))
+    writer.writeheader()
+    writer.writerows(map(asdict, history))
+    write(folder / "log.csv", table.getvalue())
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     x = [epoch.epoch for epoch in history]
@@ -158,7 +153,8 @@ def write_log(folder: Path, history: list[Epoch]) -> None:
     left.legend()
     right.plot(x, [epoch.valid_accuracy for epoch in history])
     right.set(xlabel="epoch", ylabel="accuracy on valid")
-    figure.savefig(folder / "curves.png", dpi=110)
+    figure.savefig(picture, dpi=110)
+    write(folder / "curves.png", picture.getvalue())
 
 
 def build_optimiser(net: SliceNet, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
