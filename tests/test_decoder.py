@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -23,7 +24,7 @@ from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.inference.classifier import Reader
 from ctscan.io import sandbox as decoding
 from ctscan.io.headers import MAX_PIXELS
-from ctscan.io.images import Slice, read_slice
+from ctscan.io.images import LONGEST_SIDE, Slice, read_slice
 from ctscan.io.sandbox import LATE, LOST, Decoder
 from ctscan.notices import Notice
 from tests.conftest import ROOT, free_port, wait_until
@@ -89,13 +90,46 @@ def test_a_child_that_was_killed_while_idle_is_replaced_and_nobody_notices(decod
 
 
 def test_a_child_that_hangs_ends_in_a_sentence_and_the_next_file_is_read() -> None:
-    with closing(Decoder(1, read_time=1.0)) as alone:
+    with closing(Decoder(1, hang_time=1.0)) as alone:
         alone.wait_until_ready()
         (pid,) = pids(alone)
         os.kill(pid, signal.SIGSTOP)
         assert outcome(alone.read, DATA) == LATE
         assert_reads_as_in_process(alone, DATA)
         assert pid not in pids(alone)
+
+
+def test_a_file_that_computes_too_long_ends_in_the_same_sentence() -> None:
+    with closing(Decoder(1, read_time=0.2)) as hasty:
+        hasty.wait_until_ready()
+        assert outcome(hasty.read, largest((3,))) == LATE
+        assert_reads_as_in_process(hasty, DATA)
+
+
+def test_what_others_let_a_file_wait_is_not_counted(decoder: Decoder) -> None:
+    """Eight at once, which take their children longer together than one may take."""
+    large = largest((4,))
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(threads.map(lambda _: outcome(decoder.read, large), range(8)))
+    assert all(isinstance(read, Slice) for read in outcomes)
+
+
+def test_a_child_that_waits_for_longer_than_it_may_compute_is_waited_for() -> None:
+    with closing(Decoder(1, read_time=1.0)) as alone, ThreadPoolExecutor(1) as threads:
+        alone.wait_until_ready()
+        (pid,) = pids(alone)
+        os.kill(pid, signal.SIGSTOP)
+        asked = threads.submit(outcome, alone.read, DATA)
+        time.sleep(1.5)
+        os.kill(pid, signal.SIGCONT)
+        assert isinstance(asked.result(), Slice)
+        assert pids(alone) == [pid]
+
+
+def largest(channels: tuple[int, ...]) -> bytes:
+    """A picture of 8 bits at the limit of pixels."""
+    side = int(MAX_PIXELS**0.5)
+    return cv2.imencode(".png", np.full((side, side, *channels), 9, np.uint8))[1].tobytes()
 
 
 def test_a_child_that_dies_over_a_file_ends_in_a_sentence_and_the_next_file_is_read() -> None:
@@ -119,8 +153,8 @@ def bytes_waiting(decoder: Decoder) -> int:
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[Decoder]:
-    """With time for large files on a busy machine, where memory is the matter."""
-    with closing(Decoder(1, read_time=60.0)) as started:
+    """With time for large files on a slow machine, where memory is the matter."""
+    with closing(Decoder(1, read_time=60.0, hang_time=120.0)) as started:
         started.wait_until_ready()
         yield started
 
@@ -137,9 +171,7 @@ def test_a_file_that_needs_too_much_memory_is_refused_and_the_child_lives(patien
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (4,)], ids=["grey", "colour", "alpha"])
 def test_the_largest_pictures_of_8_bits_fit(patient: Decoder, shape: tuple[int]) -> None:
-    side = int(MAX_PIXELS**0.5)
-    largest = cv2.imencode(".png", np.full((side, side, *shape), 9, np.uint8))[1].tobytes()
-    assert patient.read(largest).pixels.shape == (side, side)
+    assert patient.read(largest(shape)).pixels.shape == (LONGEST_SIDE, LONGEST_SIDE)
 
 
 def test_files_are_read_side_by_side_each_with_its_own_answer(decoder: Decoder) -> None:
@@ -150,7 +182,7 @@ def test_files_are_read_side_by_side_each_with_its_own_answer(decoder: Decoder) 
 
 
 def test_one_that_hangs_does_not_hold_up_the_other() -> None:
-    with closing(Decoder(2, read_time=1.0)) as two:
+    with closing(Decoder(2, hang_time=1.0)) as two:
         two.wait_until_ready()
         os.kill(pids(two)[0], signal.SIGSTOP)
         with ThreadPoolExecutor(2) as threads:

@@ -16,11 +16,13 @@ import urllib.request
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -238,6 +240,70 @@ def test_the_app_reads_or_refuses_what_is_cut_or_flipped(app: App) -> None:
     for data in cut_and_flipped(2, 6):
         given = ask(app, data)
         assert (given["probabilities"] is None) == (given["verdict"] in ("unreadable", "refused"))
+
+
+# --- large pictures, which are no harm meant
+
+AT_ONCE = 2  # files that are read and answered at the same time; the others wait
+LARGE_SIDE = 4400
+
+
+@cache
+def enlarged(dtype: type[np.unsignedinteger[Any]]) -> bytes:
+    """A real slice as a screen of many pixels would save it."""
+    pixels = read_slice(SCAN.read_bytes()).pixels
+    large = cv2.resize(pixels, (LARGE_SIDE, LARGE_SIDE), interpolation=cv2.INTER_LINEAR)
+    greys = np.rint(large * 255).astype(dtype) * (np.iinfo(dtype).max // 255)
+    return cv2.imencode(".png", greys)[1].tobytes()
+
+
+LARGE_PICTURES: dict[str, Callable[[], bytes]] = {
+    "black": lambda: png_of(LARGE_SIDE, LARGE_SIDE, 8, 0, deflated_zeros((LARGE_SIDE + 1) * LARGE_SIDE)),
+    "black in colours and alpha": lambda: png_of(
+        LARGE_SIDE, LARGE_SIDE, 8, 6, deflated_zeros((4 * LARGE_SIDE + 1) * LARGE_SIDE)
+    ),
+    "slice": lambda: enlarged(np.uint8),
+    "slice of 16 bits": lambda: enlarged(np.uint16),
+}
+
+
+@pytest.fixture(scope="module")
+def warm(app: App) -> App:
+    """Both ways have answered, so that what is measured is what a file takes and not what a program is."""
+    files = [SCAN.read_bytes()] * 3 * AT_ONCE
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(Caller(app.address).classify, files))
+        list(threads.map(partial(on_the_page, app), files))
+    return app
+
+
+def on_the_page(app: App, data: bytes) -> dict[str, Any]:
+    """The answer that a browser is given."""
+    asked = urllib.request.Request(f"{app.address}/answer", data, {"Content-Type": "application/octet-stream"})
+    with urllib.request.urlopen(asked, timeout=120) as response:
+        answer: dict[str, Any] = json.load(response)["answer"]
+        return answer
+
+
+@pytest.mark.parametrize("way", ["program", "page"])
+@pytest.mark.parametrize("name", LARGE_PICTURES)
+def test_a_large_picture_is_answered_in_little_memory(warm: App, name: str, way: str) -> None:
+    data = LARGE_PICTURES[name]()
+    answer = Caller(warm.address).classify if way == "program" else partial(on_the_page, warm)
+    growth = Growth(warm.process.pid)
+    given = answer(data)
+    assert growth() <= GROWTH
+    assert given["verdict"] == ("refused" if name.startswith("black") else "ok")
+
+
+@pytest.mark.parametrize("name", ["black", "slice"])
+def test_eight_large_pictures_at_once_are_all_answered(warm: App, name: str) -> None:
+    data = LARGE_PICTURES[name]()
+    growth = Growth(warm.process.pid)
+    with ThreadPoolExecutor(8) as threads:
+        given = list(threads.map(Caller(warm.address).classify, [data] * 8))
+    assert growth() <= AT_ONCE * GROWTH
+    assert [answer["verdict"] for answer in given] == ["refused" if name == "black" else "ok"] * 8
 
 
 BODIES = {

@@ -48,6 +48,13 @@ def test_an_overlay_lies_between_slice_and_colour() -> None:
     assert ((shown >= low - 1) & (shown <= high + 1)).all()
 
 
+def test_an_overlay_of_many_rows_is_that_of_each_row() -> None:
+    generator = np.random.default_rng(0)
+    grey, evidence = generator.integers(0, 256, (200, 3), np.uint8), generator.random((200, 3), np.float32)
+    each = [overlay(grey[row : row + 1], evidence[row : row + 1], 0.8) for row in range(200)]
+    assert np.array_equal(overlay(grey, evidence, 0.8), np.concatenate(each))
+
+
 def test_png_gives_back_every_kind_of_picture() -> None:
     rgba = layer(ramp(0.3), 0.3)
     for picture, flag in ((GREY, 0), (rgba[..., :3].copy(), 1), (rgba, -1)):

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import read_header
-from ctscan.io.images import read_slice
+from ctscan.io.images import LONGEST_SIDE, THINNEST, Slice, read_slice, shrink
 from ctscan.notices import Notice
 from tests.samples import (
     ALL,
@@ -342,6 +342,32 @@ def test_of_two_sizes_in_one_directory_the_first_counts() -> None:
     two = whole.replace(struct.pack("<H", 10) + width, struct.pack("<HHHII", 11, 256, 4, 1, 1 << 20) + width)
     with pytest.raises(UnreadableSlice, match="too large"):
         read_slice(two)
+
+
+@pytest.mark.parametrize("shape", [(2 * LONGEST_SIDE, LONGEST_SIDE), (LONGEST_SIDE // 2, 3 * LONGEST_SIDE // 2)])
+def test_a_large_slice_becomes_the_means_of_its_pixels(shape: tuple[int, int]) -> None:
+    height, width = shape
+    factor = max(shape) / LONGEST_SIDE
+    pixels = np.tile(np.array([[0, 1], [1, 0.5]], np.float32), (height // 2, width // 2))
+    small = shrink(Slice(pixels, spacing=(0.1, 0.2), colour=0.3, unit="HU"))
+    assert small.pixels.shape == (round(height / factor), round(width / factor))
+    assert max(small.pixels.shape) == LONGEST_SIDE
+    assert small.pixels.mean() == pytest.approx(pixels.mean(), abs=1e-4)
+    assert small.pixels.dtype == np.float32
+    assert 0 <= small.pixels.min() <= small.pixels.max() <= 1
+    assert not small.pixels.flags.writeable
+    assert small.spacing == pytest.approx((0.1 * factor, 0.2 * factor), rel=1e-3)
+    assert (small.colour, small.unit) == (0.3, "HU")
+
+
+def test_a_slice_within_the_limit_stays_as_it_is() -> None:
+    slice_ = Slice(np.zeros((LONGEST_SIDE, 9), np.float32))
+    assert shrink(slice_) is slice_
+
+
+def test_what_is_far_too_long_stays_too_long() -> None:
+    assert shrink(Slice(np.ones((10, 100 * LONGEST_SIDE), np.float32))).pixels.shape == (10, LONGEST_SIDE)
+    assert shrink(Slice(np.ones((200 * LONGEST_SIDE, 100), np.float32))).pixels.shape == (LONGEST_SIDE, THINNEST)
 
 
 @pytest.mark.parametrize(("name", "data"), many_parts().items())

@@ -91,10 +91,8 @@ def ranks(pixels: Pixels, inside: Mask) -> NDArray[np.float64]:
 
     Greys are counted in `GREYS` steps, so ranks are equal on every processor.
     """
-    greys = np.rint(pixels[inside] * GREYS).astype(np.int64)
-    counts = np.bincount(greys, minlength=GREYS + 1)
-    below = (np.cumsum(counts) - counts / 2) / max(greys.size, 1)
-    return np.asarray(below[greys], np.float64)
+    greys, darker = _count(pixels, inside)
+    return darker[greys]
 
 
 def rank_greys(pixels: Pixels, inside: Mask) -> Pixels:
@@ -103,9 +101,17 @@ def rank_greys(pixels: Pixels, inside: Mask) -> Pixels:
     Every slice then has one histogram, and what raises or lowers greys without changing their order changes nothing:
     of a window only what it cut off remains to be seen, as an area of one grey.
     """
+    greys, darker = _count(pixels, inside)
     ranked = np.zeros_like(pixels)
-    ranked[inside] = RANK_LOW + (1 - RANK_LOW) * ranks(pixels, inside)
+    ranked[inside] = (RANK_LOW + (1 - RANK_LOW) * darker).astype(np.float32)[greys]
     return ranked
+
+
+def _count(pixels: Pixels, inside: Mask) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
+    """The N greys inside, in steps, and for each step the rank of a grey that has it: a large slice has fewer steps."""
+    greys = np.rint(pixels[inside] * GREYS).astype(np.uint16)
+    counts = np.bincount(greys, minlength=GREYS + 1)
+    return greys, (np.cumsum(counts) - counts / 2) / max(greys.size, 1)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ HUE = (255, 166, 0)  # red, green, blue; that of the page's script
 DEFAULT_OPACITY = 0.6
 LONGEST_SIDE = 1024  # px of a picture on the page
 LONGEST_OVERLAY = 2048  # px of the picture that the API gives
+ROWS_AT_ONCE = 64  # of an overlay: as floats the whole would take four times its picture, several times over
 
 Picture = NDArray[np.uint8]
 
@@ -33,9 +34,13 @@ def layer(evidence: NDArray[np.float32], top: float) -> Picture:
 
 def overlay(grey: Picture, evidence: NDArray[np.float32], top: float, opacity: float = DEFAULT_OPACITY) -> Picture:
     """A slice (H, W) under its map, RGB (H, W, 3). Where there is no evidence the slice's pixels are unchanged."""
-    coloured = layer(evidence, top).astype(np.float32)
-    alpha = coloured[..., 3:] / 255 * opacity
-    return np.rint(grey[..., None] * (1 - alpha) + coloured[..., :3] * alpha).astype(np.uint8)
+    drawn = np.empty((*grey.shape, 3), np.uint8)
+    for first in range(0, len(grey), ROWS_AT_ONCE):
+        rows = slice(first, first + ROWS_AT_ONCE)
+        coloured = layer(evidence[rows], top).astype(np.float32)
+        alpha = coloured[..., 3:] / 255 * opacity
+        drawn[rows] = np.rint(grey[rows, :, None] * (1 - alpha) + coloured[..., :3] * alpha)
+    return drawn
 
 
 def fitted(shape: tuple[int, int], longest: int) -> tuple[int, int]:

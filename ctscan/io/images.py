@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
+from ctscan.imaging.render import fitted
 from ctscan.io import headers
 from ctscan.io.headers import DAMAGED, UNDECODABLE
 from ctscan.notices import Notice
@@ -22,6 +23,8 @@ from ctscan.notices import Notice
 LUMA_BGR = (0.114, 0.587, 0.299)  # ITU-R BT.601
 COLOUR_STEP = 24 / 255  # of full scale between two channels; JPEG's colour noise on a grey picture stays below
 ROWS_AT_ONCE = 64  # of a picture that becomes grey: in float64 the whole would take eight times its bytes
+LONGEST_SIDE = 2048  # px of a slice: scanners make 512 or 1024, and floats of all that a file may hold take 80 MB
+THINNEST = 64  # px that a shorter side keeps, so that what is far too long is still called that
 EIGHT_BITS, TWELVE_BITS, SIXTEEN_BITS = 255, 4095, 65535
 UNASSOCIATED = 2  # a TIFF's extra samples: alpha that is not multiplied into the colours
 
@@ -67,7 +70,7 @@ def read_slice(data: bytes, slice: int | None = None, window: str | tuple[float,
             the file's own, or centre and width.
 
     Returns:
-        The slice, turned as its EXIF orientation says, what is transparent on black.
+        The slice, turned as its EXIF orientation says, what is transparent on black, averaged down to `LONGEST_SIDE`.
 
     Raises:
         UnreadableSlice: And nothing else, whatever the bytes are.
@@ -79,11 +82,10 @@ def read_slice(data: bytes, slice: int | None = None, window: str | tuple[float,
     """
     kind = headers.sniff(data)
     if kind in MEDICAL:
-        slice_: Slice = import_module(MEDICAL[kind]).read(data, slice, window)
-        return slice_
+        return shrink(import_module(MEDICAL[kind]).read(data, slice, window))
     if slice:
         raise UnreadableSlice(Notice("no_such_slice", {"slice": slice, "last": 0}))
-    picture = _read_picture(data)
+    picture = shrink(_read_picture(data))
     return replace(picture, notices=(*picture.notices, Notice("no_window"))) if window else picture
 
 
@@ -92,11 +94,11 @@ def _read_picture(data: bytes) -> Slice:
         shown = headers.from_largest_page(data)
         header = headers.read_header(shown)
         stored, orientation, has_several_frames = _decode(shown, header.container)
-        grey = to_grey(stored)
+        grey, colour = to_grey(stored), share_coloured(stored)
+        del stored  # before there are floats
         if sorted(grey.shape) != sorted((header.height, header.width)):  # OpenCV turns a TIFF itself
             raise UnreadableSlice(DAMAGED)
         pixels, notices = to_unit_range(grey)
-        colour = share_coloured(stored)
         if shown is not data:
             notices += (Notice("largest_page"),)
         elif has_several_frames:
@@ -253,6 +255,21 @@ def to_unit_range(grey: NDArray[Any]) -> tuple[NDArray[np.float32], tuple[Notice
         return pixels, (Notice("twelve_bit"),) if top == TWELVE_BITS else ()
     stated = top == 1 or grey.dtype == np.uint8
     return pixels, () if stated else (Notice("assumed_range", {"top": top}),)
+
+
+def shrink(slice_: Slice) -> Slice:
+    """At most `LONGEST_SIDE` on the longer side, each pixel the mean of those it covers; what is smaller stays."""
+    before = slice_.pixels.shape[0], slice_.pixels.shape[1]
+    height, width = (
+        max(now, min(was, THINNEST)) for now, was in zip(fitted(before, LONGEST_SIDE), before, strict=True)
+    )
+    if (height, width) == before:
+        return slice_
+    means = cv2.resize(slice_.pixels, (width, height), interpolation=cv2.INTER_AREA)
+    pixels = np.minimum(means, 1, dtype=np.float32)  # averages of white may be over 1 in the last digit
+    pixels.setflags(write=False)
+    spacing = slice_.spacing and (slice_.spacing[0] * before[0] / height, slice_.spacing[1] * before[1] / width)
+    return replace(slice_, pixels=pixels, spacing=spacing)
 
 
 def turn(pixels: NDArray[np.float32], orientation: int) -> NDArray[np.float32]:

@@ -2,11 +2,12 @@
 
 Picture decoders are C code, and what goes wrong in them goes wrong for the whole process. So strangers' bytes are
 decoded in children that hold nothing, may use little memory and time, and are replaced when they are gone. They are
-kept warm: a slice costs its way through two pipes.
+kept warm: a slice costs its way through two pipes. Time is the processor's, so that no file is refused for what others
+let it wait; a child that does nothing at all is ended by the clock, later.
 
 A message is 8 bytes of length and that many bytes. A child says once that it is ready; then it is sent which slice and
-window are wanted, and a file, and
-answers with JSON, the fields of the slice or the notice of the refusal, and with the pixels as they lie in memory.
+window are wanted, and a file, and answers with JSON, the fields of the slice or the notice of the refusal, and with the
+pixels as they lie in memory.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import numpy as np
 
 from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.io.headers import MAX_PIXELS
-from ctscan.io.images import MEDICAL, Slice, read_slice
+from ctscan.io.images import LONGEST_SIDE, MEDICAL, Slice, read_slice
 from ctscan.io.medical import Window, resolve
 from ctscan.notices import Notice
 
@@ -39,12 +40,14 @@ if sys.platform != "win32":
 
 CHILDREN = 2  # as many as the page answers at once
 START_TIME = 30.0  # s that a child may take to import what it needs
-READ_TIME = 4.0  # s that a file may take
+READ_TIME = 4.0  # s of the processor that a file may take
+HANG_TIME = 20.0  # s that it may take by the clock, on a machine that has other things to do
 MEMORY = 256 << 20  # bytes that a child may take beyond what it has when it is ready
 MAX_FIELDS = 1 << 16  # bytes: all of a slice but its pixels
 OPEN_FILES = 16
 
 LATE, LOST = Notice("too_slow"), Notice("lost")
+OUT_OF_TIME = -signal.SIGPROF if sys.platform != "win32" else None  # status of a child whose own timer ended it
 
 # What asking raises where a child is gone, and where it was taken over and says what no child of ours says.
 GONE = (OSError, EOFError, ValueError, TypeError, KeyError)
@@ -66,11 +69,12 @@ class Decoder:
 
     Args:
         children: How many files are read at once.
-        read_time: Seconds that a file may take.
+        read_time: Seconds of the processor that a file may take.
+        hang_time: Seconds that it may take by the clock.
     """
 
-    def __init__(self, children: int = CHILDREN, read_time: float = READ_TIME) -> None:
-        self._size, self._read_time = children, read_time
+    def __init__(self, children: int = CHILDREN, read_time: float = READ_TIME, hang_time: float = HANG_TIME) -> None:
+        self._size, self._read_time, self._hang_time = children, read_time, hang_time
         self._lock = Lock()  # between starting a child and closing
         self._closed = False
         self._children: set[Child] = set()
@@ -97,7 +101,7 @@ class Decoder:
         try:
             if child is None or child.process.poll() is not None:  # it may have been killed while it had nothing to do
                 child = self._replace(child)
-            outcome = child.ask(wanted, data, self._read_time) if child else LOST
+            outcome = child.ask(wanted, data, self._hang_time) if child else LOST
         finally:
             if outcome in (None, LATE, LOST):  # it is gone, or what it may still say belongs to this file
                 child = self._replace(child)
@@ -122,7 +126,7 @@ class Decoder:
             if self._closed:
                 return None
             try:
-                started = Child()
+                started = Child(self._read_time)
             except OSError:
                 return None
             self._children.add(started)
@@ -139,9 +143,9 @@ def environment() -> dict[str, str]:
 class Child:
     """One process that reads files, one at a time. Raises OSError where it cannot be started."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_time: float) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", PROGRAM, str(read_time)],
             cwd=ROOT,
             env=environment(),
             stdin=subprocess.PIPE,
@@ -166,19 +170,21 @@ class Child:
                 receive(self._pipes[1], 0)
             self._ready = True
 
-    def ask(self, wanted: bytes, data: bytes, read_time: float) -> Slice | Notice:
+    def ask(self, wanted: bytes, data: bytes, hang_time: float) -> Slice | Notice:
         """The slice, or why there is none: LATE or LOST where the process has not said it."""
         asked = time.monotonic()
         try:
             self.wait_until_ready()
             asked = time.monotonic()
             files, answers = self._pipes
-            with self._killed_after(read_time):
+            with self._killed_after(hang_time):
                 send(files, wanted)
                 send(files, data)
                 return receive_outcome(answers)
         except GONE:
-            return LATE if time.monotonic() - asked >= read_time else LOST
+            hung = time.monotonic() - asked >= hang_time
+            self.process.kill()  # it may still live; one that is gone keeps the end that it had
+            return LATE if hung or self.process.wait() == OUT_OF_TIME else LOST
 
     @contextmanager
     def _killed_after(self, seconds: float) -> Iterator[None]:
@@ -231,7 +237,8 @@ def receive_outcome(stream: IO[bytes]) -> Slice | Notice:
     if "code" in fields:
         return _from_json(fields)
     height, width = fields.pop("pixels")
-    pixels = np.frombuffer(receive(stream, MAX_PIXELS * 4), np.float32).reshape(height, width)  # of bytes: read-only
+    values = np.frombuffer(receive(stream, 4 * LONGEST_SIDE**2), np.float32)  # of bytes: read-only
+    pixels = values.reshape(height, width)
     notices = tuple(_from_json(notice) for notice in fields.pop("notices"))
     facts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     return Slice(pixels, notices, **facts)
@@ -265,13 +272,11 @@ def main() -> None:
         while True:
             slice_, window = json.loads(receive(files, MAX_FIELDS))
             data = receive(files, sys.maxsize)
-            limit_time()
-            try:
-                send_outcome(
-                    answers, read_slice(data, slice_, window)
-                )  # in no variable, which would hold it while the next is read
-            except UnreadableSlice as error:
-                send_outcome(answers, error.notice)
+            with limited_time(float(sys.argv[1])):
+                try:  # in no variable, which would hold it while the next is read
+                    send_outcome(answers, read_slice(data, slice_, window))
+                except UnreadableSlice as error:
+                    send_outcome(answers, error.notice)
 
 
 def limit_resources() -> None:
@@ -295,9 +300,11 @@ def limit_resources() -> None:
             resource.setrlimit(limit, (most, most))
 
 
-def limit_time() -> None:
-    """End this process where it computes on, though its parent is gone and can kill it no more."""
+@contextmanager
+def limited_time(seconds: float) -> Iterator[None]:
+    """End this process where it computes longer, also when its parent is gone. Windows has the parent's clock alone."""
     if sys.platform != "win32":
-        _, most = resource.getrlimit(resource.RLIMIT_CPU)
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + READ_TIME) + 2, most))
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+    yield
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, 0)
