@@ -67,12 +67,14 @@ app = typer.Typer(
 
 @app.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="pictures of axial slices, DICOM files")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="pictures of axial slices, DICOM, NIfTI or NRRD files")
+    ],
     slice_: Annotated[
         int | None, typer.Option("--slice", min=0, help="of a file with several, from 0  [default: the middle one]")
     ] = None,
     window: Annotated[
-        str | None, typer.Option(metavar="NAME", help="lung, mediastinal, training, file, or CENTRE,WIDTH in HU")
+        str | None, typer.Option(metavar="NAME", help="lung, mediastinal, bone, training, file, or CENTRE/WIDTH in HU")
     ] = None,
     checkpoint: Checkpoint = None,
     device: Device = "cpu",

@@ -181,6 +181,15 @@ def test_axial_slices_are_turned_into_the_radiological_view(orientation: list[fl
     assert slice_.spacing == ((0.7, 0.8) if turned.shape == PHANTOM.shape else (0.8, 0.7))
 
 
+def test_a_slice_knows_how_far_up_it_lies() -> None:
+    at = [-100.0, -90.0, 40.5]
+    assert read_slice(write(make(ImagePositionPatient=at))).position == 40.5
+    assert read_slice(write(make())).position is None
+    assert read_slice(write(make(ImagePositionPatient=at, ImageOrientationPatient=None))).position is None
+    prone = make(ImagePositionPatient=at, ImageOrientationPatient=[-1, 0, 0, 0, 1, 0])
+    assert read_slice(write(prone)).position == 40.5
+
+
 def test_without_an_orientation_the_view_is_no_fact() -> None:
     slice_ = read_slice(write(make(ImageOrientationPatient=None)))
     assert not slice_.is_radiological

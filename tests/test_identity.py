@@ -138,9 +138,10 @@ def test_every_file_holds_the_canary_and_only_the_marked_ones_are_read(name: str
 @pytest.mark.parametrize("name", MARKED)
 def test_a_slice_holds_pixels_and_sentences_only(name: str) -> None:
     slice_ = read_slice(MARKED[name])
-    assert set(vars(slice_)) == {"pixels", "notices", "colour", "unit", "spacing", "window", "is_radiological"}
+    facts = {"unit": None, "spacing": None, "window": None, "is_radiological": False, "position": None}
+    assert set(vars(slice_)) == {"pixels", "notices", "colour"} | facts.keys()
     assert type(slice_.colour) is float
-    assert (slice_.unit, slice_.spacing, slice_.window, slice_.is_radiological) == (None, None, None, False)
+    assert {name: vars(slice_)[name] for name in facts} == facts
     assert not slice_.pixels.flags.writeable
     assert slice_.pixels.dtype == np.float32
     assert not betrays(f"{slice_!r}{slice_.notices}".encode() + slice_.pixels.tobytes())

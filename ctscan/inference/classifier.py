@@ -328,9 +328,10 @@ def read(
     Args:
         source: A path, the bytes of a picture file, a `Slice`, or a float array (H, W) in [0, 1], black to white.
         reader: How bytes are read.
-        slice: Which slice or frame of a medical file, counted from 0; the middle one by default.
-        window: Under which Hounsfield units become greys: `lung`, `mediastinal`, `training` (by default), `file` for
-            the file's own, or centre and width.
+        slice: Which slice or frame of a medical file, counted from 0, in a volume from the feet up; the middle one by
+            default.
+        window: Under which Hounsfield units become greys: `lung`, `mediastinal`, `bone`, `training` (by default),
+            `file` for the file's own, or centre and width.
 
     Raises:
         UnreadableSlice: The file cannot be opened, or is no picture that gives a slice.

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from math import isfinite
-from typing import Any
+from typing import Any, Literal
 
 import gdcm
 import numpy as np
@@ -29,7 +29,7 @@ from pydicom.pixels.utils import pixel_array
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import BROKEN, DAMAGED, check_size
 from ctscan.io.images import Slice
-from ctscan.io.medical import Window, in_window, into_view, pick, resolve, towards
+from ctscan.io.medical import Window, along_body, in_window, into_view, pick, resolve, towards
 from ctscan.notices import Notice
 
 NATIVE = (
@@ -64,7 +64,8 @@ KEYWORDS = [
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept",
     "RescaleType", "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth",
-    "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "SharedFunctionalGroupsSequence",
+    "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient",
+    "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 ]  # fmt: skip
@@ -126,7 +127,8 @@ def _read(data: bytes, slice: int | None, window: Window | None) -> Slice:
     pixels = np.ascontiguousarray(turned, np.float32)
     pixels.setflags(write=False)
     notices += said + told + _remarks(file, frame)
-    return Slice(pixels, notices, 0.0, "HU" if is_hu else None, spacing, is_radiological, shown)
+    unit: Literal["HU"] | None = "HU" if is_hu else None
+    return Slice(pixels, notices, 0.0, unit, spacing, is_radiological, shown, _position(file, frame))
 
 
 def _syntax(file: Dataset) -> uid.UID:
@@ -265,18 +267,14 @@ def _padding(file: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_]:
 def _turn(
     file: Dataset, frame: int, greys: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], tuple[float, float] | None, bool, tuple[Notice, ...]]:
-    """Greys in the radiological view, mm between rows and between columns, whether that view is a fact; and notices.
-
-    C.7.6.2.1.1: the orientation is where rows, then columns run, along the patient's left, back and head.
-    """
+    """Greys in the radiological view, mm between rows and between columns, whether that view is a fact; and notices."""
     spacing = _ask(file, frame, "PixelMeasuresSequence", "PixelSpacing")
     steps = tuple(float(step) for step in spacing) if spacing is not None and len(spacing) == 2 else None
     if steps and not all(isfinite(step) and step > 0 for step in steps):
         steps = None
-    orientation = _ask(file, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
-    if not orientation or len(orientation) != 6:
+    directions = _directions(file, frame)
+    if directions is None:
         return greys, steps, False, ()  # type: ignore[return-value]
-    directions = np.array([float(cosine) for cosine in orientation]).reshape(2, 3)
     across, down = map(towards, directions)
     if not (across and down) or {across[0], down[0]} != {0, 1}:
         raise UnreadableSlice(Notice("not_axial"))
@@ -285,6 +283,25 @@ def _turn(
         steps = steps[::-1]
     moved = (across, down) != ((0, True), (1, True))
     return turned, steps, True, (Notice("turned_into_view"),) if moved else ()  # type: ignore[return-value]
+
+
+def _directions(file: Dataset, frame: int) -> NDArray[np.float64] | None:
+    """(2, 3): where columns follow each other, then rows, along the patient's left, back and head; None if not said.
+
+    C.7.6.2.1.1, where they are called the direction of rows, then of columns.
+    """
+    orientation = _ask(file, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
+    if not orientation or len(orientation) != 6:
+        return None
+    return np.array([float(cosine) for cosine in orientation]).reshape(2, 3)
+
+
+def _position(file: Dataset, frame: int) -> float | None:
+    """mm towards the head, along the normal of the slice; None if not said."""
+    directions, corner = _directions(file, frame), _ask(file, frame, "PlanePositionSequence", "ImagePositionPatient")
+    if directions is None or not corner or len(corner) != 3:
+        return None
+    return along_body(np.array([float(part) for part in corner]), *directions)
 
 
 def _remarks(file: Dataset, frame: int) -> tuple[Notice, ...]:

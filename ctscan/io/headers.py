@@ -19,7 +19,7 @@ from ctscan.errors import UnreadableSlice
 from ctscan.notices import Notice
 
 Container = Literal["png", "jpeg", "webp", "bmp", "tiff"]
-Medical = Literal["dicom"]
+Medical = Literal["dicom", "nifti", "nrrd"]
 
 MIN_SIDE = 32  # px: less than one cell of the map
 MAX_PIXELS = 20_000_000  # in 8 bits of any colours or 16 bits of grey they fit into the memory that `sandbox` gives
@@ -54,7 +54,7 @@ class Header:
 def read_header(data: bytes) -> Header:
     """The header of a PNG, JPEG, WebP, BMP or TIFF of a size within limits. Raises UnreadableSlice and nothing else."""
     container = sniff(data)
-    if container == "dicom":
+    if container == "dicom" or container == "nifti" or container == "nrrd":
         raise UnreadableSlice(UNDECODABLE)
     try:
         width, height = _SIZES[container](data)
@@ -78,6 +78,10 @@ def sniff(data: bytes) -> Container | Medical:
     """The container by its first bytes; a file's name is never asked. Raises UnreadableSlice."""
     if data[128:132] == b"DICM" or _BARE_DICOM.match(data):  # first: the 128 bytes before may be a TIFF's header
         return "dicom"
+    if data[:2] == b"\x1f\x8b" or data[344:347] in (b"n+1", b"ni1") or data[4:7] in (b"n+2", b"ni2"):
+        return "nifti"
+    if data[:7] == b"NRRD000":
+        return "nrrd"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -90,8 +94,6 @@ def sniff(data: bytes) -> Container | Medical:
         return "bmp"
     if not data:
         code = "empty"
-    elif data[:2] == b"\x1f\x8b" or data[344:347] in (b"n+1", b"ni1"):
-        code = "nifti"
     elif data[:6] in (b"GIF87a", b"GIF89a"):
         code = "gif"
     elif data[4:8] == b"ftyp" and any(brand in data[8:64] for brand in _HEIF_BRANDS):

@@ -44,6 +44,7 @@ class Slice:
         is_radiological: Whether the file itself says how the patient lay: then the patient's right is at the left, and
             the front at the top.
         window: Centre and width under which the file's values became greys.
+        position: mm towards the patient's head, from a point that slices of one scan share, where the file says it.
     """
 
     pixels: NDArray[np.float32]
@@ -53,21 +54,23 @@ class Slice:
     spacing: tuple[float, float] | None = None
     is_radiological: bool = False
     window: tuple[float, float] | None = None
+    position: float | None = None
 
 
 # Container -> the module that reads it, imported when the first such file comes. All others are pictures.
-MEDICAL: dict[str, str] = {"dicom": "ctscan.io.dicom"}
+MEDICAL: dict[str, str] = {"dicom": "ctscan.io.dicom", "nifti": "ctscan.io.nifti", "nrrd": "ctscan.io.nrrd"}
 
 
 def read_slice(data: bytes, slice: int | None = None, window: str | tuple[float, float] | None = None) -> Slice:
     """The slice in the bytes of a file.
 
     Args:
-        data: A DICOM file, or a PNG, JPEG, WebP, BMP or TIFF, recognised by content. Of several frames the
-            first is taken, of several pages the largest.
-        slice: Which slice or frame of a medical file, counted from 0; the middle one by default.
-        window: Under which Hounsfield units become greys: `lung`, `mediastinal`, `training` (by default), `file` for
-            the file's own, or centre and width.
+        data: A DICOM, NIfTI or NRRD file, or a PNG, JPEG, WebP, BMP or TIFF, recognised by content. Of a picture's
+            frames the first is taken, of its pages the largest.
+        slice: Which slice or frame of a medical file, counted from 0, in a volume from the feet up; the middle one by
+            default.
+        window: Under which Hounsfield units become greys: `lung`, `mediastinal`, `bone`, `training` (by default),
+            `file` for the file's own, or centre and width.
 
     Returns:
         The slice, turned as its EXIF orientation says, what is transparent on black, averaged down to `LONGEST_SIDE`.

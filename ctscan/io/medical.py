@@ -14,6 +14,7 @@ from ctscan.notices import Notice
 
 Window: TypeAlias = str | tuple[float, float]  # a name, or centre and width in Hounsfield units
 
+PRESETS = WINDOWS | {"bone": (500.0, 2000.0)}
 DEFAULT_WINDOW = "training"
 AS_STORED = "file"  # the window that the file itself states
 ALONG = 0.85  # cosine: up to 30 degrees off, a tilted gantry for one, a slice counts as axial
@@ -24,11 +25,11 @@ def resolve(window: Window | None) -> tuple[float, float] | None:
     if window == AS_STORED:
         return None
     if window is None or isinstance(window, str):
-        if (window or DEFAULT_WINDOW) not in WINDOWS:
+        if (window or DEFAULT_WINDOW) not in PRESETS:
             raise ValueError(
-                f"there is no window {window!r}; try {', '.join([*WINDOWS, AS_STORED])} or (centre, width)"
+                f"there is no window {window!r}; try {', '.join([*PRESETS, AS_STORED])} or (centre, width)"
             )
-        return WINDOWS[window or DEFAULT_WINDOW]
+        return PRESETS[window or DEFAULT_WINDOW]
     centre, width = map(float, window)
     if not (isfinite(centre) and isfinite(width) and width > 0):
         raise ValueError(f"a window has a centre and a width above 0, not {centre:g} and {width:g}")
@@ -36,8 +37,8 @@ def resolve(window: Window | None) -> tuple[float, float] | None:
 
 
 def parse(text: str | None) -> Window | None:
-    """A window as typed: a name, or centre and width with a comma between. Raises ValueError."""
-    parts = (text or "").split(",")
+    """A window as typed: a name, or centre and width with a slash or a comma between. Raises ValueError."""
+    parts = (text or "").replace(",", "/").split("/")
     window = (float(parts[0]), float(parts[1])) if len(parts) == 2 else text
     resolve(window)
     return window
@@ -69,6 +70,21 @@ def towards(direction: NDArray[np.float64]) -> tuple[int, bool] | None:
     axis = int(np.abs(direction).argmax())
     share = float(direction[axis]) / length
     return (axis, share > 0) if abs(share) >= ALONG else None
+
+
+def along_body(place: NDArray[np.float64], across: NDArray[np.float64], down: NDArray[np.float64]) -> float | None:
+    """How far a plane lies towards the head, mm along its own normal; None where it has none, or lies nowhere.
+
+    Args:
+        place: (3,), mm along left, back and head: of any of its points.
+        across: (3,), where its columns run.
+        down: (3,), where its rows run.
+    """
+    normal = np.cross(across, down)
+    length = float(np.linalg.norm(normal))
+    if not (isfinite(length) and length > 0 and np.isfinite(place).all()):
+        return None
+    return float(place @ normal) / length * (1 if normal[2] > 0 else -1)
 
 
 def into_view(plane: NDArray[Any], across: tuple[int, bool], down: tuple[int, bool]) -> NDArray[Any]:
