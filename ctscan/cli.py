@@ -76,16 +76,22 @@ def predict(
     window: Annotated[
         str | None, typer.Option(metavar="NAME", help="lung, mediastinal, bone, training, file, or CENTRE/WIDTH in HU")
     ] = None,
+    series: Annotated[
+        bool, typer.Option("--series", help="all slices of a folder, zip or volume, from the feet up")
+    ] = False,
     checkpoint: Checkpoint = None,
     device: Device = "cpu",
 ) -> int:
-    """Answer for each file: one line of JSON a file, in order, as the page's API gives it."""
+    """Answer for each file: one line of JSON a file, in order, as the page's API gives it; with --series, a slice."""
     from contextlib import closing
 
     from ctscan.inference.classifier import load
     from ctscan.io.medical import parse
     from ctscan.io.sandbox import Decoder
+    from ctscan.io.series import sources
 
+    if series and slice_ is not None:
+        raise CtscanError("Give either --slice or --series.")
     try:
         asked = parse(window)
     except ValueError as error:
@@ -94,11 +100,17 @@ def predict(
     with closing(Decoder(children=1)) as decoder:  # it comes up while the model is loaded
         classifier = load(checkpoint, device)
         for file in files:
-            answer = classifier(file, partial(decoder.read, slice=slice_, window=asked))
-            for notice in answer.notices:
-                if notice.code == "cannot_open":  # a file's name may tell of a patient: on stderr, never in an answer
-                    status = say(f"{file}: {notice.values['reason']}.")
-            print(json.dumps(answer.to_dict()), flush=True)
+            if series:
+                rows = enumerate(sources(file, decoder.read, decoder.survey, asked))
+            else:
+                rows = enumerate([(file, partial(decoder.read, slice=slice_, window=asked))])
+            for number, (path, reader) in rows:
+                answer = classifier(path, reader)
+                for notice in answer.notices:
+                    if notice.code == "cannot_open":  # a file's name may tell of a patient: on stderr, in no answer
+                        status = say(f"{path}: {notice.values['reason']}.")
+                place = {"slice": number, "position": answer.slice.position if answer.slice else None}
+                print(json.dumps((place if series else {}) | answer.to_dict()), flush=True)
     return status
 
 

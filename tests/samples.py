@@ -251,7 +251,7 @@ NOT_PICTURES = {
     "html with a drawing in it": (b"<!DOCTYPE html><html><svg></svg></html>", "unknown_format"),
     "magic alone, dicom": (b"\0" * 128 + b"DICM" + b"\0" * 400, "damaged"),
     "magic alone, nifti": (b"\x5c\x01\0\0" + b"\0" * 340 + b"n+1\0" + b"\0" * 99, "undecodable"),
-    "zip": (b"PK\x03\x04" + b"\0" * 400, "unknown_format"),
+    "magic alone, zip": (b"PK\x03\x04" + b"\0" * 400, "damaged"),
     "magic alone, png": (b"\x89PNG\r\n\x1a\n", "damaged"),
     "magic alone, jpeg": (b"\xff\xd8\xff", "damaged"),
     "text that begins like a bmp": (b"BMI 24, no contrast agent\n" * 30, "unknown_format"),

@@ -25,7 +25,7 @@ from ctscan.imaging.preprocess import Placement
 from ctscan.imaging.render import overlay, to_bytes
 from ctscan.inference.confidence import calibrate, prediction_sets
 from ctscan.inference.gate import Gate, Judgement, Ungated
-from ctscan.io.images import Slice, read_slice
+from ctscan.io.images import Slice, read_file, read_slice
 from ctscan.io.medical import Window, resolve
 from ctscan.model.card import Card
 from ctscan.model.checkpoint import Tensors, is_checkpoint, read_checkpoint
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 GOLDEN_TOLERANCE = 1e-3  # logits, fp32: what processors differ by is below it, what a wrong weight does is above
 GOLDEN_TOLERANCE_INT8 = 0.1  # a value rounded to the next of 256 steps moves logits by 0.03, a saturated sum by more
 NO_EVIDENCE = 0.1  # of the scale's top: a map whose peak stays under it shows no place
-MAX_FILE = 128 << 20  # bytes: far above any picture within the limit of pixels
 ROUNDING = 1e-6  # how far a float array may lie outside [0, 1]
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | Slice | NDArray[np.floating]
@@ -358,19 +357,6 @@ def read(
     if not (pixels.min() >= -ROUNDING and pixels.max() <= 1 + ROUNDING):  # so that NaN fails
         raise ValueError(f"a slice holds values in [0, 1], not {pixels.min():g} to {pixels.max():g}")
     return replace(slice_, pixels=np.ascontiguousarray(np.clip(pixels, 0, 1), np.float32))
-
-
-def read_file(path: Path) -> bytes:
-    """The bytes of a picture file. Raises UnreadableSlice, for what is far too large after reading so much of it."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)  # not all: a device may never end
-    except (OSError, ValueError) as error:  # ValueError: no name that the system could have
-        reason = getattr(error, "strerror", None) or "no such file"
-        raise UnreadableSlice(Notice("cannot_open", {"reason": reason})) from None
-    if len(data) > MAX_FILE:
-        raise UnreadableSlice(Notice("large_file", {"megabytes": MAX_FILE >> 20}))
-    return data
 
 
 def load(path: str | Path | None = None, device: str = "cpu") -> Classifier:

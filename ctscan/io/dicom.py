@@ -11,9 +11,10 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from io import BytesIO
 from math import isfinite
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import gdcm
 import numpy as np
@@ -28,8 +29,8 @@ from pydicom.pixels.utils import pixel_array
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import BROKEN, DAMAGED, check_size
-from ctscan.io.images import Slice
-from ctscan.io.medical import Window, along_body, in_window, into_view, pick, resolve, towards
+from ctscan.io.images import Slice, Survey
+from ctscan.io.medical import Window, along_body, in_window, into_view, pick, refusing, resolve, tilt_of, towards
 from ctscan.notices import Notice
 
 NATIVE = (
@@ -57,6 +58,8 @@ MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those that begin so: its multi-frame kinds
 MODALITIES = frozenset(("CR", "DX", "MG", "MR", "NM", "PT", "RF", "US", "XA", "RTDOSE", "RTSTRUCT", "SEG", "SR", "ECG"))
 THICK = 10.0  # mm
+TILTED = 1.0  # degrees
+SERIES = "SeriesInstanceUID"  # of which nothing but a digest is made
 MAX_FRAMES = 1 << 16
 
 KEYWORDS = [
@@ -85,13 +88,38 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
         slice: Which frame, counted from 0; the middle one by default.
         window: Under which Hounsfield units become greys; see `medical.resolve`.
     """
-    try:
-        with silence():
-            return _read(data, slice, window)
-    except MemoryError:
-        raise UnreadableSlice(Notice("too_much_memory")) from None
-    except FORGED:
-        raise UnreadableSlice(DAMAGED) from None
+    with refusing(*FORGED), silence():
+        return _read(data, slice, window)
+
+
+def survey(data: bytes, key: str) -> Survey:
+    """As `look`."""
+    return look(BytesIO(data), key)
+
+
+def look(stream: IO[bytes], key: str) -> Survey:
+    """How many frames there are, of which series, and where a single one lies. Raises UnreadableSlice.
+
+    Args:
+        stream: From which no more is read than stands before the pixels.
+        key: Of the digest that names the series, of its id and of how its slices lie.
+    """
+    with refusing(*FORGED), silence():
+        file = pydicom.dcmread(stream, force=True, specific_tags=[*KEYWORDS, SERIES], stop_before_pixels=True)
+        _syntax(file)
+        _refuse_what_is_no_slice(file)
+        _refuse_scouts(file, 0)
+        frames, directions = _frames(file), _directions(file, 0)
+        if directions is not None:
+            _axes(directions)
+        facts = (
+            file.get(SERIES),
+            file.Rows,
+            file.Columns,
+            None if directions is None else directions.round(3).tolist(),
+        )
+        digest = blake2b(repr(facts).encode(), key=key.encode(), digest_size=16)
+        return Survey(frames, digest.hexdigest(), _position(file, 0) if frames == 1 else None)
 
 
 @contextmanager
@@ -112,10 +140,11 @@ def _read(data: bytes, slice: int | None, window: Window | None) -> Slice:
     file = pydicom.dcmread(BytesIO(data), force=True, specific_tags=list(KEYWORDS))
     syntax = _syntax(file)
     _refuse_what_is_no_slice(file)
+    if not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise UnreadableSlice(Notice("no_pixels"))
     width, height = int(file.Columns), int(file.Rows)
     check_size(width, height)
-    frames = min(int(file.get("NumberOfFrames") or 1), MAX_FRAMES)
-    frame, notices = pick(max(frames, 1), slice)
+    frame, notices = pick(_frames(file), slice)
     _refuse_scouts(file, frame)
     stored = pixel_array(file, index=frame, raw=True, decoding_plugin=PLUGINS[syntax])
     if stored.shape != (height, width):
@@ -158,10 +187,12 @@ def _refuse_what_is_no_slice(file: Dataset) -> None:
         raise UnreadableSlice(DAMAGED)
     if modality != "CT":
         raise UnreadableSlice(Notice("not_said_to_be_ct"))
-    if not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise UnreadableSlice(Notice("no_pixels"))
     if int(file.get("SamplesPerPixel", 1)) != 1 or file.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise UnreadableSlice(Notice("dicom_in_colour"))
+
+
+def _frames(file: Dataset) -> int:
+    return max(1, min(int(file.get("NumberOfFrames") or 1), MAX_FRAMES))
 
 
 def _refuse_scouts(file: Dataset, frame: int) -> None:
@@ -275,9 +306,7 @@ def _turn(
     directions = _directions(file, frame)
     if directions is None:
         return greys, steps, False, ()  # type: ignore[return-value]
-    across, down = map(towards, directions)
-    if not (across and down) or {across[0], down[0]} != {0, 1}:
-        raise UnreadableSlice(Notice("not_axial"))
+    across, down = _axes(directions)
     turned = into_view(greys, across, down)
     if across[0] == 1 and steps:
         steps = steps[::-1]
@@ -294,6 +323,14 @@ def _directions(file: Dataset, frame: int) -> NDArray[np.float64] | None:
     if not orientation or len(orientation) != 6:
         return None
     return np.array([float(cosine) for cosine in orientation]).reshape(2, 3)
+
+
+def _axes(directions: NDArray[np.float64]) -> tuple[tuple[int, bool], tuple[int, bool]]:
+    """Where columns, then rows run, as `towards` says. Raises UnreadableSlice for what is no axial slice."""
+    across, down = map(towards, directions)
+    if not (across and down) or {across[0], down[0]} != {0, 1}:
+        raise UnreadableSlice(Notice("not_axial"))
+    return across, down
 
 
 def _position(file: Dataset, frame: int) -> float | None:
@@ -313,6 +350,10 @@ def _remarks(file: Dataset, frame: int) -> tuple[Notice, ...]:
         Notice("secondary_capture"): str(file.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE),
     }
     notices = tuple(notice for notice, holds in said.items() if holds)
+    directions = _directions(file, frame)
+    tilt = 0.0 if directions is None else tilt_of(*directions)
+    if tilt > TILTED:
+        notices += (Notice("tilted", {"degrees": tilt}),)
     if thickness is not None and thickness > THICK:
         notices += (Notice("thick_slice", {"thickness": thickness}),)
     return notices

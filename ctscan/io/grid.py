@@ -58,11 +58,7 @@ class Grid:
             UnreadableSlice: There is no such slice, or none that can be read.
             ValueError: The values end too early, or there is no such window.
         """
-        if min(self.shape) < 1 or self.size > MAX_BYTES or self.shape[0] * self.shape[1] > MAX_PIXELS:
-            raise UnreadableSlice(UNDECODABLE)
-        axes = [axis for axis in map(towards, self.directions.T) if axis]
-        if {axis for axis, _ in axes} != {0, 1, 2}:
-            raise UnreadableSlice(Notice("no_orientation"))
+        axes = self._axes()
         level = next(n for n in range(3) if axes[n][0] == 2)
         column, row = (n for n in range(3) if n != level)
         check_size(self.shape[column], self.shape[row])
@@ -85,6 +81,20 @@ class Grid:
                 self.origin + self.directions[:, level] * stored, self.directions[:, column], self.directions[:, row]
             ),
         )
+
+    @property
+    def slices(self) -> int:
+        """How many axial ones there are. Raises UnreadableSlice."""
+        return next(count for count, (axis, _) in zip(self.shape, self._axes(), strict=True) if axis == 2)
+
+    def _axes(self) -> list[tuple[int, bool]]:
+        """Where the three axes run, as `towards` says. Raises UnreadableSlice."""
+        if min(self.shape) < 1 or self.size > MAX_BYTES or self.shape[0] * self.shape[1] > MAX_PIXELS:
+            raise UnreadableSlice(UNDECODABLE)
+        axes = [axis for axis in map(towards, self.directions.T) if axis]
+        if {axis for axis, _ in axes} != {0, 1, 2}:
+            raise UnreadableSlice(Notice("no_orientation"))
+        return axes
 
     def _plane(self, stream: IO[bytes], level: int, number: int) -> NDArray[Any]:
         """The plane at `number` along the axis `level`, rows along the later of the two other axes."""

@@ -19,7 +19,7 @@ from ctscan.errors import UnreadableSlice
 from ctscan.notices import Notice
 
 Container = Literal["png", "jpeg", "webp", "bmp", "tiff"]
-Medical = Literal["dicom", "nifti", "nrrd"]
+Medical = Literal["dicom", "nifti", "nrrd", "zip"]
 
 MIN_SIDE = 32  # px: less than one cell of the map
 MAX_PIXELS = 20_000_000  # in 8 bits of any colours or 16 bits of grey they fit into the memory that `sandbox` gives
@@ -54,7 +54,7 @@ class Header:
 def read_header(data: bytes) -> Header:
     """The header of a PNG, JPEG, WebP, BMP or TIFF of a size within limits. Raises UnreadableSlice and nothing else."""
     container = sniff(data)
-    if container == "dicom" or container == "nifti" or container == "nrrd":
+    if container == "dicom" or container == "nifti" or container == "nrrd" or container == "zip":
         raise UnreadableSlice(UNDECODABLE)
     try:
         width, height = _SIZES[container](data)
@@ -82,6 +82,8 @@ def sniff(data: bytes) -> Container | Medical:
         return "nifti"
     if data[:7] == b"NRRD000":
         return "nrrd"
+    if data[:4] in (b"PK\3\4", b"PK\5\6"):  # the latter: with nothing in it
+        return "zip"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -25,6 +26,7 @@ COLOUR_STEP = 24 / 255  # of full scale between two channels; JPEG's colour nois
 ROWS_AT_ONCE = 64  # of a picture that becomes grey: in float64 the whole would take eight times its bytes
 LONGEST_SIDE = 2048  # px of a slice: scanners make 512 or 1024, and floats of all that a file may hold take 80 MB
 THINNEST = 64  # px that a shorter side keeps, so that what is far too long is still called that
+MAX_FILE = 192 << 20  # bytes: what the process that reads a file has room for, beside one slice
 EIGHT_BITS, TWELVE_BITS, SIXTEEN_BITS = 255, 4095, 65535
 UNASSOCIATED = 2  # a TIFF's extra samples: alpha that is not multiplied into the colours
 
@@ -57,16 +59,36 @@ class Slice:
     position: float | None = None
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What is in a file before any pixel is decoded.
+
+    Attributes:
+        slices: How many there are.
+        series: Equal for files of one series that are looked at with one key, and of no other meaning.
+        position: As of a `Slice`, of the only one in the file.
+    """
+
+    slices: int = 1
+    series: str = ""
+    position: float | None = None
+
+
 # Container -> the module that reads it, imported when the first such file comes. All others are pictures.
-MEDICAL: dict[str, str] = {"dicom": "ctscan.io.dicom", "nifti": "ctscan.io.nifti", "nrrd": "ctscan.io.nrrd"}
+MEDICAL: dict[str, str] = {
+    "dicom": "ctscan.io.dicom",
+    "nifti": "ctscan.io.nifti",
+    "nrrd": "ctscan.io.nrrd",
+    "zip": "ctscan.io.archive",
+}
 
 
 def read_slice(data: bytes, slice: int | None = None, window: str | tuple[float, float] | None = None) -> Slice:
     """The slice in the bytes of a file.
 
     Args:
-        data: A DICOM, NIfTI or NRRD file, or a PNG, JPEG, WebP, BMP or TIFF, recognised by content. Of a picture's
-            frames the first is taken, of its pages the largest.
+        data: A DICOM, NIfTI or NRRD file, a zip of DICOM files, or a PNG, JPEG, WebP, BMP or TIFF, recognised by
+            content. Of a picture's frames the first is taken, of its pages the largest.
         slice: Which slice or frame of a medical file, counted from 0, in a volume from the feet up; the middle one by
             default.
         window: Under which Hounsfield units become greys: `lung`, `mediastinal`, `bone`, `training` (by default),
@@ -90,6 +112,34 @@ def read_slice(data: bytes, slice: int | None = None, window: str | tuple[float,
         raise UnreadableSlice(Notice("no_such_slice", {"slice": slice, "last": 0}))
     picture = shrink(_read_picture(data))
     return replace(picture, notices=(*picture.notices, Notice("no_window"))) if window else picture
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises UnreadableSlice, for what is far too large after reading so much of it."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)  # not all: a device may never end
+    except (OSError, ValueError) as error:  # ValueError: no name that the system could have
+        reason = getattr(error, "strerror", None) or "no such file"
+        raise UnreadableSlice(Notice("cannot_open", {"reason": reason})) from None
+    if len(data) > MAX_FILE:
+        raise UnreadableSlice(Notice("large_file", {"megabytes": MAX_FILE >> 20}))
+    return data
+
+
+def survey(data: bytes, key: str = "") -> Survey:
+    """What is in the bytes of a file, as `read_slice` would read it.
+
+    Args:
+        data: As for `read_slice`.
+        key: Without which nobody can tell from `Survey.series` what series it is.
+
+    Raises:
+        UnreadableSlice: And nothing else, whatever the bytes are.
+    """
+    kind = headers.sniff(data)
+    found: Survey = import_module(MEDICAL[kind]).survey(data, key) if kind in MEDICAL else Survey()
+    return found
 
 
 def _read_picture(data: bytes) -> Slice:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
+from ctscan.io.headers import BROKEN, DAMAGED
 from ctscan.io.volumes import WINDOWS
 from ctscan.notices import Notice
 
@@ -18,6 +21,18 @@ PRESETS = WINDOWS | {"bone": (500.0, 2000.0)}
 DEFAULT_WINDOW = "training"
 AS_STORED = "file"  # the window that the file itself states
 ALONG = 0.85  # cosine: up to 30 degrees off, a tilted gantry for one, a slice counts as axial
+
+
+@contextmanager
+def refusing(*forged: type[Exception]) -> Iterator[None]:
+    """Whatever forged bytes raise meanwhile becomes an UnreadableSlice: BROKEN, a lack of memory, and `forged`."""
+    caught: tuple[type[Exception], ...] = (*BROKEN, *forged)
+    try:
+        yield
+    except MemoryError:
+        raise UnreadableSlice(Notice("too_much_memory")) from None
+    except caught:
+        raise UnreadableSlice(DAMAGED) from None
 
 
 def resolve(window: Window | None) -> tuple[float, float] | None:
@@ -85,6 +100,12 @@ def along_body(place: NDArray[np.float64], across: NDArray[np.float64], down: ND
     if not (isfinite(length) and length > 0 and np.isfinite(place).all()):
         return None
     return float(place @ normal) / length * (1 if normal[2] > 0 else -1)
+
+
+def tilt_of(across: NDArray[np.float64], down: NDArray[np.float64]) -> float:
+    """Degrees between the normal of an axial plane and the axis of the body."""
+    normal = np.cross(across, down)
+    return float(np.degrees(np.arccos(min(1.0, abs(normal[2]) / float(np.linalg.norm(normal))))))
 
 
 def into_view(plane: NDArray[Any], across: tuple[int, bool], down: tuple[int, bool]) -> NDArray[Any]:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io.grid import Grid
-from ctscan.io.headers import BROKEN, DAMAGED, UNDECODABLE
-from ctscan.io.images import Slice
-from ctscan.io.medical import Window
+from ctscan.io.headers import UNDECODABLE
+from ctscan.io.images import Slice, Survey
+from ctscan.io.medical import Window, refusing
 from ctscan.notices import Notice
 
 TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -28,22 +28,27 @@ LAYOUTS: dict[int, tuple[Any, ...]] = {
     348: ("8h", 40, 70, "8f", 76, "f", 108, "2f", 112, "2h", 252, "6f", 256, "12f", 280, 344),
     540: ("8q", 16, 12, "8d", 104, "q", 168, "2d", 176, "2i", 344, "6d", 352, "12d", 400, 4),
 }
+FORGED = (ValueError, EOFError, OSError, zlib.error)
 LEFT_AND_BACK = np.array([-1.0, -1.0, 1.0])  # NIfTI counts to the right and to the front
 
 
 def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
     """Slice number `slice`, counted from 0 from the feet up, the middle one by default. Raises UnreadableSlice."""
-    try:
-        stream: IO[bytes] = BytesIO(data)
-        if data[:2] == b"\x1f\x8b":
-            stream = cast("IO[bytes]", gzip.GzipFile(fileobj=stream))
+    with refusing(*FORGED):
+        stream = _open(data)
         grid, place = _read_header(stream)
         stream.seek(place)
         return grid.cut(stream, slice, window)
-    except MemoryError:
-        raise UnreadableSlice(Notice("too_much_memory")) from None
-    except (*BROKEN, ValueError, EOFError, OSError, zlib.error):
-        raise UnreadableSlice(DAMAGED) from None
+
+
+def survey(data: bytes, key: str) -> Survey:
+    """How many slices there are; the key is not needed. Raises UnreadableSlice."""
+    with refusing(*FORGED):
+        return Survey(_read_header(_open(data))[0].slices)
+
+
+def _open(data: bytes) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=BytesIO(data))) if data[:2] == b"\x1f\x8b" else BytesIO(data)
 
 
 def _read_header(stream: IO[bytes]) -> tuple[Grid, int]:

@@ -15,13 +15,14 @@ import numpy as np
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io.grid import MAX_BYTES, Grid
-from ctscan.io.headers import BROKEN, DAMAGED, UNDECODABLE
-from ctscan.io.images import Slice
-from ctscan.io.medical import Window
+from ctscan.io.headers import UNDECODABLE
+from ctscan.io.images import Slice, Survey
+from ctscan.io.medical import Window, refusing
 from ctscan.notices import Notice
 
 MAX_HEADER = 1 << 20  # bytes
 MAX_AXES = 16
+FORGED = (ValueError, EOFError, OSError, zlib.error)
 # A type of C has many names there; without `signed` and `int` one is left for each.
 TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "": "i4", "uint": "u4"}
 TYPES |= {"longlong": "i8", "ulonglong": "u8", "float": "f4", "double": "f8"}
@@ -38,14 +39,16 @@ SPACES |= {"".join(word[0] for word in name.split("-")): signs for name, signs i
 
 def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
     """Slice number `slice`, counted from 0 from the feet up, the middle one by default. Raises UnreadableSlice."""
-    try:
+    with refusing(*FORGED):
         fields, start = _read_fields(data)
         grid = _read_grid(fields)
         return grid.cut(_open(data, start, fields, grid.size), slice, window)
-    except MemoryError:
-        raise UnreadableSlice(Notice("too_much_memory")) from None
-    except (*BROKEN, ValueError, EOFError, OSError, zlib.error):
-        raise UnreadableSlice(DAMAGED) from None
+
+
+def survey(data: bytes, key: str) -> Survey:
+    """How many slices there are; the key is not needed. Raises UnreadableSlice."""
+    with refusing(*FORGED):
+        return Survey(_read_grid(_read_fields(data)[0]).slices)
 
 
 def _read_fields(data: bytes) -> tuple[dict[str, str], int]:

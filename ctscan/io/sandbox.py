@@ -6,8 +6,8 @@ kept warm: a slice costs its way through two pipes. Time is the processor's, so 
 let it wait; a child that does nothing at all is ended by the clock, later.
 
 A message is 8 bytes of length and that many bytes. A child says once that it is ready; then it is sent which slice and
-window are wanted, and a file, and answers with JSON, the fields of the slice or the notice of the refusal, and with the
-pixels as they lie in memory.
+window are wanted, or with which key to look at it, and a file, and answers with JSON, the fields of the slice or of the
+survey or the notice of the refusal, and with the pixels as they lie in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy as np
 
 from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.io.headers import MAX_PIXELS
-from ctscan.io.images import LONGEST_SIDE, MEDICAL, Slice, read_slice
+from ctscan.io.images import LONGEST_SIDE, MEDICAL, Slice, Survey, read_slice, survey
 from ctscan.io.medical import Window, resolve
 from ctscan.notices import Notice
 
@@ -96,12 +96,24 @@ class Decoder:
     def read(self, data: bytes, slice: int | None = None, window: Window | None = None) -> Slice:
         """As `read_slice`, the same to the bit. Raises UnreadableSlice, also for what takes too much time or memory."""
         resolve(window)  # raises ValueError here and not in the child
-        wanted = json.dumps([slice, window]).encode()
+        outcome = self._ask({"slice": slice, "window": window}, data)
+        if isinstance(outcome, Survey):
+            raise UnreadableSlice(LOST)
+        return outcome
+
+    def survey(self, data: bytes, key: str = "") -> Survey:
+        """As `images.survey`. Raises UnreadableSlice, also for what takes too much time or memory."""
+        outcome = self._ask({"key": key}, data)
+        if isinstance(outcome, Slice):
+            raise UnreadableSlice(LOST)
+        return outcome
+
+    def _ask(self, wanted: dict[str, Any], data: bytes) -> Slice | Survey:
         child, outcome = self._idle.get(), None
         try:
             if child is None or child.process.poll() is not None:  # it may have been killed while it had nothing to do
                 child = self._replace(child)
-            outcome = child.ask(wanted, data, self._hang_time) if child else LOST
+            outcome = child.ask(json.dumps(wanted).encode(), data, self._hang_time) if child else LOST
         finally:
             if outcome in (None, LATE, LOST):  # it is gone, or what it may still say belongs to this file
                 child = self._replace(child)
@@ -170,8 +182,8 @@ class Child:
                 receive(self._pipes[1], 0)
             self._ready = True
 
-    def ask(self, wanted: bytes, data: bytes, hang_time: float) -> Slice | Notice:
-        """The slice, or why there is none: LATE or LOST where the process has not said it."""
+    def ask(self, wanted: bytes, data: bytes, hang_time: float) -> Slice | Survey | Notice:
+        """What is wanted, or why there is none: LATE or LOST where the process has not said it."""
         asked = time.monotonic()
         try:
             self.wait_until_ready()
@@ -220,8 +232,8 @@ def receive(stream: IO[bytes], most: int) -> bytes:
     return message
 
 
-def send_outcome(stream: IO[bytes], outcome: Slice | Notice) -> None:
-    """Write a slice, or why there is none. Raises OSError."""
+def send_outcome(stream: IO[bytes], outcome: Slice | Survey | Notice) -> None:
+    """Write a slice or a survey, or why there is none. Raises OSError."""
     pixels = outcome.pixels if isinstance(outcome, Slice) else None
     fields = vars(outcome) if pixels is None else vars(outcome) | {"pixels": pixels.shape}
     send(stream, json.dumps(fields, default=vars).encode())
@@ -229,13 +241,15 @@ def send_outcome(stream: IO[bytes], outcome: Slice | Notice) -> None:
         send(stream, pixels.data.cast("B"))
 
 
-def receive_outcome(stream: IO[bytes]) -> Slice | Notice:
+def receive_outcome(stream: IO[bytes]) -> Slice | Survey | Notice:
     """Read what `send_outcome` wrote. Raises one of GONE for anything else."""
     fields: dict[str, Any] = json.loads(receive(stream, MAX_FIELDS))
     if not isinstance(fields, dict):
         raise TypeError("no object")
     if "code" in fields:
         return _from_json(fields)
+    if "slices" in fields:
+        return Survey(int(fields.pop("slices")), **fields)
     height, width = fields.pop("pixels")
     values = np.frombuffer(receive(stream, 4 * LONGEST_SIDE**2), np.float32)  # of bytes: read-only
     pixels = values.reshape(height, width)
@@ -270,13 +284,14 @@ def main() -> None:
     send(answers, b"")
     with suppress(EOFError, BrokenPipeError):
         while True:
-            slice_, window = json.loads(receive(files, MAX_FIELDS))
+            wanted = json.loads(receive(files, MAX_FIELDS))
             data = receive(files, sys.maxsize)
             with limited_time(float(sys.argv[1])):
                 try:  # in no variable, which would hold it while the next is read
-                    send_outcome(answers, read_slice(data, slice_, window))
+                    send_outcome(answers, survey(data, **wanted) if "key" in wanted else read_slice(data, **wanted))
                 except UnreadableSlice as error:
                     send_outcome(answers, error.notice)
+            del data
 
 
 def limit_resources() -> None:
