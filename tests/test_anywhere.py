@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,14 +13,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from ctscan.errors import CtscanError
 from ctscan.io.sandbox import environment
+from ctscan.page import launch
 from ctscan.page.door import Door
 from ctscan.page.server import listen
 from tests.caller import Caller
-from tests.conftest import ROOT, free_port, running_app, wait_until
+from tests.conftest import ROOT, Command, free_port, running_app, wait_until
 
 # --- addresses
 
@@ -169,6 +172,85 @@ def is_up(caller: Caller) -> bool:
         return caller.health()["status"] == "ok"
     except OSError:
         return False
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="PATH is another thing there")
+def test_a_child_is_found_where_python_itself_was_found_by_a_relative_path() -> None:
+    """Some pythons then know themselves by a relative name, and a child begins elsewhere."""
+    folder, name = Path(sys.executable).parent, Path(sys.executable).name
+    program = "from ctscan.io.sandbox import Decoder; d = Decoder(1); d.wait_until_ready(); d.close()"
+    settings = os.environ | {"PATH": folder.name, "PYTHONPATH": str(ROOT)}
+    command = ["/usr/bin/env", name, "-c", program]
+    done = subprocess.run(command, cwd=folder.parent, env=settings, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to a group")
+def test_gradios_own_command_starts_it_and_is_told_that_nothing_is_reloaded(tmp_path: Path) -> None:
+    caller, said = Caller(f"http://127.0.0.1:{free_port()}"), tmp_path / "said"
+    settings = os.environ | {"GRADIO_SERVER_PORT": caller.address.rpartition(":")[2]}
+    command = [sys.executable, "-c", "from gradio.cli import cli; cli()", "app.py"]
+    with (
+        said.open("w") as file,
+        subprocess.Popen(command, cwd=ROOT, env=settings, stdout=file, stderr=file, start_new_session=True) as process,
+    ):
+        try:
+            wait_until(lambda: is_up(caller), 90)
+        finally:
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    wait_until(lambda: not is_up(caller))
+    assert "Traceback" not in said.read_text()
+    assert "app.py: `gradio app.py` reloads nothing here; start it again after a change.\n" in said.read_text()
+
+
+# --- other people's environments
+
+MEANT = {"GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "GRADIO_ROOT_PATH"}
+READ = {
+    name
+    for file in Path(gr.__file__ or "").parent.rglob("*.py")
+    for name in re.findall(r"GRADIO_[A-Z_]+", file.read_text("utf-8"))
+}
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "a proxy that listens": dict.fromkeys(["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"], "http://{proxy}"),
+    "a proxy for all that listens": {"ALL_PROXY": "socks5://{proxy}", "all_proxy": "http://{proxy}"},
+    "a proxy that is not there": dict.fromkeys(["HTTP_PROXY", "https_proxy", "ALL_PROXY"], "http://127.0.0.1:9"),
+    "exceptions in IPv6": {"HTTP_PROXY": "http://{proxy}", "NO_PROXY": "[::1],::1,*", "no_proxy": "[::1"},
+    "no addresses": {"HTTP_PROXY": "not an address", "ALL_PROXY": "socks5h://", "all_proxy": "://:"},
+    "nonsense for Gradio": dict.fromkeys(READ - MEANT, "nonsense"),
+    "ones for Gradio": dict.fromkeys(READ - MEANT, "1"),
+    "nothing for Gradio": dict.fromkeys(READ, ""),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_it_starts_and_answers_in_any_environment_and_tells_a_proxy_nothing(
+    name: str, best_checkpoint: Path, slice_png: bytes, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    with closing(socket.create_server(("127.0.0.1", 0))) as proxy:
+        proxy.setblocking(False)
+        address = f"127.0.0.1:{proxy.getsockname()[1]}"
+        settings = {variable: value.format(proxy=address) for variable, value in ENVIRONMENTS[name].items()}
+        with running_app(best_checkpoint, temporary, settings) as app:
+            assert Caller(app.address).classify(slice_png)["verdict"]
+        with pytest.raises(BlockingIOError):
+            proxy.accept()  # nobody has come
+    heard = app.connections.read_text().splitlines() if app.connections.exists() else []
+    assert [line for line in heard if "('127.0.0.1',)" not in line] == []  # where it listens
+    assert list(temporary.iterdir()) == []
+    lines = app.log.read_text().splitlines()
+    assert [line for line in lines if "reloads nothing" not in line] == [f"ctscan: {app.address}"]
+
+
+@pytest.mark.parametrize("value", ["many", "-1", "0", "99999", "7860.5"])
+def test_a_port_that_is_none_is_one_line(value: str, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    monkeypatch.setenv("GRADIO_SERVER_PORT", value)
+    done = command(launch.main)
+    assert done.returncode == 2
+    assert re.fullmatch(r"app\.py: [^\n]+\n", done.stderr)
 
 
 def test_relative_entries_of_the_path_mean_the_same_in_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

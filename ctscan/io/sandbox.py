@@ -157,7 +157,7 @@ class Child:
 
     def __init__(self, read_time: float) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(read_time)],
+            [Path(sys.executable).absolute(), "-c", PROGRAM, str(read_time)],  # found by PATH it may be relative
             cwd=ROOT,
             env=environment(),
             stdin=subprocess.PIPE,

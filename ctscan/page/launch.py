@@ -97,6 +97,8 @@ def main() -> int:
         Path.cwd()
     except FileNotFoundError:  # it is gone, and Gradio asks for it as it is imported
         os.chdir("/")
+    if os.environ.get("GRADIO_WATCH_DIRS"):
+        print("app.py: `gradio app.py` reloads nothing here; start it again after a change.", file=sys.stderr)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for others would spin on the cores of these
     try:
         with private_folder() as folder, closing(Decoder()) as decoder:  # whose processes come up meanwhile
