@@ -16,6 +16,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from markupsafe import escape
 
 from ctscan.classes import CLASS_KEYS, CLASSES
 from ctscan.errors import DataError
@@ -78,6 +79,20 @@ def test_rows_name_every_class_and_sum_to_a_hundred(committed: Classifier, given
     numbers = re.findall(r'class="number">&?l?t?;?(\d+)\u00a0%', html)
     assert len(numbers) == 4
     assert sum(map(int, numbers)) == pytest.approx(100, abs=2)
+
+
+def test_sides_are_facts_where_the_file_states_them(committed: Classifier, given: Answer) -> None:
+    assert given.slice
+    told, page = TEXTS["page"]["sides_told"], TEXTS["page"]
+    by_file = shown(committed, replace(given, slice=replace(given.slice, is_radiological=True)))
+    assumed = shown(committed, given)
+    for sentence in told.values():
+        assert escape(sentence) in by_file
+        assert escape(sentence) not in assumed
+    for doubt in ('id="flip"', 'class="flipped"', escape(page["usual_view"]), escape(page["right"])):
+        assert doubt in assumed
+        assert doubt not in by_file
+    assert re.findall(r'class="side[^>]*>.*?</title>(.)<', by_file) == ["R", "L"]
 
 
 def test_an_unreadable_file_gives_the_readers_sentence_and_no_number(classifier: Classifier) -> None:

@@ -68,6 +68,8 @@ class AnswerView:
         state: `single`, `uncertain`, `raw` (scores without a calibration), `unusual`, `refused` or `unreadable`.
         origin: What slice this is, where it is one of the examples.
         width: Of the slice, px; the maps are drawn in its coordinates. 0 where there is no slice.
+        sides_known: Whether the file says how the patient lay; else R and L are those of the usual view, and can be
+            flipped.
         square: What the network saw.
         classes: Empty where there are no scores.
         json: The answer as the API gives it.
@@ -79,6 +81,7 @@ class AnswerView:
     origin: Entry | None = None
     width: int = 0
     height: int = 0
+    sides_known: bool = False
     slice: str = ""
     square: str = ""
     classes: tuple[ClassView, ...] = ()
@@ -298,6 +301,7 @@ def view(
         shown,
         width=width,
         height=height,
+        sides_known=given.slice.is_radiological,
         slice=show(draw(pixels, render.LONGEST_SIDE)),
     )
     if prediction is None:
