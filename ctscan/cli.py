@@ -163,6 +163,9 @@ def evaluate(
         Path | None,
         folder_option("the same, and scans: NAME_image.nrrd with NAME_label.nrrd, chest*.nii.gz without a mass"),
     ] = None,
+    patients: Annotated[
+        Path | None, folder_option("instead: patients with known histology, listed in manifest.csv")
+    ] = None,
     recipe: RecipeName = "ctscan",
     changes: Changes = None,
     threshold: Threshold = 0.90,
@@ -182,13 +185,16 @@ def evaluate(
 
     path = checkpoint or bundled(MODEL)
     book = ledger or path.parent / "metrics.json"
-    if (data is None) == (folder is None):
-        raise CtscanError("Give either --data or --folder.")
+    if sum(given is not None for given in (data, folder, patients)) != 1:
+        raise CtscanError("Give one of --data, --folder and --patients.")
     classifier = load(path)
     if folder:
         result, unread, refused = studies.score_outside(folder, classifier, draws)
         show(result)
         print(f"{unread} files could not be read, {refused} slices were refused")
+    if patients:
+        check_ledger(book)
+        keep(book, studies.read_patients(classifier, patients, draws))
     if data:
         check_ledger(book)
         setting = open_setting(
@@ -310,6 +316,7 @@ def reproduce(
     data: Data,
     pictures: Annotated[Path | None, folder_option("as for gate, whose step is left out without it")] = None,
     volumes: Annotated[Path | None, folder_option("scans, as for evaluate")] = None,
+    patients: Annotated[Path | None, folder_option("as for evaluate")] = None,
     root: Root = Path(),
     recipe: RecipeName = "ctscan",
     changes: Changes = None,
@@ -323,7 +330,7 @@ def reproduce(
 
     steps = run(
         root, data, chosen(recipe, changes),
-        pictures=pictures, volumes=volumes, init=init, runs=runs, draws=draws, device=device,
+        pictures=pictures, volumes=volumes, patients=patients, init=init, runs=runs, draws=draws, device=device,
     )  # fmt: skip
     for line in steps:
         print(line, flush=True)

@@ -30,6 +30,7 @@ def reproduce(
     *,
     pictures: Path | None = None,
     volumes: Path | None = None,
+    patients: Path | None = None,
     init: Path | None = None,
     runs: Path = Path("runs"),
     draws: int = 1000,
@@ -43,6 +44,7 @@ def reproduce(
         recipe: How the model is trained.
         pictures: For the gate, with ct_chest/, ct_other/ and notct/; without them it is neither fitted nor measured.
         volumes: Scans for the maps, where there are any.
+        patients: Slices of patients with known histology, as for `read_cases`, where there are any.
 
     Yields:
         A line for each step, when it is done.
@@ -80,6 +82,9 @@ def reproduce(
     yield step("published test split", "evaluations", test, model_id=model_id)
     explain = partial(studies.explain, setting, checkpoint, volumes)
     yield step("maps", "map_tests", explain, model_id=model_id)
+    if patients:
+        read = partial(studies.read_patients, load(checkpoint), patients, draws)
+        yield step("patients from elsewhere", "patient_readings", read, model_id=model_id)
     export_onnx(read_checkpoint(checkpoint), checkpoint.with_suffix(".onnx"), root / "examples", print)
     report.write(root)
     yield "README and cards: done"

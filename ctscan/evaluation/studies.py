@@ -6,6 +6,7 @@ control         a training that must fail, on the same folds
 calibrate       temperature and conformal sets from the recipe's answers out of fold
 explain         the checkpoint's maps put to the test; whole scans, outlined slices against the others
 score_outside   class folders from elsewhere
+read_patients   patients from elsewhere with known histology
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from ctscan.evaluation.cross_validation import (
 from ctscan.evaluation.histogram import body_quantiles, match
 from ctscan.evaluation.intervals import Answers, average, bootstrap, difference, evaluate
 from ctscan.evaluation.maps import judge_maps
+from ctscan.evaluation.patients import judge_patients, read_cases
 from ctscan.evaluation.volumes import judge_volumes
 from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.inference.classifier import Classifier, load
@@ -49,6 +51,7 @@ from ctscan.results.records import (
     Difference,
     Evaluation,
     MapTests,
+    PatientReadings,
     PublishedEvaluation,
     Reading,
     Score,
@@ -198,8 +201,8 @@ def control(
         DataError: As `cross_validate`, or the two recipes show other things to the network.
     """
     of = about or recipe
-    if (of.crop, of.tone, of.surround) != (recipe.crop, recipe.tone, recipe.surround):
-        raise DataError("A control must have the crop, tone and surround of the recipe that it is about.")
+    if replace(of.preprocess, size=recipe.size) != recipe.preprocess:
+        raise DataError("A control must have the crop, tone, surround and pool of the recipe that it is about.")
     shuffles = range(SHUFFLES) if kind == "shuffled_labels" else ()
     pools = [shuffle_labels(setting.pool, seed) for seed in shuffles] or [setting.pool]
     repeats = []
@@ -317,3 +320,8 @@ def score_outside(folder: Path, classifier: Classifier, draws: int = 1000) -> tu
         two = np.log(np.clip(np.stack([1 - normal, normal], axis=1), 1e-12, 1)).astype(np.float32)
         answers = replace(answers, logits=two)
     return evaluate(answers, keys, draws, folder.name), len(data.skipped), int((~scored).sum())
+
+
+def read_patients(classifier: Classifier, folder: Path, draws: int = 1000) -> PatientReadings:
+    """Patients from elsewhere with known histology. Raises DataError where the folder is not as `read_cases` says."""
+    return judge_patients(classifier, read_cases(folder), draws)

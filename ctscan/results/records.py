@@ -276,6 +276,44 @@ class VolumeReadings(Entry):
     free: tuple[Alarms, ...]
 
 
+class PatientWindow(Record):
+    """What a model says of patients with known histology under one window; intervals over patients."""
+
+    window: str
+    adenocarcinoma: int  # patients
+    squamous: int
+    subtype: Estimate | None  # AUROC of the one against the other, by patient
+    lesions: int  # slices that show one
+    free: int  # slices of patients without a lung cancer that is known of
+    free_patients: int
+    lesion: Estimate | None  # AUROC of the one against the other, by slice
+    alarms: int  # of `free`, those whose likeliest class is a tumour
+    refused: int
+    unusual: int
+    boxes: int  # slices with an expert's box of the lesion
+    hits: int  # of these, those whose strongest evidence lies in it
+    hits_of_centre: int  # those in whose box the centre of the thorax lies
+    inside: Defined  # mean share of the evidence that lies in the box
+    even: Defined  # mean share of the thorax that the box covers
+
+
+class Agreement(Record):
+    """Slices of the patients with the same likeliest class under two windows."""
+
+    windows: tuple[str, str]
+    same: int
+
+
+class PatientReadings(Entry):
+    """What a model says of patients from elsewhere, one entry a model."""
+
+    model_id: str
+    patients: int
+    slices: int
+    windows: tuple[PatientWindow, ...]
+    agreement: tuple[Agreement, ...]
+
+
 class Search(Entry):
     """The newest search for a recipe, summed up."""
 
@@ -298,6 +336,7 @@ class Ledger(Record):
     confidences: tuple[Confidence, ...] = ()
     map_tests: tuple[MapTests, ...] = ()
     volume_readings: tuple[VolumeReadings, ...] = ()
+    patient_readings: tuple[PatientReadings, ...] = ()
     searches: tuple[Search, ...] = ()
 
     def put(self, entry: Entry) -> Ledger:

@@ -43,6 +43,7 @@ class Facts:
     confidence: records.Confidence | None = None
     maps: records.MapTests | None = None
     volumes: records.VolumeReadings | None = None
+    patients: records.PatientReadings | None = None  # from elsewhere, with known histology
     search: records.Search | None = None
 
     @property
@@ -126,5 +127,6 @@ def facts_of(ledger: Ledger, card: Card) -> Facts:
         confidence=_newest(ledger.confidences, recipe=recipe, threshold=headline),
         maps=_newest(ledger.map_tests, model_id=model),
         volumes=_newest(ledger.volume_readings, model_id=model),
+        patients=_newest(ledger.patient_readings, model_id=model),
         search=_newest(ledger.searches),
     )
