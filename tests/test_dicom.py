@@ -146,7 +146,7 @@ def test_a_compressed_phantom_comes_back_within_one_unit(syntax: str, signed: bo
     assert np.abs(units_of(read_slice(data, window=WIDE)) - PHANTOM).max() < 1
 
 
-@pytest.mark.parametrize("syntax", [uid.HTJ2KLossless, uid.MPEG2MPML])
+@pytest.mark.parametrize("syntax", [uid.HTJ2KLossless, uid.MPEG2MPML, uid.JPEGExtended12Bit])
 def test_what_has_no_decoder_is_named(syntax: str) -> None:
     file = make()
     file.file_meta.TransferSyntaxUID = uid.UID(syntax)

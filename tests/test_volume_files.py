@@ -49,9 +49,15 @@ def nifti(axes: str = "LPS", kind: Any = nibabel.Nifti1Image, dtype: str = "<i2"
     return data
 
 
-def nrrd_of(axes: str = "LPS", dtype: str = "<i2", space: str = "right-anterior-superior", **fields: Any) -> bytes:
+def nrrd_of(
+    axes: str = "LPS",
+    dtype: str = "<i2",
+    space: str = "right-anterior-superior",
+    units: np.ndarray = UNITS,
+    **fields: Any,
+) -> bytes:
     """By pynrrd; what nibabel calls an affine is in its axes to the right and the front."""
-    image = in_axes(axes)
+    image = in_axes(axes, values=units)
     signs = np.array([-1.0, -1.0, 1.0]) if space.lower() in ("lps", "left-posterior-superior") else np.ones(3)
     header = {
         "space": space,

@@ -169,7 +169,8 @@ def _syntax(file: Dataset) -> uid.UID:
         meta.TransferSyntaxUID = guessed if little else uid.ExplicitVRBigEndian
         file.file_meta = meta
     syntax = meta.TransferSyntaxUID
-    if syntax in PLUGINS:
+    is_deep = syntax == uid.JPEGExtended12Bit and int(file.get("BitsStored", 8)) > 8  # of which GDCM has 8 bits alone
+    if syntax in PLUGINS and not is_deep:
         return uid.UID(syntax)
     if syntax in UID_dictionary:
         raise UnreadableSlice(Notice("no_decoder", {"syntax": uid.UID(syntax).name}))
