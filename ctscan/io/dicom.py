@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 from pydicom.pixels.utils import pixel_array
@@ -44,7 +45,7 @@ PLUGINS = dict.fromkeys(NATIVE, "") | {uid.RLELossless: "pydicom"}
 PLUGINS |= dict.fromkeys(
     (
         uid.JPEGBaseline8Bit,
-        uid.JPEGExtended12Bit,  # of 8 bits
+        uid.JPEGExtended12Bit,
         uid.JPEGLossless,
         uid.JPEGLosslessSV1,
         uid.JPEGLSLossless,
@@ -146,7 +147,10 @@ def _read(data: bytes, slice: int | None, window: Window | None) -> Slice:
     check_size(width, height)
     frame, notices = pick(_frames(file), slice)
     _refuse_scouts(file, frame)
-    stored = pixel_array(file, index=frame, raw=True, decoding_plugin=PLUGINS[syntax])
+    if syntax == uid.JPEGExtended12Bit and int(file.BitsStored) > 8:
+        stored = _decode_extended(file, frame)
+    else:
+        stored = pixel_array(file, index=frame, raw=True, decoding_plugin=PLUGINS[syntax])
     if stored.shape != (height, width):
         raise UnreadableSlice(DAMAGED)
     values, is_hu = _rescale(file, frame, stored)
@@ -160,6 +164,25 @@ def _read(data: bytes, slice: int | None, window: Window | None) -> Slice:
     return Slice(pixels, notices, 0.0, unit, spacing, is_radiological, shown, _position(file, frame))
 
 
+def _decode_extended(file: Dataset, frame: int) -> NDArray[np.int32]:
+    """JPEG extended of 12 bits, which GDCM reads, and which pydicom does not ask it for."""
+    fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
+    fragment.SetByteStringValue(get_frame(file.PixelData, frame, number_of_frames=_frames(file)))
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((file.Columns, file.Rows, 1))
+    image.SetDataElement(element)
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
+    decoded = image.GetBuffer().encode("utf-8", "surrogateescape")  # GDCM gives bytes as text
+    values = np.frombuffer(decoded, np.uint16).reshape(file.Rows, file.Columns).astype(np.int32)
+    return values - ((values & 0x800) << 1) if file.PixelRepresentation else values
+
+
 def _syntax(file: Dataset) -> uid.UID:
     """The transfer syntax, guessed where no file meta states it. Raises UnreadableSlice for what nothing here reads."""
     meta = getattr(file, "file_meta", None) or FileMetaDataset()
@@ -169,8 +192,7 @@ def _syntax(file: Dataset) -> uid.UID:
         meta.TransferSyntaxUID = guessed if little else uid.ExplicitVRBigEndian
         file.file_meta = meta
     syntax = meta.TransferSyntaxUID
-    is_deep = syntax == uid.JPEGExtended12Bit and int(file.get("BitsStored", 8)) > 8  # of which GDCM has 8 bits alone
-    if syntax in PLUGINS and not is_deep:
+    if syntax in PLUGINS:
         return uid.UID(syntax)
     if syntax in UID_dictionary:
         raise UnreadableSlice(Notice("no_decoder", {"syntax": uid.UID(syntax).name}))
