@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from ctscan.errors import UnreadableSlice
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.inference.classifier import read
 from ctscan.io.images import Slice, read_slice
-from ctscan.io.sandbox import Decoder
 
 CANARY = "Canary^Cornelia"
 CT, ENHANCED = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
@@ -339,49 +337,6 @@ def test_nothing_names_anybody(capfd: pytest.CaptureFixture[str], caplog: pytest
         printed = capfd.readouterr()
         for text in (said, caplog.text, printed.out, printed.err):
             assert not any(word in text for word in ("Canary", "Cornelia", "1970", "1.2.3"))
-
-
-def nested(depth: int) -> bytes:
-    """A sequence in a sequence, and so on, all of undefined length, which is read though nobody asks for it."""
-    open_ = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
-    return write(make())[: 132 + 12 + struct.unpack_from("<I", write(make()), 140)[0]] + open_ * depth
-
-
-def with_items(count: int) -> bytes:
-    meta = write(make())[: 132 + 12 + struct.unpack_from("<I", write(make()), 140)[0]]
-    return meta + b"\x00\x52\x29\x92SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\0\0\0\0" * count
-
-
-def deflated_bomb() -> bytes:
-    whole = in_syntax(uid.DeflatedExplicitVRLittleEndian)
-    start = 132 + 12 + struct.unpack_from("<I", whole, 140)[0]
-    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return whole[:start] + b"".join(packer.compress(bytes(1 << 24)) for _ in range(64)) + packer.flush()
-
-
-HOSTILE: dict[str, Callable[[], bytes]] = {
-    "deep sequences": lambda: nested(20_000),
-    "a million empty items": lambda: with_items(1_000_000),
-    "a bomb": deflated_bomb,
-    "encapsulation cut short": lambda: in_syntax(uid.RLELossless)[:-3000],
-    "a length that lies": lambda: write(make()).replace(b"OW\0\0", b"OW\0\0\xff\xff\xff\x7f", 1)[:-5000],
-    "frames that are not there": lambda: write(make(NumberOfFrames=2_000_000_000)),
-}
-
-
-@pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_files_end_in_a_sentence_and_the_next_is_read(what: str) -> None:
-    decoder = Decoder(children=1)
-    try:
-        decoder.wait_until_ready()
-        with pytest.raises(UnreadableSlice):
-            decoder.read(HOSTILE[what]())
-        again = decoder.read(write(make()), window="lung")
-        here = read_slice(write(make()), window="lung")
-    finally:
-        decoder.close()
-    assert (again.pixels == here.pixels).all()
-    assert vars(again) | {"pixels": 0} == vars(here) | {"pixels": 0}
 
 
 def test_damaged_files_are_read_or_refused() -> None:

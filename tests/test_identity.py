@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import io
 import json
 import struct
@@ -12,12 +13,14 @@ import sys
 import traceback
 import urllib.error
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Iterator
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nibabel
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -29,6 +32,8 @@ from ctscan.imaging.phantom import draw_phantom
 from ctscan.inference.classifier import Classifier
 from ctscan.io.images import Slice, read_slice
 from tests.conftest import ANSWERED, ROOT, App, running_app
+from tests.test_dicom import make as make_dicom
+from tests.test_dicom import write as write_dicom
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -98,6 +103,63 @@ MARKED = {
     "marked.webp": save("WEBP", lossless=True, exif=exif(), xmp=XMP),
     "marked.bmp": save("BMP") + CANARY.encode(),
 }
+
+
+def dicom() -> bytes:
+    """Names, ids, dates and texts in the elements for them, in private ones and in the file meta information."""
+    units = (np.asarray(PICTURE).astype(np.int16) - 128) * 8
+    file = make_dicom(units, PatientName=CANARY, PatientID=CANARY, PatientComments=CANARY, ImageComments=CANARY)
+    file.StudyInstanceUID = file.SeriesInstanceUID = file.SOPInstanceUID = "1.2.19700101"
+    file.PatientBirthDate, file.ImagePositionPatient = "19700101", [0, 0, 1]
+    file.file_meta.ImplementationVersionName = CANARY[:16]
+    file.add_new(0x00091001, "LO", CANARY)
+    return write_dicom(file)
+
+
+def nifti() -> bytes:
+    """All text fields of the header, and an extension."""
+    units = (np.asarray(PICTURE).astype(np.int16).T - 128) * 8
+    image = nibabel.Nifti1Image(np.stack([units] * 2, axis=-1), np.diag([-1.0, -1, 1, 1]))
+    for name, length in (("descrip", 80), ("aux_file", 24), ("db_name", 18), ("intent_name", 16)):
+        image.header[name] = CANARY[:length].encode()
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", CANARY.encode()))
+    data: bytes = image.to_bytes()
+    return data
+
+
+def nrrd() -> bytes:
+    """A comment, a field and a key of the file's own."""
+    head = f"NRRD0004\n# {CANARY}\ncontent: {CANARY}\ntype: int16\ndimension: 3\nspace: LPS\nsizes: 400 300 2\n"
+    head += "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\nencoding: raw\nendian: little\n"
+    units = (np.asarray(PICTURE).astype("<i2") - 128) * 8
+    return f"{head}patient:={CANARY}\n\n".encode() + np.stack([units] * 2).tobytes()
+
+
+def packed(data: bytes) -> bytes:
+    """By gzip, which keeps a name."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(f"{CANARY}.nii", "wb", fileobj=buffer) as packer:
+        packer.write(data)
+    return buffer.getvalue()
+
+
+def series() -> bytes:
+    """A zip with names and a comment."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.comment = CANARY.encode()
+        archive.writestr(f"{CANARY}/1.dcm", dicom())
+        archive.writestr(f"{CANARY}/report.txt", CANARY)
+    return buffer.getvalue()
+
+
+MEDICAL = {
+    "marked.dcm": dicom(),
+    "marked.nii": nifti(),
+    "marked.nii.gz": packed(nifti()),
+    "marked.nrrd": nrrd(),
+    "marked.zip": series(),
+}
 NO_PICTURES = {
     "text.png": f"{CANARY}, born 1970".encode(),
     "letter.pdf": f"%PDF-1.7 {CANARY}".encode(),
@@ -106,9 +168,10 @@ NO_PICTURES = {
 }
 BROKEN = {f"cut-{name}": data[: len(data) - 40] for name, data in MARKED.items() if name != "marked.bmp"} | {
     "cut-marked.bmp": MARKED["marked.bmp"][:-10_000] + CANARY.encode(),
+    **{f"cut-{name}": data[:-4000] for name, data in MEDICAL.items()},
     "forged.png": MARKED["marked.png"].replace(b"IDAT", CANARY[:4].encode(), 1),
 }
-FILES = MARKED | BROKEN | NO_PICTURES
+FILES = MARKED | MEDICAL | BROKEN | NO_PICTURES
 
 
 def betrays(data: bytes) -> bool:
@@ -130,6 +193,8 @@ def test_every_file_holds_the_canary_and_only_the_marked_ones_are_read(name: str
     assert betrays(FILES[name])
     if name in MARKED:
         assert read_slice(FILES[name]).notices == ()
+    elif name in MEDICAL:
+        assert read_slice(FILES[name]).unit == "HU"
     else:
         with pytest.raises(UnreadableSlice):
             read_slice(FILES[name])
@@ -142,6 +207,20 @@ def test_a_slice_holds_pixels_and_sentences_only(name: str) -> None:
     assert set(vars(slice_)) == {"pixels", "notices", "colour"} | facts.keys()
     assert type(slice_.colour) is float
     assert {name: vars(slice_)[name] for name in facts} == facts
+    assert_holds_no_bytes_of_the_file(slice_)
+
+
+@pytest.mark.parametrize("name", MEDICAL)
+def test_a_slice_of_a_medical_file_holds_numbers_and_sentences_besides(name: str) -> None:
+    slice_ = read_slice(MEDICAL[name], window="lung")
+    assert (slice_.unit, slice_.window, slice_.is_radiological) == ("HU", (-600, 1500), True)
+    assert all(type(length) is float for length in slice_.spacing or ())
+    assert type(slice_.position) is float
+    assert not any(isinstance(value, str) for notice in slice_.notices for value in notice.values.values())
+    assert_holds_no_bytes_of_the_file(slice_)
+
+
+def assert_holds_no_bytes_of_the_file(slice_: Slice) -> None:
     assert not slice_.pixels.flags.writeable
     assert slice_.pixels.dtype == np.float32
     assert not betrays(f"{slice_!r}{slice_.notices}".encode() + slice_.pixels.tobytes())
