@@ -7,18 +7,18 @@ error and exit status 2, and that is done here alone. Torch and what needs it ar
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ctscan import files
+from ctscan import files, flags
 from ctscan.bundle import MODEL, bundled
 from ctscan.errors import CtscanError
 
@@ -31,31 +31,6 @@ if TYPE_CHECKING:
 MENDABLE, INTERRUPTED, READER_GONE = 2, 130, 141  # exit statuses; the last two are a shell's for SIGINT and SIGPIPE
 RUNS = Path("runs")
 PACKAGES = {"sklearn": "scikit-learn", "skimage": "scikit-image"}  # module -> what pip calls it, where that differs
-
-
-def file_option(help_: str) -> Any:
-    """A flag that takes a file."""
-    return typer.Option(metavar="FILE", help=help_)
-
-
-def folder_option(help_: str) -> Any:
-    """A flag that takes a folder."""
-    return typer.Option(metavar="DIR", help=help_)
-
-
-Device = Literal["auto", "cpu", "cuda"]
-RecipeName = Literal["ctscan", "plain", "seed"]
-ControlName = Literal["shuffled_labels", "border_only", "lungs_black", "tone_only"]
-Data = Annotated[Path, folder_option("with train/, valid/ and test/, a folder a class in each")]
-Pictures = Annotated[Path, folder_option("with ct_chest/, ct_other/ and notct/")]
-Root = Annotated[Path, folder_option("a checkout of ctscan")]
-Runs = Annotated[Path, folder_option("logs and folds, from which runs resume")]
-Checkpoint = Annotated[Path | None, file_option("a checkpoint  [default: the one ctscan brings]")]
-Ledger = Annotated[Path | None, file_option("keeps the results  [default: metrics.json beside the checkpoint]")]
-Init = Annotated[Path | None, file_option("starting weights as safetensors, instead of torchvision's download")]
-Changes = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="change a field of the recipe")]
-Threshold = Annotated[float, typer.Option(min=0, max=1, help="correlation that joins slices to a visual group")]
-Draws = Annotated[int, typer.Option(min=100, help="of visual groups, for the intervals")]
 
 app = typer.Typer(
     help="An explained classifier of chest CT slices. For education and research, not for diagnosis.",
@@ -79,8 +54,8 @@ def predict(
     series: Annotated[
         bool, typer.Option("--series", help="all slices of a folder, zip or volume, from the feet up")
     ] = False,
-    checkpoint: Checkpoint = None,
-    device: Device = "cpu",
+    checkpoint: flags.Checkpoint = None,
+    device: flags.Device = "cpu",
 ) -> int:
     """Answer for each file: one line of JSON a file, in order, as the page's API gives it; with --series, a slice."""
     from contextlib import closing
@@ -116,23 +91,23 @@ def predict(
 
 @app.command()
 def train(
-    data: Data,
-    out: Annotated[Path, file_option("the checkpoint to write")] = Path(MODEL),
-    recipe: RecipeName = "ctscan",
-    changes: Changes = None,
-    ledger: Annotated[Path | None, file_option("keeps the scores  [default: metrics.json beside --out]")] = None,
+    data: flags.Data,
+    out: Annotated[Path, flags.file_option("the checkpoint to write")] = Path(MODEL),
+    recipe: flags.RecipeName = "ctscan",
+    changes: flags.Changes = None,
+    ledger: Annotated[Path | None, flags.file_option("keeps the scores  [default: metrics.json beside --out]")] = None,
     read_test: Annotated[bool, typer.Option(help="score the test split once, at the end")] = True,
     force: Annotated[bool, typer.Option("--force", help="replace the file of --out")] = False,
-    init: Init = None,
-    runs: Runs = RUNS,
-    device: Device = "auto",
+    init: flags.Init = None,
+    runs: flags.Runs = RUNS,
+    device: flags.Device = "auto",
 ) -> None:
     """Train a classifier. The best epoch is chosen on valid; Ctrl-C keeps the best so far."""
     from ctscan.evaluation.cross_validation import check_ledger
     from ctscan.evaluation.studies import reading
     from ctscan.training import trainer
 
-    book = ledger or out.parent / "metrics.json"
+    book = place(ledger or place(out, "--out").parent / "metrics.json", "--ledger")
     check_ledger(book)
     made = trainer.train(
         data, chosen(recipe, changes), out, init=init, runs=runs, device=device, force=force, read_test=read_test
@@ -144,38 +119,41 @@ def train(
 
 @app.command()
 def evaluate(
-    data: Annotated[Path | None, folder_option("as for train")] = None,
+    data: Annotated[Path | None, flags.folder_option("as for train")] = None,
     folder: Annotated[
-        Path | None, folder_option("instead: class folders from elsewhere, our classes or tumour and normal")
+        Path | None, flags.folder_option("instead: class folders from elsewhere, our classes or tumour and normal")
     ] = None,
     cross_validate: Annotated[
         bool, typer.Option("--cross-validate", help="the recipe, on folds that share no visual group")
     ] = False,
     against: Annotated[
-        RecipeName | None, typer.Option(help="the same, and the difference to another recipe, whose folds are there")
+        flags.RecipeName | None,
+        typer.Option(help="the same, and the difference to another recipe, whose folds are there"),
     ] = None,
-    control: Annotated[ControlName | None, typer.Option(help="a training that must fail, on the same folds")] = None,
+    control: Annotated[
+        flags.ControlName | None, typer.Option(help="a training that must fail, on the same folds")
+    ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="temperature and sets from folds that are there, for the checkpoint")
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="put the checkpoint's maps to the test")] = False,
     volumes: Annotated[
         Path | None,
-        folder_option("the same, and scans: NAME_image.nrrd with NAME_label.nrrd, chest*.nii.gz without a mass"),
+        flags.folder_option("the same, and scans: NAME_image.nrrd with NAME_label.nrrd, chest*.nii.gz without a mass"),
     ] = None,
     patients: Annotated[
-        Path | None, folder_option("instead: patients with known histology, listed in manifest.csv")
+        Path | None, flags.folder_option("instead: patients with known histology, listed in manifest.csv")
     ] = None,
-    recipe: RecipeName = "ctscan",
-    changes: Changes = None,
-    threshold: Threshold = 0.90,
+    recipe: flags.RecipeName = "ctscan",
+    changes: flags.Changes = None,
+    threshold: flags.Threshold = 0.90,
     folds: Annotated[int, typer.Option(min=1, max=5, help="train so many of the five folds")] = 5,
-    draws: Draws = 1000,
-    checkpoint: Checkpoint = None,
-    ledger: Ledger = None,
-    init: Init = None,
-    runs: Runs = RUNS,
-    device: Device = "auto",
+    draws: flags.Draws = 1000,
+    checkpoint: flags.Checkpoint = None,
+    ledger: flags.Ledger = None,
+    init: flags.Init = None,
+    runs: flags.Runs = RUNS,
+    device: flags.Device = "auto",
 ) -> None:
     """Say what a checkpoint is worth on test; with a flag, what its recipe, its scores or its maps are worth."""
     from ctscan.evaluation import studies
@@ -196,7 +174,7 @@ def evaluate(
         check_ledger(book)
         keep(book, studies.read_patients(classifier, patients, draws))
     if data:
-        check_ledger(book)
+        check_ledger(place(book, "--ledger"))
         setting = open_setting(
             data, path.parent / "manifest.json", threshold=threshold, runs=runs, draws=draws, device=device, init=init
         )
@@ -216,10 +194,12 @@ def evaluate(
 
 @app.command()
 def audit(
-    data: Data,
-    manifest: Annotated[Path | None, file_option("write hashes, groups and folds: no picture, no file name")] = None,
-    report: Annotated[Path | None, file_option("write an HTML file with pictures, for the data's owner")] = None,
-    ledger: Annotated[Path | None, file_option("add the counts to this metrics.json")] = None,
+    data: flags.Data,
+    manifest: Annotated[
+        Path | None, flags.file_option("write hashes, groups and folds: no picture, no file name")
+    ] = None,
+    report: Annotated[Path | None, flags.file_option("write an HTML file with pictures, for the data's owner")] = None,
+    ledger: Annotated[Path | None, flags.file_option("add the counts to this metrics.json")] = None,
 ) -> None:
     """Find copies, conflicting labels and visual groups in a data folder."""
     from ctscan.evaluation.studies import count_copies
@@ -227,8 +207,9 @@ def audit(
     from ctscan.training import audit as auditing
     from ctscan.training.data import read_dataset
 
-    for path in filter(None, (manifest, report, ledger)):
-        files.prepare(path)
+    for flag, path in {"--manifest": manifest, "--report": report, "--ledger": ledger}.items():
+        if path:
+            place(path, flag)
     found = auditing.audit(read_dataset(data, most_unreadable=1))
     for _, line in found.data.skipped:
         say(line)
@@ -243,26 +224,28 @@ def audit(
 
 
 @app.command()
-def gate(data: Data, pictures: Pictures, checkpoint: Checkpoint = None, runs: Runs = RUNS) -> None:
+def gate(
+    data: flags.Data, pictures: flags.Pictures, checkpoint: flags.Checkpoint = None, runs: flags.Runs = RUNS
+) -> None:
     """Fit the input gate of a checkpoint, and measure it on pictures that it has not seen."""
     from ctscan.evaluation.cross_validation import open_setting
     from ctscan.evaluation.gate import fit_gate
 
-    path = checkpoint or bundled(MODEL)
+    path = place(checkpoint or bundled(MODEL), "--checkpoint")
     setting = open_setting(data, path.parent / "manifest.json", runs=runs)
     keep(path.parent / "metrics.json", fit_gate(setting, path, pictures))
 
 
 @app.command()
 def search(
-    data: Data,
+    data: flags.Data,
     trials: Annotated[int, typer.Option(min=1, help="how many there are to be, with those of earlier calls")] = 20,
-    recipe: RecipeName = "ctscan",
-    changes: Changes = None,
-    ledger: Annotated[Path | None, file_option("keeps the summary")] = None,
-    init: Init = None,
-    runs: Runs = RUNS,
-    device: Device = "auto",
+    recipe: flags.RecipeName = "ctscan",
+    changes: flags.Changes = None,
+    ledger: Annotated[Path | None, flags.file_option("keeps the summary")] = None,
+    init: flags.Init = None,
+    runs: flags.Runs = RUNS,
+    device: flags.Device = "auto",
 ) -> None:
     """Search for a recipe on two grouped folds; the same call goes on where Ctrl-C ended it."""
     from ctscan.evaluation import search as searching
@@ -270,6 +253,8 @@ def search(
     from ctscan.results.ledger import update
     from ctscan.training.weights import imagenet_weights
 
+    if ledger:
+        place(ledger, "--ledger")
     setting = open_setting(data, bundled("checkpoints/manifest.json"), runs=runs)
     entry = searching.search(chosen(recipe, changes), setting.pool, imagenet_weights(init), runs, trials, device)
     if ledger:
@@ -279,11 +264,11 @@ def search(
 
 @app.command()
 def export(
-    onnx: Annotated[Path | None, file_option("the ONNX file to write")] = None,
+    onnx: Annotated[Path | None, flags.file_option("the ONNX file to write")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="quantise it; needs --data")] = False,
-    data: Annotated[Path | None, folder_option("folder with train/ (calibrates) and valid/ (scores)")] = None,
+    data: Annotated[Path | None, flags.folder_option("folder with train/ (calibrates) and valid/ (scores)")] = None,
     force: Annotated[bool, typer.Option("--force", help="write the int8 file however much accuracy it loses")] = False,
-    checkpoint: Checkpoint = None,
+    checkpoint: flags.Checkpoint = None,
 ) -> None:
     """Write a checkpoint as an ONNX file, held against PyTorch before it is written."""
     from ctscan.export import MAX_LOSS, export_int8, export_onnx
@@ -292,8 +277,7 @@ def export(
 
     if int8 and not data:
         raise CtscanError("--int8 needs --data.")
-    path = onnx or bundled("checkpoints") / ("resnet18.int8.onnx" if int8 else "resnet18.onnx")
-    files.prepare(path)
+    path = place(onnx or bundled("checkpoints") / ("resnet18.int8.onnx" if int8 else "resnet18.onnx"), "--onnx")
     examples, write = bundled("examples"), partial(print, flush=True)
     model = read_checkpoint(checkpoint or bundled(MODEL))
     if data and int8:
@@ -304,7 +288,7 @@ def export(
 
 
 @app.command()
-def report(root: Root = Path()) -> None:
+def report(root: flags.Root = Path()) -> None:
     """Write the numbers in README.md and the cards anew."""
     from ctscan.results.report import write
 
@@ -313,21 +297,22 @@ def report(root: Root = Path()) -> None:
 
 @app.command()
 def reproduce(
-    data: Data,
-    pictures: Annotated[Path | None, folder_option("as for gate, whose step is left out without it")] = None,
-    volumes: Annotated[Path | None, folder_option("scans, as for evaluate")] = None,
-    patients: Annotated[Path | None, folder_option("as for evaluate")] = None,
-    root: Root = Path(),
-    recipe: RecipeName = "ctscan",
-    changes: Changes = None,
-    draws: Draws = 1000,
-    init: Init = None,
-    runs: Runs = RUNS,
-    device: Device = "auto",
+    data: flags.Data,
+    pictures: Annotated[Path | None, flags.folder_option("as for gate, whose step is left out without it")] = None,
+    volumes: Annotated[Path | None, flags.folder_option("scans, as for evaluate")] = None,
+    patients: Annotated[Path | None, flags.folder_option("as for evaluate")] = None,
+    root: flags.Root = Path(),
+    recipe: flags.RecipeName = "ctscan",
+    changes: flags.Changes = None,
+    draws: flags.Draws = 1000,
+    init: flags.Init = None,
+    runs: flags.Runs = RUNS,
+    device: flags.Device = "auto",
 ) -> None:
     """Run the whole chain, from training to README and cards; what is there already is not done again."""
     from ctscan.reproduce import reproduce as run
 
+    place(root / "checkpoints" / "metrics.json", "--root")
     steps = run(
         root, data, chosen(recipe, changes),
         pictures=pictures, volumes=volumes, patients=patients, init=init, runs=runs, draws=draws, device=device,
@@ -336,7 +321,7 @@ def reproduce(
         print(line, flush=True)
 
 
-def chosen(name: RecipeName, changes: list[str] | None) -> Recipe:
+def chosen(name: flags.RecipeName, changes: list[str] | None) -> Recipe:
     """A known recipe with the changes of `--set`. Raises DataError."""
     from ctscan.training.recipe import RECIPES, override
 
@@ -353,20 +338,19 @@ def keep(ledger: Path, *entries: Entry) -> None:
 
 
 def show(record: BaseModel) -> None:
-    """Print a record, a figure a line; an estimate as `0.81 (0.74 to 0.87)`."""
+    """Print a record, a figure a line."""
+    from ctscan.results.records import figures
 
-    def lines(name: str, value: Any) -> Iterator[str]:
-        parts = dict(enumerate(value)) if isinstance(value, tuple) and value and isinstance(value[0], dict) else value
-        if isinstance(parts, dict) and not {"value", "low", "high"} <= parts.keys():
-            for key, inner in parts.items():
-                yield from lines(f"{name}.{key}" if name else key, inner)
-        elif isinstance(parts, dict):
-            yield f"{name:<60} {parts['value']:.3f} ({parts['low']:.3f} to {parts['high']:.3f})"
-        elif value is not None:
-            yield f"{name:<60} {value:.3f}" if isinstance(value, float) else f"{name:<60} {value}"
+    print(*figures("", record.model_dump()), sep="\n")
 
-    for line in lines("", record.model_dump()):
-        print(line)
+
+def place(path: Path, flag: str) -> Path:
+    """The path as it is. Raises CtscanError, which names the flag, where no file can be written there."""
+    try:
+        files.prepare(path)
+    except CtscanError as error:
+        raise CtscanError(f"{str(error).rstrip('.')}; try another {flag}.") from None
+    return path
 
 
 def say(line: object) -> int:
@@ -386,6 +370,7 @@ def main(arguments: list[str] | None = None) -> int:
         reads the output has gone.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # or it tells of its caches to who has no home
     if isinstance(sys.stdout, TextIOWrapper):  # a path may have letters that the terminal has not
         sys.stdout.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)

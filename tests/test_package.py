@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 import ctscan
 from ctscan.bundle import bundled
+from tests.caller import Caller
+from tests.conftest import free_port, wait_until
+from tests.samples import write_data
+from tests.test_anywhere import is_up
 
 ROOT = Path(__file__).parent.parent
 REQUIREMENTS = sorted(ROOT.glob("requirements*.txt"))
@@ -117,6 +124,95 @@ def test_an_installed_wheel_predicts_without_home_and_with_nothing_to_write_to(i
     assert json.loads(done.stdout)["verdict"] == "ok"
     assert [p for p in tmp_path.iterdir() if p.name != "slice.png"] == []
     assert [p for p in sorted(site.rglob("*")) if p not in before and "__pycache__" not in p.parts] == []
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """In front of a command: it runs as nobody, without a name or a home, who may read all and write nowhere."""
+    may = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # root's own folders may be closed
+    becomes = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", *may]
+    if shutil.which("setpriv") is None or subprocess.run([*becomes, "true"], check=False).returncode:
+        pytest.skip("only root becomes somebody else")
+    return becomes
+
+
+@pytest.fixture
+def lobby() -> Iterator[Path]:
+    """A folder that everybody may read, which pytest's own are not."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def run_as(stranger: list[str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A command of somebody else, in a folder where nobody writes."""
+    command, *rest = [*stranger, *map(str, arguments)]
+    return run(Path(command), *rest, cwd=Path("/"))
+
+
+@pytest.mark.slow
+def test_nobody_predicts_from_anywhere(installed: Path, stranger: list[str]) -> None:
+    done = run_as(stranger, installed.with_name("ctscan"), "predict", min(bundled("examples").glob("*.png")))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["verdict"] == "ok"
+
+
+@pytest.mark.slow
+def test_nobody_serves_the_page_from_anywhere(installed: Path, stranger: list[str], lobby: Path) -> None:
+    """By the program that lies in no checkout, with the model that was installed."""
+    program, temporary, port = lobby / "app.py", lobby / "temporary", free_port()
+    shutil.copy(ROOT / "app.py", program)
+    temporary.mkdir()
+    temporary.chmod(0o777)
+    kept = {"PATH": os.environ["PATH"], "TMPDIR": str(temporary)}
+    command = [*stranger, str(installed), str(program), "--port", str(port)]
+    with subprocess.Popen(command, cwd="/", env=kept, stderr=subprocess.PIPE, text=True) as process:
+        caller = Caller(f"http://127.0.0.1:{port}")
+        try:
+            wait_until(lambda: process.poll() is not None or is_up(caller), 90)
+            example = min(bundled("examples").glob("*.png")).read_bytes()
+            assert caller.classify(example)["verdict"] == "ok"
+        finally:
+            process.terminate()
+        assert process.communicate()[1] == ""
+        assert process.returncode == 0
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        ("export", "--onnx"),
+        ("evaluate --data {data}", "--ledger"),
+        ("train --data {data}", "--out"),
+        ("train --data {data} --out /dev/shm/never", "--init"),
+        ("gate --data {data} --pictures {data}", "--checkpoint"),
+        ("search --data {data}", "--init"),
+        ("audit --data {data} --manifest m.json", "--manifest"),
+        ("reproduce --data {data}", "--root"),
+        ("report", "--root"),
+    ],
+)
+def test_what_nobody_may_write_or_nothing_brings_is_one_line_that_names_the_flag(
+    line: str, flag: str, installed: Path, stranger: list[str], lobby: Path
+) -> None:
+    data = write_data(lobby / "data", {"train": 4, "valid": 1, "test": 1}, seed=500)
+    done = run_as(stranger, installed.with_name("ctscan"), *line.format(data=data).split())
+    assert done.returncode == 2
+    said = [text for text in done.stderr.replace("\r", "\n").splitlines() if text.startswith("ctscan: ")]
+    assert len(said) == 1
+    assert flag in said[0]
+    assert not [word for word in ("Traceback", "atplotlib") if word in done.stderr]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "evaluate", "search", "export", "gate", "reproduce"])
+def test_help_needs_no_file(command: str, installed: Path, stranger: list[str]) -> None:
+    done = run_as(stranger, installed.with_name("ctscan"), command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--" in done.stdout
 
 
 @pytest.mark.slow

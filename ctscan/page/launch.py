@@ -59,16 +59,16 @@ def parse_flags(
 
 
 def clean(environment: MutableMapping[str, str], folder: str) -> None:
-    """Leave Gradio what it is to know, and torch its folder; they read variables when they are imported, and later.
+    """Leave Gradio what it is to know, and others their folder; they read variables when they are imported, and later.
 
     Args:
         environment: Of the process.
-        folder: Where both may make their empty folders; nothing that is sent is written to it or anywhere else.
+        folder: Where Gradio, torch and Matplotlib may make their own; no picture that is sent is ever written.
     """
     for name in list(environment):
         if name.startswith("GRADIO_") or name.lower() in PROXIES:
             del environment[name]
-    environment.update(GRADIO, GRADIO_TEMP_DIR=folder, TORCHINDUCTOR_CACHE_DIR=folder)  # torch makes its one at import
+    environment.update(GRADIO, GRADIO_TEMP_DIR=folder, TORCHINDUCTOR_CACHE_DIR=folder, MPLCONFIGDIR=folder)
 
 
 @contextmanager

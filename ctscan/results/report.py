@@ -84,6 +84,8 @@ def generate(root: Path) -> dict[Path, str]:
         ModelError: The checkpoint cannot be read.
     """
     folder = root / "checkpoints"
+    if not folder.is_dir():
+        raise DataError(f"{root} is no checkout of ctscan; give one by --root.")
     card = read_checkpoint(folder / "resnet18.safetensors").card
     ledger = folder / "metrics.json"
     facts = facts_of(read_ledger(ledger), card)
