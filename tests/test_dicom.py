@@ -239,10 +239,15 @@ def test_what_is_no_axial_ct_slice_is_refused_kindly(what: str) -> None:
 def test_remarks_of_the_file_become_notices() -> None:
     tags: dict[str, Any] = {
         "BurnedInAnnotation": "YES",
+        "ContrastBolusAgent": CANARY,
+        "PixelSpacing": [0.7, 1.4],
         "SliceThickness": 12,
         "ImageType": ["DERIVED", "PRIMARY", "AXIAL"],
     }
-    assert codes(read_slice(write(make(**tags)))) == ["shown_in_window", "burned_in", "derived", "thick_slice"]
+    said = read_slice(write(make(**tags)))
+    assert codes(said) == ["shown_in_window", "oblong", "burned_in", "contrast", "derived", "thick_slice"]
+    assert CANARY not in str([str(notice) for notice in said.notices])
+    assert codes(read_slice(write(make(ContrastBolusAgent="None")))) == ["shown_in_window"]
 
 
 def test_a_capture_holds_no_units() -> None:

@@ -31,7 +31,18 @@ from pydicom.pixels.utils import pixel_array
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import BROKEN, DAMAGED, check_size
 from ctscan.io.images import Slice, Survey
-from ctscan.io.medical import Window, along_body, in_window, into_view, pick, refusing, resolve, tilt_of, towards
+from ctscan.io.medical import (
+    Window,
+    along_body,
+    in_window,
+    into_view,
+    pick,
+    refusing,
+    resolve,
+    tilt_of,
+    to_scale,
+    towards,
+)
 from ctscan.notices import Notice
 
 NATIVE = (
@@ -58,20 +69,20 @@ PLUGINS |= dict.fromkeys(
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those that begin so: its multi-frame kinds
 MODALITIES = frozenset(("CR", "DX", "MG", "MR", "NM", "PT", "RF", "US", "XA", "RTDOSE", "RTSTRUCT", "SEG", "SR", "ECG"))
+NO_CONTRAST = ("", "NO", "NONE", "N", "NO CONTRAST", "WITHOUT", "UNENHANCED")  # as scanners write it
 THICK = 10.0  # mm
 TILTED = 1.0  # degrees
 SERIES = "SeriesInstanceUID"  # of which nothing but a digest is made
 MAX_FRAMES = 1 << 16
 
 KEYWORDS = [
-    "SOPClassUID", "Modality", "ImageType", "BurnedInAnnotation", "NumberOfFrames", "Rows", "Columns",
-    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept",
-    "RescaleType", "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth",
-    "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+    "SOPClassUID", "Modality", "ImageType", "BurnedInAnnotation", "ContrastBolusAgent", "NumberOfFrames", "Rows",
+    "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope",
+    "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction", "WindowCenter",
+    "WindowWidth", "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PixelData", "FloatPixelData",
+    "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 ]  # fmt: skip
 
 # What forged bytes raise in pydicom and in the decoders below it.
@@ -159,7 +170,7 @@ def _read(data: bytes, slice: int | None, window: Window | None) -> Slice:
     turned, spacing, is_radiological, told = _turn(file, frame, greys)
     pixels = np.ascontiguousarray(turned, np.float32)
     pixels.setflags(write=False)
-    notices += said + told + _remarks(file, frame)
+    notices += said + told + to_scale(spacing) + _remarks(file, frame)
     unit: Literal["HU"] | None = "HU" if is_hu else None
     return Slice(pixels, notices, 0.0, unit, spacing, is_radiological, shown, _position(file, frame))
 
@@ -369,6 +380,7 @@ def _remarks(file: Dataset, frame: int) -> tuple[Notice, ...]:
     thickness = _first(_ask(file, frame, "PixelMeasuresSequence", "SliceThickness"))
     said = {
         Notice("burned_in"): file.get("BurnedInAnnotation") == "YES",
+        Notice("contrast"): str(file.get("ContrastBolusAgent") or "").strip().upper() not in NO_CONTRAST,
         Notice("derived"): "DERIVED" in _image_type(file, frame)[:1],
         Notice("secondary_capture"): str(file.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE),
     }

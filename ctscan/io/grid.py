@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import DAMAGED, MAX_PIXELS, UNDECODABLE, check_size
 from ctscan.io.images import Slice
-from ctscan.io.medical import Window, along_body, in_window, into_view, pick, resolve, towards
+from ctscan.io.medical import Window, along_body, in_window, into_view, pick, resolve, to_scale, towards
 from ctscan.notices import Notice
 
 MAX_BYTES = 1 << 31  # of a volume's values
@@ -69,12 +69,13 @@ class Grid:
         pixels = np.ascontiguousarray(into_view(in_window(values, *asked), axes[column], axes[row]))
         pixels.setflags(write=False)
         across, down = (float(np.linalg.norm(self.directions[:, n])) for n in (column, row))
+        spacing = (down, across) if axes[column][0] == 0 else (across, down)
         said = Notice("taken_for_units", {"centre": centre, "width": width})
         return Slice(
             pixels,
-            (*notices, said),
+            (*notices, said, *to_scale(spacing)),
             unit="HU",
-            spacing=(down, across) if axes[column][0] == 0 else (across, down),
+            spacing=spacing,
             is_radiological=True,
             window=asked,
             position=along_body(

@@ -21,6 +21,7 @@ PRESETS = WINDOWS | {"bone": (500.0, 2000.0)}
 DEFAULT_WINDOW = "training"
 AS_STORED = "file"  # the window that the file itself states
 ALONG = 0.85  # cosine: up to 30 degrees off, a tilted gantry for one, a slice counts as axial
+OBLONG = 1.2  # of its shorter side: a pixel with a longer one visibly distorts a body
 
 
 @contextmanager
@@ -72,6 +73,13 @@ def pick(count: int, asked: int | None) -> tuple[int, tuple[Notice, ...]]:
 def in_window(values: NDArray[Any], centre: float, width: float) -> NDArray[np.float32]:
     """Grey in [0, 1], by the exact linear function of DICOM PS3.3, C.11.2.1.3.2."""
     return np.clip((values - centre) / width + 0.5, 0, 1).astype(np.float32)
+
+
+def to_scale(spacing: tuple[float, float] | None) -> tuple[Notice, ...]:
+    """A notice where pixels are not square: a slice across a volume of thick slices of another plane, for one."""
+    if spacing is None or max(spacing) <= OBLONG * min(spacing):
+        return ()
+    return (Notice("oblong", {"height": spacing[0], "width": spacing[1]}),)
 
 
 def towards(direction: NDArray[np.float64]) -> tuple[int, bool] | None:
