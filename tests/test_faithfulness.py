@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import cv2
 import nrrd
@@ -19,6 +20,7 @@ from ctscan.evaluation.maps import (
     PERCENTILES,
     STAGES,
     centre_map,
+    cover,
     enlarge,
     judge_lesion,
     judge_maps,
@@ -35,7 +37,8 @@ from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.io.volumes import WINDOWS, read_volumes
 from ctscan.model.checkpoint import read_checkpoint
-from ctscan.model.runtime import build_net
+from ctscan.model.network import Outputs, SliceNet
+from ctscan.model.runtime import TorchRuntime, build_net
 from tests.samples import draw_patient
 
 SIDE = 64
@@ -100,6 +103,27 @@ def test_an_even_map_beside_which_evidence_outside_counts_covers_what_is_shown()
     assert np.isnan(outside_shares(squares_of, pixels, 0 * middle)[0]).all()
     whole = outside_shares(Preprocess(224, "body", "rank", "keep"), pixels, middle)[1]
     assert (whole > even).all()  # where table and air are shown, an even map has more of them
+
+
+class Sum(nn.Module):
+    """A model whose maps are exact for covering: the score is the sum of the greys above the mean, cell by cell."""
+
+    def forward(self, x: Tensor) -> Outputs:
+        cells = nn.functional.avg_pool2d(x[:, :1], 16)
+        maps = torch.cat([cells, -cells], dim=1)
+        return Outputs(maps.sum(dim=(2, 3)), maps, cells.flatten(1), cells.flatten(1))
+
+
+def test_covering_keeps_the_promise_of_a_map_that_adds_up_and_not_of_another() -> None:
+    seen = np.ones((3, 2, SIDE, SIDE), np.float32)
+    seen[:, 0] = np.kron(np.random.default_rng(0).random((3, 4, 4)), np.ones((16, 16))) * 0.1 + 1e-3
+    seen[:, 0, :16, :48] = 0.9  # three cells that stand out
+    net, labels = cast(SliceNet, Sum()), np.zeros(3, int)
+    maps = TorchRuntime(net).run(seen).maps[:, 0]
+    mean_grey = seen[:, 0].mean(axis=(1, 2))[:, None, None]
+    for share in cover(net, seen, maps - mean_grey, labels):
+        assert share == pytest.approx(1)
+    assert cover(net, seen, 9 * (maps - mean_grey), labels)[0] == pytest.approx(0)
 
 
 def test_weights_are_drawn_anew_from_the_head_down(checkpoint_path: Path) -> None:
@@ -193,6 +217,8 @@ def test_all_of_it_on_a_few_slices(checkpoint_path: Path) -> None:
     slices = [np.pad(draw_patient(seed), 30) for seed in range(2)]
     entry = judge_maps(read_checkpoint(checkpoint_path), slices, draws=100)
     assert entry.n == 2
+    assert entry.covered is not None
+    assert 0 <= entry.covered.value <= 1
     assert tuple(entry.randomised) == STAGES
     assert 0 <= entry.outside.low <= entry.outside.value <= entry.outside.high <= 1
     assert -entry.outside.value <= entry.outside_lead.value < 0.6

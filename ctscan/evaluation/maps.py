@@ -4,6 +4,7 @@ sanity   with blocks of the network at random, from the head down, maps must bec
          than the maps of two different slices are (Adebayo et al., NeurIPS 2018; Arun et al., Radiology AI 2021)
 road     what a map marks is filled in from its neighbours, first the most, then the least relevant; the better the
          map, the more the first costs over the second (Rong et al., ICML 2022), beside two maps that know nothing
+cover    a cell is covered with grey: does the score change by what the map promised for it, within a factor of two?
 outside  how much of the evidence lies where no disease can be, beside that of a map spread evenly over what is shown
 """
 
@@ -39,6 +40,8 @@ PAIRS = 50
 PERCENTILES = [50, 70, 90]  # of a map's values: half, three tenths and a tenth of the square are filled in
 STAGES = ("head", "layer4", "layer3", "layer2", "layer1", "stem")
 SSIM_SIDE = 56  # px: maps are compared as they are shown, with their cells run into one another
+COVERED = 3  # cells a slice, each alone
+FACTOR = 2.0  # between what a map promises and what happens
 CENTRE_SIGMA = 0.25  # of the square's side
 
 Maps = NDArray[np.float32]
@@ -67,6 +70,7 @@ def judge_maps(
         "random": enlarge(noise, size),
         "centre": np.repeat(centre_map(size)[None], len(maps), axis=0),
     }
+    top, others = cover(net, squares, maps, labels)
     lost = {name: road(lambda x: net(x).logits, squares, given, labels) for name, given in compared.items()}
     return MapTests(
         model_id=checkpoint.card.model_id,
@@ -76,6 +80,8 @@ def judge_maps(
         road=mean(lost["ours"], draws),
         road_over_random=mean(lost["ours"] - lost["random"], draws),
         road_over_centre=mean(lost["ours"] - lost["centre"], draws),
+        covered=mean(top, draws),
+        covered_elsewhere=mean(others, draws),
         outside=mean(outside[positive], draws),
         outside_lead=mean((outside - even)[positive], draws),
         lesions=tuple(judge_lesion(net, preprocess, volume, window) for volume in volumes for window in WINDOWS),
@@ -156,6 +162,30 @@ def road(
             halves = metric(torch.from_numpy(square[None, :1]), map_[None], [target], partial(ask, logits, weights))
             losses.append(2 * halves[0])  # the library's definition
     return np.array(losses, np.float32)
+
+
+def cover(
+    net: SliceNet, squares: Pixels, maps: Maps, labels: NDArray[np.integer], seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N,) and (N,): of the `COVERED` cells that mark most, and of as many others, the share that keeps its promise.
+
+    A cell of a map (N, h, w) is kept where covering it, with the mean grey of what is shown, lowers the class's score
+    before the softmax by the cell's value within `FACTOR`.
+    """
+    generator, runtime, kept = np.random.default_rng(seed), TorchRuntime(net), []
+    side = squares.shape[-1] // maps.shape[-1]
+    for square, map_, label in zip(squares, maps, labels, strict=True):
+        order = np.argsort(-map_, axis=None)
+        cells = np.concatenate([order[:COVERED], generator.choice(order[COVERED:], COVERED, replace=False)])
+        covered = np.repeat(square[None], len(cells), axis=0)
+        for copy_, cell in zip(covered, cells, strict=True):
+            row, column = (side * place for place in divmod(int(cell), map_.shape[1]))
+            copy_[0, row : row + side, column : column + side] = square[0][square[0] > 0].mean()
+        logits = run_in_batches(runtime, np.concatenate([square[None], covered])).logits[:, label]
+        ratio = (logits[0] - logits[1:]) / map_.flat[cells]
+        kept.append(((ratio >= 1 / FACTOR) & (ratio <= FACTOR)).reshape(2, COVERED).mean(axis=1))
+    top, others = np.array(kept).T
+    return top, others
 
 
 def ask(logits: Callable[[torch.Tensor], torch.Tensor], weights: torch.Tensor, greys: torch.Tensor) -> torch.Tensor:

@@ -241,6 +241,10 @@ class MapTests(Entry):
     road: Estimate  # probability lost by filling in what a map marks most, minus what it marks least
     road_over_random: Estimate  # its lead over a random map
     road_over_centre: Estimate  # and over one that always marks the centre
+    # Mean share of cells whose covering changes the score by what the map promised, within a factor of two: of those
+    # that mark most, and of as many others.
+    covered: Estimate | None = None
+    covered_elsewhere: Estimate | None = None
     outside: Estimate  # mean share of the evidence that lies outside the body
     outside_lead: Estimate  # minus that of evenly spread evidence
     lesions: tuple[Lesion, ...] = ()
