@@ -54,12 +54,28 @@ def predict(
     series: Annotated[
         bool, typer.Option("--series", help="all slices of a folder, zip or volume, from the feet up")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="a table instead: .csv, .jsonl or .parquet; goes on where it was cut"),
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="with --out: folders, and those in them")] = False,
+    maps: Annotated[
+        Path | None, flags.folder_option("with --out: gets the overlay of each file's likeliest class")
+    ] = None,
+    no_paths: Annotated[bool, typer.Option("--no-paths", help="with --out: rows do not name the files")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="with --out: files that are answered at once")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="with --out: files that are read at once")] = 2,
+    force: Annotated[bool, typer.Option("--force", help="replace the file of --out")] = False,
     checkpoint: flags.Checkpoint = None,
     device: flags.Device = "cpu",
 ) -> int:
-    """Answer for each file: one line of JSON a file, in order, as the page's API gives it; with --series, a slice."""
+    """Answer for each file: one line of JSON a file, in order, as the page's API gives it; with --series, a slice.
+
+    With --out the files, and those of folders, become the rows of a table.
+    """
     from contextlib import closing
 
+    from ctscan.batch import list_files, predict_files
     from ctscan.inference.classifier import load
     from ctscan.io.medical import parse
     from ctscan.io.sandbox import Decoder
@@ -67,13 +83,25 @@ def predict(
 
     if series and slice_ is not None:
         raise CtscanError("Give either --slice or --series.")
+    if out and series:
+        raise CtscanError("Give either --out or --series.")
+    if not out and (recursive or maps or no_paths):
+        raise CtscanError("--recursive, --maps and --no-paths go with --out.")
     try:
         asked = parse(window)
     except ValueError as error:
         raise CtscanError(f"--window: {error}.") from None
-    status = 0
-    with closing(Decoder(children=1)) as decoder:  # it comes up while the model is loaded
+    status, listed = 0, list_files(files, recursive) if out else []
+    with closing(Decoder(children=threads if out else 1)) as decoder:  # it comes up while the model is loaded
         classifier = load(checkpoint, device)
+        if out:
+            read = partial(decoder.read, slice=slice_, window=asked)
+            counts = predict_files(
+                classifier, listed, out,
+                reader=read, batch=batch, threads=threads, maps=maps, paths=not no_paths, force=force,
+            )  # fmt: skip
+            print(f"{out}: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
+            return 0
         for file in files:
             if series:
                 rows = enumerate(sources(file, decoder.read, decoder.survey, asked))

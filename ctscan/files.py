@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ctscan.errors import DataError
 
+# What systems leave in folders, in lower case.
+SYSTEM_NAMES = {"thumbs.db", "desktop.ini", ".ds_store", "@eadir", "__macosx", "lost+found"}
+
 
 def prepare(path: Path) -> Path:
     """Refuse before the work what `write` would refuse after it, and make the folder of the file.

@@ -63,7 +63,10 @@ def test_what_ctscan_brings_is_found_in_the_checkout() -> None:
 
 def test_the_page_needs_no_package_of_trainings() -> None:
     """Gradio, torch and what they need are enough: a Space installs nothing else."""
-    trained = set(pins(ROOT / "requirements-train.txt")) - {"filelock", "tqdm"}  # torch and Gradio bring these two
+    trained = set(pins(ROOT / "requirements-train.txt")) - {
+        "filelock",
+        "pyarrow",
+    }  # torch brings the one, pandas takes the other
     modules = {"grad-cam": "pytorch_grad_cam", "pynrrd": "nrrd", "scikit-image": "skimage", "scikit-learn": "sklearn"}
     names = sorted(modules.get(name, name) for name in trained)
     program = f"""

@@ -8,12 +8,14 @@ The gate always comes first; a model without one calls every slice unusual. No s
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,7 @@ ROUNDING = 1e-6  # how far a float array may lie outside [0, 1]
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | Slice | NDArray[np.floating]
 Reader: TypeAlias = Callable[..., Slice]  # of bytes, and of slice and window as `read_slice`; raises UnreadableSlice
+Look = TypeVar("Look")
 Verdict = Literal["ok", "unusual", "refused", "unreadable"]
 
 
@@ -212,13 +215,16 @@ class Classifier:
         """
         return next(self.many([source], 1, reader))
 
-    def many(self, sources: Iterable[Source], batch: int = 32, reader: Reader = read_slice) -> Iterator[Answer]:
+    def many(
+        self, sources: Iterable[Source], batch: int = 32, reader: Reader = read_slice, threads: int = 0
+    ) -> Iterator[Answer]:
         """The same answers for many sources, in order, with two forward passes a batch.
 
         Args:
             sources: As for one; taken as they are needed.
-            batch: How many are read and answered at once.
+            batch: How many are answered at once.
             reader: How bytes are read.
+            threads: How many read the next two batches while one is answered; with 0 reading waits for the answers.
 
         Yields:
             One answer a source; probabilities differ from those for one source by less than 1e-5.
@@ -229,9 +235,9 @@ class Classifier:
         """
         if batch < 1:
             raise ValueError(f"batch must be 1 or more, not {batch}")
-        rest = iter(sources)
-        while chunk := list(islice(rest, batch)):
-            yield from self._answer(chunk, reader)
+        looks = look_ahead(partial(self._look, reader=reader), sources, threads, 2 * batch)
+        while chunk := list(islice(looks, batch)):
+            yield from self._answer(chunk)
 
     def cover(self, source: Source, patches: Sequence[Patch], reader: Reader = read_slice) -> Prediction | None:
         """What the network says once places are covered with the body's mean grey, and nothing else is changed.
@@ -258,32 +264,34 @@ class Classifier:
         hidden = replace(slice_, pixels=np.where(covered, grey, slice_.pixels).astype(np.float32))
         return next(iter(self._predict([hidden], [anatomy], judgements)), None)
 
-    def _answer(self, sources: Sequence[Source], reader: Reader) -> Iterator[Answer]:
-        """The answers of a batch: read, judge, predict, and say what is to be said of it."""
-        parts: list[Slice | Answer] = []
-        for source in sources:
-            try:
-                parts.append(read(source, reader))
-            except UnreadableSlice as error:
-                parts.append(Answer("unreadable", (error.notice,), self.card.model_id))
-        slices = [part for part in parts if isinstance(part, Slice)]
-        anatomies = [find_anatomy(slice_.pixels) for slice_ in slices]
+    def _look(self, source: Source, reader: Reader) -> tuple[Slice, Anatomy] | Answer:
+        """A source as it is read, and where body and lungs are in it; or the answer where it cannot be."""
+        try:
+            slice_ = read(source, reader)
+        except UnreadableSlice as error:
+            return Answer("unreadable", (error.notice,), self.card.model_id)
+        return slice_, find_anatomy(slice_.pixels)
+
+    def _answer(self, looks: Sequence[tuple[Slice, Anatomy] | Answer]) -> Iterator[Answer]:
+        """The answers of a batch: judge, predict, and say what is to be said of it."""
+        read_ones = [look for look in looks if not isinstance(look, Answer)]
+        slices, anatomies = [slice_ for slice_, _ in read_ones], [anatomy for _, anatomy in read_ones]
         judgements = self.gate.judge(slices, anatomies)
         predictions = iter(self._predict(slices, anatomies, judgements))
-        judged = iter(zip(anatomies, judgements, strict=True))
-        for part in parts:
-            if isinstance(part, Answer):
-                yield part
+        judged = iter(judgements)
+        for look in looks:
+            if isinstance(look, Answer):
+                yield look
                 continue
-            anatomy, judgement = next(judged)
+            (slice_, anatomy), judgement = look, next(judged)
             if judgement.verdict == "refused":
-                yield Answer("refused", judgement.reasons + part.notices, self.card.model_id, part)
+                yield Answer("refused", judgement.reasons + slice_.notices, self.card.model_id, slice_)
                 continue
             prediction = next(predictions)
             evidence = np.maximum(prediction.maps[prediction.top], 0)
             shortcut = self.gate.find_shortcut(evidence, prediction.placement, anatomy)
-            notices = judgement.reasons + shortcut + part.notices
-            yield Answer(judgement.verdict, notices, self.card.model_id, part, prediction)
+            notices = judgement.reasons + shortcut + slice_.notices
+            yield Answer(judgement.verdict, notices, self.card.model_id, slice_, prediction)
 
     def _predict(
         self, slices: Sequence[Slice], anatomies: Sequence[Anatomy], judgements: Sequence[Judgement]
@@ -317,6 +325,21 @@ class Classifier:
                 )
             )
         return predictions
+
+
+def look_ahead(look: Callable[[Source], Look], sources: Iterable[Source], threads: int, ahead: int) -> Iterator[Look]:
+    """What `look` makes of each source, in order; threads work on up to `ahead` that are not asked for yet."""
+    if not threads:
+        yield from map(look, sources)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Look]] = deque()
+        for source in sources:
+            waiting.append(pool.submit(look, source))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read(

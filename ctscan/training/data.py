@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ctscan.classes import CLASS_KEYS, TUMOUR, class_of_folder, class_or_tumour
 from ctscan.errors import DataError, UnreadableSlice
+from ctscan.files import SYSTEM_NAMES
 from ctscan.imaging.anatomy import Pixels
 from ctscan.io.images import Slice, read_slice
 from ctscan.notices import Notice
@@ -31,7 +32,6 @@ SPLITS = ("train", "valid", "test")
 FOLDS = 5
 MAX_UNREADABLE = 0.01  # of a split; more means that something is wrong with the folder, not with a file
 READERS = 2
-SYSTEM_NAMES = {"thumbs.db", "desktop.ini", ".ds_store", "@eadir", "__macosx", "lost+found"}  # in lower case
 
 
 @dataclass(frozen=True, eq=False)
