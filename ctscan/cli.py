@@ -42,26 +42,13 @@ app = typer.Typer(
 
 @app.command()
 def predict(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="pictures of axial slices, DICOM, NIfTI or NRRD files")
-    ],
-    slice_: Annotated[
-        int | None, typer.Option("--slice", min=0, help="of a file with several, from 0  [default: the middle one]")
-    ] = None,
-    window: Annotated[
-        str | None, typer.Option(metavar="NAME", help="lung, mediastinal, bone, training, file, or CENTRE/WIDTH in HU")
-    ] = None,
-    series: Annotated[
-        bool, typer.Option("--series", help="all slices of a folder, zip or volume, from the feet up")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="a table instead: .csv, .jsonl or .parquet; goes on where it was cut"),
-    ] = None,
+    files: flags.Files,
+    slice_: flags.SliceIndex = None,
+    window: flags.Window = None,
+    series: flags.Series = False,
+    out: flags.Table = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="with --out: folders, and those in them")] = False,
-    maps: Annotated[
-        Path | None, flags.folder_option("with --out: gets the overlay of each file's likeliest class")
-    ] = None,
+    maps: flags.Maps = None,
     no_paths: Annotated[bool, typer.Option("--no-paths", help="with --out: rows do not name the files")] = False,
     batch: Annotated[int, typer.Option(min=1, help="with --out: files that are answered at once")] = 32,
     threads: Annotated[int, typer.Option(min=1, help="with --out: files that are read at once")] = 2,
@@ -148,30 +135,14 @@ def train(
 @app.command()
 def evaluate(
     data: Annotated[Path | None, flags.folder_option("as for train")] = None,
-    folder: Annotated[
-        Path | None, flags.folder_option("instead: class folders from elsewhere, our classes or tumour and normal")
-    ] = None,
-    cross_validate: Annotated[
-        bool, typer.Option("--cross-validate", help="the recipe, on folds that share no visual group")
-    ] = False,
-    against: Annotated[
-        flags.RecipeName | None,
-        typer.Option(help="the same, and the difference to another recipe, whose folds are there"),
-    ] = None,
-    control: Annotated[
-        flags.ControlName | None, typer.Option(help="a training that must fail, on the same folds")
-    ] = None,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="temperature and sets from folds that are there, for the checkpoint")
-    ] = False,
+    folder: flags.Outside = None,
+    cross_validate: flags.CrossValidate = False,
+    against: flags.Against = None,
+    control: flags.Control = None,
+    calibrate: flags.Calibrate = False,
     explain: Annotated[bool, typer.Option("--explain", help="put the checkpoint's maps to the test")] = False,
-    volumes: Annotated[
-        Path | None,
-        flags.folder_option("the same, and scans: NAME_image.nrrd with NAME_label.nrrd, chest*.nii.gz without a mass"),
-    ] = None,
-    patients: Annotated[
-        Path | None, flags.folder_option("instead: patients with known histology, listed in manifest.csv")
-    ] = None,
+    volumes: flags.Volumes = None,
+    patients: flags.Patients = None,
     recipe: flags.RecipeName = "ctscan",
     changes: flags.Changes = None,
     threshold: flags.Threshold = 0.90,

@@ -1,4 +1,4 @@
-"""Flags that several commands take, as the command line names and explains them."""
+"""Flags that several commands take, or that take many words, as the command line names and explains them."""
 
 from __future__ import annotations
 
@@ -31,3 +31,36 @@ Init = Annotated[Path | None, file_option("starting weights as safetensors, inst
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="change a field of the recipe")]
 Threshold = Annotated[float, typer.Option(min=0, max=1, help="correlation that joins slices to a visual group")]
 Draws = Annotated[int, typer.Option(min=100, help="of visual groups, for the intervals")]
+SliceIndex = Annotated[
+    int | None, typer.Option("--slice", min=0, help="of a file with several, from 0  [default: the middle one]")
+]
+Window = Annotated[
+    str | None, typer.Option(metavar="NAME", help="lung, mediastinal, bone, training, file, or CENTRE/WIDTH in HU")
+]
+Series = Annotated[bool, typer.Option("--series", help="all slices of a folder, zip or volume, from the feet up")]
+Table = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="a table instead: .csv, .jsonl or .parquet; goes on where it was cut"),
+]
+Outside = Annotated[
+    Path | None, folder_option("instead: class folders from elsewhere, our classes or tumour and normal")
+]
+CrossValidate = Annotated[
+    bool, typer.Option("--cross-validate", help="the recipe, on folds that share no visual group")
+]
+Against = Annotated[
+    RecipeName | None, typer.Option(help="the same, and the difference to another recipe, whose folds are there")
+]
+Control = Annotated[ControlName | None, typer.Option(help="a training that must fail, on the same folds")]
+Calibrate = Annotated[
+    bool, typer.Option("--calibrate", help="temperature and sets from folds that are there, for the checkpoint")
+]
+Volumes = Annotated[
+    Path | None,
+    folder_option("the same, and scans: NAME_image.nrrd with NAME_label.nrrd, chest*.nii.gz without a mass"),
+]
+Patients = Annotated[Path | None, folder_option("instead: patients with known histology, listed in manifest.csv")]
+Maps = Annotated[Path | None, folder_option("with --out: gets the overlay of each file's likeliest class")]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="pictures of axial slices, DICOM, NIfTI or NRRD files")
+]
