@@ -166,7 +166,8 @@ def _read(data: bytes, slice: int | None, window: Window | None) -> Slice:
         raise UnreadableSlice(DAMAGED)
     values, is_hu = _rescale(file, frame, stored)
     greys, shown, said = _to_grey(file, frame, values, is_hu, window)
-    greys[_padding(file, stored)] = 0
+    if "PixelPaddingValue" in file:
+        greys[_padding(file, stored)] = 0
     turned, spacing, is_radiological, told = _turn(file, frame, greys)
     pixels = np.ascontiguousarray(turned, np.float32)
     pixels.setflags(write=False)
@@ -266,7 +267,8 @@ def _rescale(file: Dataset, frame: int, stored: NDArray[Any]) -> tuple[NDArray[n
         return (apply_modality_lut(stored, file) if table else stored).astype(np.float64), False
     if not (isfinite(slope) and isfinite(intercept) and slope):
         raise UnreadableSlice(DAMAGED)
-    values = stored.astype(np.float64) * float(slope) + float(intercept)
+    values = stored * np.float64(slope)
+    values += float(intercept)
     is_capture = str(file.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE)
     return values, str(kind or "HU").strip() in ("HU", "HU_MOD") and not is_capture
 
@@ -321,10 +323,9 @@ def _first(value: Any) -> float | None:
 
 def _padding(file: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_]:
     """Where there is no picture (C.7.5.1.1.2): what is stored there is no measured value."""
-    first = file.get("PixelPaddingValue")
+    first, limit = file.PixelPaddingValue, file.get("PixelPaddingRangeLimit")
     if first is None:
         return np.zeros(stored.shape, bool)
-    limit = file.get("PixelPaddingRangeLimit")
     low, high = sorted((int(first), int(first if limit is None else limit)))
     return (stored >= low) & (stored <= high)
 
