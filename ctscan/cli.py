@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ctscan.training.recipe import Recipe
 
 MENDABLE, INTERRUPTED, READER_GONE = 2, 130, 141  # exit statuses; the last two are a shell's for SIGINT and SIGPIPE
-RUNS = Path("runs")
 PACKAGES = {"sklearn": "scikit-learn", "skimage": "scikit-image"}  # module -> what pip calls it, where that differs
 
 app = typer.Typer(
@@ -114,7 +113,7 @@ def train(
     read_test: Annotated[bool, typer.Option(help="score the test split once, at the end")] = True,
     force: Annotated[bool, typer.Option("--force", help="replace the file of --out")] = False,
     init: flags.Init = None,
-    runs: flags.Runs = RUNS,
+    runs: flags.Runs = flags.RUNS,
     device: flags.Device = "auto",
 ) -> None:
     """Train a classifier. The best epoch is chosen on valid; Ctrl-C keeps the best so far."""
@@ -151,7 +150,7 @@ def evaluate(
     checkpoint: flags.Checkpoint = None,
     ledger: flags.Ledger = None,
     init: flags.Init = None,
-    runs: flags.Runs = RUNS,
+    runs: flags.Runs = flags.RUNS,
     device: flags.Device = "auto",
 ) -> None:
     """Say what a checkpoint is worth on test; with a flag, what its recipe, its scores or its maps are worth."""
@@ -224,7 +223,7 @@ def audit(
 
 @app.command()
 def gate(
-    data: flags.Data, pictures: flags.Pictures, checkpoint: flags.Checkpoint = None, runs: flags.Runs = RUNS
+    data: flags.Data, pictures: flags.Pictures, checkpoint: flags.Checkpoint = None, runs: flags.Runs = flags.RUNS
 ) -> None:
     """Fit the input gate of a checkpoint, and measure it on pictures that it has not seen."""
     from ctscan.evaluation.cross_validation import open_setting
@@ -243,7 +242,7 @@ def search(
     changes: flags.Changes = None,
     ledger: Annotated[Path | None, flags.file_option("keeps the summary")] = None,
     init: flags.Init = None,
-    runs: flags.Runs = RUNS,
+    runs: flags.Runs = flags.RUNS,
     device: flags.Device = "auto",
 ) -> None:
     """Search for a recipe on two grouped folds; the same call goes on where Ctrl-C ended it."""
@@ -252,12 +251,11 @@ def search(
     from ctscan.results.ledger import update
     from ctscan.training.weights import imagenet_weights
 
-    if ledger:
-        place(ledger, "--ledger")
+    book = ledger and place(ledger, "--ledger")
     setting = open_setting(data, bundled("checkpoints/manifest.json"), runs=runs)
     entry = searching.search(chosen(recipe, changes), setting.pool, imagenet_weights(init), runs, trials, device)
-    if ledger:
-        update(ledger, entry)
+    if book:
+        update(book, entry)
     show(entry)
 
 
@@ -305,7 +303,7 @@ def reproduce(
     changes: flags.Changes = None,
     draws: flags.Draws = 1000,
     init: flags.Init = None,
-    runs: flags.Runs = RUNS,
+    runs: flags.Runs = flags.RUNS,
     device: flags.Device = "auto",
 ) -> None:
     """Run the whole chain, from training to README and cards; what is there already is not done again."""

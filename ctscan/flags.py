@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+RUNS = Path("runs")  # the default
+
 
 def file_option(help_: str) -> Any:
     """A flag that takes a file."""

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
-import httpx
 import pytest
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import ValidationError
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.inference.classifier import load
@@ -107,8 +107,8 @@ def test_an_address_instead_of_an_upload_is_refused(app: App, address: str, path
     request = urllib.request.Request(f"{app.address}/gradio_api/{path}", body, {"Content-Type": "application/json"})
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request)
-    assert refused.value.code == 400
-    assert refused.value.read().decode() == catalogue()["page"]["reasons"]["not_uploaded"]
+    assert refused.value.code == 422
+    assert json.load(refused.value)["detail"][0]["message"] == catalogue()["page"]["reasons"]["not_uploaded"]
 
 
 @pytest.mark.parametrize("route", ["file=", "file/"])
@@ -120,10 +120,19 @@ def test_the_server_fetches_no_address_for_anybody(app: App, route: str, address
 
 
 def test_after_refusals_the_next_request_is_answered(client: Client) -> None:
-    with pytest.raises(httpx.HTTPStatusError, match="400"):
+    with pytest.raises(ValidationError, match=catalogue()["page"]["reasons"]["not_uploaded"]):
         client.predict(handle_file("http://127.0.0.1:9/x.png"), api_name="/classify")
     given, _ = client.predict(handle_file(EXAMPLE), api_name="/classify")
     assert given["verdict"] == "ok"
+
+
+@pytest.mark.parametrize("path", ["queue/data?session_hash=unknown", "call/classify/0123", "queue/data"])
+def test_an_answer_that_nobody_awaits_is_404_and_nothing_in_the_log(app: App, path: str) -> None:
+    before = app.log.read_text()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{app.address}/gradio_api/{path}")
+    assert (refused.value.code, refused.value.read()) == (404, b"Not found")
+    assert app.log.read_text() == before
 
 
 GONE = [

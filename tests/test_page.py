@@ -324,7 +324,6 @@ def test_no_variable_that_gradio_reads_reaches_it() -> None:
         "HOME": "/home",
         "GRADIO_TEMP_DIR": "/folder",
         "TORCHINDUCTOR_CACHE_DIR": "/folder",
-        "MPLCONFIGDIR": "/folder",
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_ANALYTICS_MAX_EVENTS": "1",
     }

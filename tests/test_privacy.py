@@ -210,8 +210,8 @@ def test_what_is_no_form_is_not_uploaded_and_what_is_no_json_not_asked(served: A
     upload, ask = f"{served.address}/gradio_api/upload", f"{served.address}/gradio_api/queue/join"
     assert status(upload, b"{}") == 400
     assert status(upload, b"no form", "multipart/form-data; boundary=x") == 400
-    assert status(ask, FORM[0] + FORM[1], "multipart/form-data; boundary=x") == 400
-    assert status(ask, b"[" * 60_000) == 400
+    assert status(ask, FORM[0] + FORM[1], "multipart/form-data; boundary=x") == 422
+    assert status(ask, b"[" * 60_000) == 422
 
 
 def test_files_of_the_api_are_forgotten_when_they_are_old_or_too_many(monkeypatch: pytest.MonkeyPatch) -> None:

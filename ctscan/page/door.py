@@ -25,6 +25,7 @@ OTHER = re.compile(
     r"(GET|HEAD) /((static|picture|scan)/[\w.-]+|health|config|gradio_api/info)?"
     r"|GET /gradio_api/(queue/data|call/classify/\w+|file=[\w.]+|heartbeat/\w+)|POST /gradio_api/(cancel|reset)"
 )
+AWAITING = re.compile(r"GET /gradio_api/(?:queue/data|call/classify/(\w+))")  # an answer, by its number or its session
 LASTING = "/gradio_api/heartbeat/"  # open for as long as a client is
 DRAIN_LIMIT = 20.0  # s that work under way has to finish
 QUIET = 1.0  # s: a client asks for the next thing within this, or has all that it wants
@@ -42,13 +43,20 @@ class Door:
     Args:
         app: What answers.
         is_uploaded: Whether a name is that of a file which was uploaded.
+        is_awaited: Whether there is, or will be, an answer of this number or session; Gradio fails over any other.
         root_path: Path below which a proxy serves the page, whether it cuts it off or not; slashes around it are free.
     """
 
-    def __init__(self, app: ASGIApp, is_uploaded: Callable[[object], bool], root_path: str = "") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        is_uploaded: Callable[[object], bool],
+        root_path: str = "",
+        is_awaited: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self.app = app
         self.root_path = f"/{root_path.strip('/')}".rstrip("/")
-        self.is_uploaded = is_uploaded
+        self.is_uploaded, self.is_awaited = is_uploaded, is_awaited
         self.draining = False
         self._limited = RequestBodyLimitMiddleware(app, MAX_BYTES + MAX_QUESTION)  # a form is longer than its file
         self._asked = RequestBodyLimitMiddleware(self._ask, MAX_QUESTION)
@@ -90,6 +98,10 @@ class Door:
             await refuse(503, "stopping", scope)(scope, receive, send)
         elif ASKING.fullmatch(way):
             await self._asked(scope, receive, send)
+        elif (awaiting := AWAITING.fullmatch(way)) and not self.is_awaited(
+            awaiting[1] or Request(scope).query_params.get("session_hash", "")
+        ):
+            await PlainTextResponse("Not found", 404)(scope, receive, send)
         elif BEGINNING.fullmatch(way) or OTHER.fullmatch(way):
             await self._limited(scope, receive, send)
         elif way in ("GET ", "HEAD "):  # the root path alone, below which the page's relative addresses would not lie
@@ -107,7 +119,7 @@ class Door:
         except (ValueError, RecursionError, KeyError, TypeError):
             asked = False
         if not asked:
-            await refuse(400, "not_uploaded", scope)(scope, receive, send)
+            await refuse(422, "not_uploaded", scope)(scope, receive, send)
             return
         first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -139,9 +151,12 @@ def in_our_words(way: str, scope: Scope, receive: Receive, send: Send) -> Send:
 
 
 def refuse(status: int, reason: str, scope: Scope) -> Response:
-    """An answer of one sentence; as JSON where Gradio's clients look for it."""
+    """An answer of one sentence; as JSON where Gradio's clients look for it, so that they show it."""
     sentence = catalogue()["page"]["reasons"][reason]
     headers = {"ctscan-reason": reason} | ({"retry-after": "5"} if status == 503 else {"connection": "close"})
     if "/gradio_api/" in scope["path"] and status == 503:
         return JSONResponse({"detail": sentence}, status, headers)
+    if "/gradio_api/" in scope["path"] and status == 422:  # as of a validator of Gradio's
+        said = {"__type__": "validate", "is_valid": False, "parameter_name": "slice", "message": sentence}
+        return JSONResponse({"detail": [said]}, status, headers)
     return PlainTextResponse(sentence, status, headers)

@@ -59,16 +59,16 @@ def parse_flags(
 
 
 def clean(environment: MutableMapping[str, str], folder: str) -> None:
-    """Leave Gradio what it is to know, and others their folder; they read variables when they are imported, and later.
+    """Leave Gradio what it is to know, and torch its folder; they read variables when they are imported, and later.
 
     Args:
         environment: Of the process.
-        folder: Where Gradio, torch and Matplotlib may make their own; no picture that is sent is ever written.
+        folder: Where both may make their empty folders; nothing that is sent is written to it or anywhere else.
     """
     for name in list(environment):
         if name.startswith("GRADIO_") or name.lower() in PROXIES:
             del environment[name]
-    environment.update(GRADIO, GRADIO_TEMP_DIR=folder, TORCHINDUCTOR_CACHE_DIR=folder, MPLCONFIGDIR=folder)
+    environment.update(GRADIO, GRADIO_TEMP_DIR=folder, TORCHINDUCTOR_CACHE_DIR=folder)  # torch makes its one at import
 
 
 @contextmanager
@@ -90,6 +90,7 @@ def main() -> int:
     """
     settings = parse_flags()
     logging.basicConfig(format="%(message)s")  # before a library brings a handler that frames every line
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # Gradio's; it tells who has no home of its caches
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it serves, a stopped Space ends as with Ctrl-C
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under `nohup`
         signal.signal(signal.SIGHUP, signal.default_int_handler)

@@ -194,7 +194,13 @@ def build(views: Views, root_path: str) -> Door:
         max_file_size=MAX_BYTES,
         footer_links=[],
     )
-    door = Door(app, lambda name: memory.get(name) is not None, root_path)
+    queue = blocks._queue
+
+    def is_awaited(name: str) -> bool:
+        sessions = queue.pending_event_ids_session
+        return name in queue.pending_messages_per_session or any(name in events for events in sessions.values())
+
+    door = Door(app, lambda name: memory.get(name) is not None, root_path, is_awaited)
     return door
 
 
