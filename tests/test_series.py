@@ -14,9 +14,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
-from pydicom import uid
+from pydicom import dcmread, uid
 
 from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.io.images import Slice, Survey, read_slice, survey
@@ -366,3 +367,23 @@ def test_real_series_are_sorted(decoder: Decoder, tmp_path: Path) -> None:
         data = zip_of(files[:24])  # a sixth of what the page takes, packed
         assert decoder.survey(data).slices == min(24, count)
         assert decoder.read(data, 3).unit == "HU"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="real files are not here")
+def test_a_real_series_made_a_volume_gives_the_same_slices(decoder: Decoder) -> None:
+    files = [path.read_bytes() for path in sorted((SHARED / "series-breast").glob("*.dcm"))]
+    heads = sorted((dcmread(io.BytesIO(data)) for data in files), key=lambda head: head.ImagePositionPatient[2])
+    first, last = heads[0], heads[-1]
+    across, down = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
+    origin, end = (np.array(head.ImagePositionPatient, float) for head in (first, last))
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = across * first.PixelSpacing[1], down * first.PixelSpacing[0]
+    affine[:3, 2], affine[:3, 3] = (end - origin) / (len(heads) - 1), origin
+    units = np.stack([head.pixel_array.T * head.RescaleSlope + head.RescaleIntercept for head in heads], axis=-1)
+    volume = nibabel.Nifti1Image(units.astype(np.int16), np.diag([-1.0, -1, 1, 1]) @ affine).to_bytes()
+    archive = zip_of(files)
+    for number in (0, 7, len(files) - 1):
+        one, other = decoder.read(archive, number), decoder.read(volume, number)
+        assert one.pixels == pytest.approx(other.pixels, abs=1e-6)
+        assert one.position == pytest.approx(other.position, abs=0.01)
+        assert one.spacing == pytest.approx(other.spacing, abs=1e-4)
