@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import SpaceCard
+from huggingface_hub.utils._paths import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
 from ctscan.page.launch import parse_flags
 from tests.caller import Caller
-from tests.conftest import ROOT, running_app
+from tests.conftest import ROOT, SPACE, free_port, running_app
 from tests.test_package import pins
 
 MOST_LINES = 24
@@ -93,6 +96,68 @@ def test_what_is_copied_runs_is_healthy_and_asks_nobody(tmp_path: Path) -> None:
         lines = app.connections.read_text(encoding="utf-8").splitlines() if app.connections.exists() else []
         assert [line for line in lines if "('127.0.0.1'" not in line] == []  # where it listens
     assert subprocess.run([sys.executable, *asked], check=False, stderr=subprocess.DEVNULL).returncode == 1
+
+
+# --- a Space
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What git says of a checkout."""
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the document sends to a Space: all that is committed."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout")
+    folder = tmp_path_factory.mktemp("space") / "ctscan-space"
+    git(ROOT, "clone", "--quiet", ".", str(folder))
+    return folder
+
+
+def test_hf_sends_what_is_committed_and_a_space_finds_what_it_wants_to_know(clone: Path) -> None:
+    there = [path.relative_to(clone).as_posix() for path in clone.rglob("*") if path.is_file()]
+    sent = set(filter_repo_objects(there, ignore_patterns=DEFAULT_IGNORE_PATTERNS))
+    assert sent == set(git(clone, "ls-files", "-z").split("\0")) - {""}
+    wanted = SpaceCard.load(clone / "README.md").data.to_dict()
+    assert {wanted["app_file"], "requirements.txt", "checkpoints/resnet18.safetensors"} <= sent
+    assert wanted["sdk_version"] == pins(clone / "requirements.txt")["gradio"]
+    assert wanted["sdk"] == "gradio"
+    assert len(wanted["short_description"]) <= 60  # the Hub takes no more
+
+
+def test_hf_knows_the_flags_of_the_document() -> None:
+    hf = Path(sys.executable).with_name("hf")
+    (line,) = [line for line in DOCUMENT.splitlines() if line.startswith("hf upload")]
+    told = subprocess.run([hf, "upload", "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(flag in told for flag in [*re.findall(r"--[\w-]+", line), "--create-pr"])
+
+
+@pytest.mark.slow
+def test_a_space_answers_out_of_the_clone_and_leaves_it_as_it_was(clone: Path, tmp_path: Path) -> None:
+    checkpoint, program = clone / "checkpoints" / "resnet18.safetensors", clone / "app.py"
+    with running_app(checkpoint, tmp_path / "temporary", SPACE, program=program) as app:
+        example = min((clone / "examples").glob("*.png")).read_bytes()
+        assert Caller(app.address).classify(example)["verdict"] == "ok"
+    port = app.address.rpartition(":")[2]
+    assert app.log.read_text() == f"ctscan: http://0.0.0.0:{port}\n"  # where the Space's own proxy finds it
+    assert git(clone, "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_weights_that_git_lfs_has_not_fetched_are_one_line(clone: Path) -> None:
+    weights = clone / "checkpoints" / "resnet18.safetensors"
+    weights.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 23003688\n")
+    try:
+        command = [sys.executable, str(clone / "app.py"), "--port", str(free_port())]
+        done = subprocess.run(command, env=os.environ | SPACE, capture_output=True, text=True, check=False, timeout=90)
+    finally:
+        git(clone, "checkout", "--quiet", "--", ".")
+    assert (done.returncode, done.stdout) == (2, "")
+    said = f"app.py: The model {weights} is a git-lfs pointer, not the file itself: run `git lfs pull`.\n"
+    assert done.stderr == said
 
 
 def test_every_file_that_the_document_names_is_there() -> None:
