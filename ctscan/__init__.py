@@ -32,7 +32,8 @@ from ctscan.errors import CtscanError, DataError, ModelError, UnreadableSlice
 from ctscan.notices import Notice
 
 if TYPE_CHECKING:
-    from ctscan.inference.classifier import Answer, Classifier, Prediction, load, read
+    from ctscan.inference.answer import Answer, Prediction
+    from ctscan.inference.classifier import Classifier, load, read
     from ctscan.io.images import Slice
 
 __all__ = [
@@ -50,8 +51,8 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_HOMES = dict.fromkeys(("Answer", "Classifier", "Prediction", "load", "read"), "ctscan.inference.classifier")
-_HOMES["Slice"] = "ctscan.io.images"
+_HOMES = dict.fromkeys(("Classifier", "load", "read"), "ctscan.inference.classifier")
+_HOMES |= dict.fromkeys(("Answer", "Prediction"), "ctscan.inference.answer") | {"Slice": "ctscan.io.images"}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,8 @@ from tqdm.auto import tqdm
 
 from ctscan.errors import CtscanError, DataError
 from ctscan.files import SYSTEM_NAMES, prepare, write
-from ctscan.inference.classifier import Answer, Classifier, Reader
+from ctscan.inference.answer import Answer
+from ctscan.inference.classifier import Classifier, Reader
 
 KINDS = (".csv", ".jsonl", ".parquet")
 LISTED = " "  # between the values of a list in a cell; codes and class keys hold none

@@ -21,7 +21,8 @@ from markupsafe import escape
 from ctscan.classes import CLASS_KEYS, CLASSES
 from ctscan.errors import DataError
 from ctscan.imaging.phantom import draw_phantom
-from ctscan.inference.classifier import Answer, Classifier, Prediction, load
+from ctscan.inference.answer import Answer, Prediction
+from ctscan.inference.classifier import Classifier, load
 from ctscan.model.card import Calibration
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.notices import catalogue

@@ -15,8 +15,9 @@ import pytest
 
 import ctscan
 from ctscan.imaging.anatomy import Pixels
+from ctscan.inference.answer import Prediction
 from ctscan.inference.checks import CHANGES, check
-from ctscan.inference.classifier import Patch, Prediction
+from ctscan.inference.classifier import Patch
 from ctscan.inference.gate import share_outside
 from tests.conftest import App
 from tests.test_browser import DESKTOP, DROP, EXAMPLES, MASS, NODULE, PHONE, TEXTS, WIDE, Visit, encoded

@@ -18,7 +18,8 @@ from ctscan.bundle import bundled
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
 from ctscan.files import write
-from ctscan.inference.classifier import Answer, Classifier, load
+from ctscan.inference.answer import Answer
+from ctscan.inference.classifier import Classifier, load
 from ctscan.io.images import Slice
 from ctscan.io.volumes import WINDOWS, Volume, read_volumes
 from ctscan.results.scan import AIR, PICTURE, RECORD, STEP, Reading, Scan, ScanSlice

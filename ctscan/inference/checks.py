@@ -14,7 +14,8 @@ import numpy as np
 
 from ctscan.imaging.anatomy import Pixels
 from ctscan.imaging.render import to_bytes
-from ctscan.inference.classifier import Answer, Classifier
+from ctscan.inference.answer import Answer
+from ctscan.inference.classifier import Classifier
 from ctscan.io.images import Slice
 
 SHIFT = 0.03  # of the slice's sides

@@ -18,8 +18,9 @@ from ctscan.classes import CLASSES
 from ctscan.errors import UnreadableSlice
 from ctscan.imaging import render
 from ctscan.imaging.anatomy import Mask, find_anatomy
+from ctscan.inference.answer import Answer, Prediction
 from ctscan.inference.checks import check
-from ctscan.inference.classifier import Answer, Classifier, Patch, Prediction, Reader
+from ctscan.inference.classifier import Classifier, Patch, Reader
 from ctscan.inference.gate import share_outside, where_disease_can_be
 from ctscan.io.images import read_slice
 from ctscan.model.card import INTENDED_USE
