@@ -106,14 +106,15 @@ def test_on_a_full_disk_the_old_file_stays_and_no_half_of_the_new_one(tmp_path: 
 
 
 def test_nothing_in_the_package_is_written_in_another_way() -> None:
-    """But by what a library is given a path for: a lock, a study of Optuna's, what torch downloads."""
+    """But a journal, which grows, and what a library is given a path for: a lock, Optuna's study, torch's download."""
     for path in (ROOT / "ctscan").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 opened = node.func.attr == "open" and any(
                     isinstance(mode, ast.Constant) and set(str(mode.value)) & set("wax+") for mode in node.args
                 )
-                written = node.func.attr in ("write_text", "write_bytes") or opened
+                grows = ast.unparse(node.func.value) == "journal"
+                written = node.func.attr in ("write_text", "write_bytes") or (opened and not grows)
                 assert not written or path.name == "files.py", f"{path}:{node.lineno}"
 
 

@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
 
@@ -239,11 +238,12 @@ def ask_until_taken(caller: Caller, path: str) -> str:
 
 
 def is_forgotten(caller: Caller, event: str) -> bool:
-    """Whether Gradio ends the stream, as it does for a session that it does not know; if not, a while passes."""
+    """Whether it is 404, as an answer is that nobody awaits; if not, a while passes."""
     try:
         caller.fetch(event)
-    except IncompleteRead:
-        return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code == 404
     time.sleep(1)
     return False
 
