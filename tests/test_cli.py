@@ -80,7 +80,7 @@ def test_ctrl_c_is_one_line_and_exit_130(checkpoint_path: Path, slice_png: bytes
         for _ in range(30):  # a signal between two looks at signals and the wait for the pipe is seen after that wait
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
-                _, said = process.communicate(timeout=2)
+                _, said = process.communicate(timeout=10)
                 break
     assert (process.returncode, said) == (130, "ctscan: interrupted.\n")
 
