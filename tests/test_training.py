@@ -53,7 +53,7 @@ def weights(init: Path) -> Weights:
 
 
 def small_trainer(recipe: Recipe, weights: Weights) -> Trainer:
-    return Trainer(recipe, np.zeros((8, 1, 64, 64), np.float32), LABELS, weights, CPU)
+    return Trainer(recipe, np.zeros((8, 2, 64, 64), np.float32), LABELS, weights, CPU)
 
 
 def test_a_run_leaves_checkpoint_log_curves_and_scores(data: Path, init: Path, tmp_path: Path) -> None:
@@ -259,3 +259,20 @@ def test_augmentation_keeps_shape_and_range_and_draws_for_each_slice(kind: Augme
     assert 0 <= float(batch.min()) <= float(batch.max()) <= 1
     different = len({float(b.sum()) for b in batch})
     assert different == 8 if kind != "none" else different == 1
+
+
+def test_precision_is_what_a_trial_shows_to_be_faster(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto = override(SMALL, ["precision=auto"])
+    trainer = small_trainer(auto, weights)
+    before = {name: value.clone() for name, value in trainer.net.state_dict().items()}
+    state, seconds = torch.get_rng_state(), {bf16: trainer.trial(bf16) for bf16 in (True, False)}
+    assert min(seconds.values()) > 0
+    assert torch.equal(torch.get_rng_state(), state)  # a trial leaves neither weights nor chance as they were not
+    assert all(torch.equal(value, before[name]) for name, value in trainer.net.state_dict().items())
+    for slower in (True, False):
+        other = small_trainer(auto, weights)
+        monkeypatch.setattr(other, "trial", lambda bf16, slower=slower: 2.0 if bf16 == slower else 1.0)
+        assert other.bf16 != slower
+        assert ("0.50" if slower else "2.00") in capsys.readouterr().err

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,7 @@ from ctscan.training.weights import Weights, build_net, imagenet_weights
 
 EVALUATION_BATCH = 32
 MAP_SCALE_PERCENTILE = 99
+TRIALS, TRIAL_BATCH = 3, 4  # passes in each precision, and their slices, before a training chooses one
 MIN_FREE_BYTES = 64 << 20  # a checkpoint is 22 MB and is written beside the old one
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -219,15 +221,32 @@ class Trainer:
         self.optimiser, self.schedule = build_optimiser(self.net, recipe, self.steps)
         self.transform = build_augmentation(recipe.augmentation, recipe.strength)
 
-    @property
+    @cached_property
     def bf16(self) -> bool:
-        """Whether it computes in bf16: as asked, or where the processor has instructions for it."""
+        """Whether it computes in bf16: as asked, or where a trial of a few steps is faster with it than in fp32.
+
+        A flag of the processor does not tell: with AVX-512 alone bf16 is many times slower than fp32.
+        """
         if self.recipe.precision != "auto":
             return self.recipe.precision == "bf16"
-        if self.device.type == "cuda":
-            return bool(torch.cuda.is_bf16_supported())
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        ratio = self.trial(False) / self.trial(True)
+        print(f"bf16 is {ratio:.2f} times as fast as fp32 here: {'bf16' if ratio > 1 else 'fp32'}", file=sys.stderr)
+        return ratio > 1
+
+    def trial(self, bf16: bool) -> float:
+        """Seconds of the fastest of a few passes there and back over a small batch, by a copy of the network."""
+        net, seconds = copy.deepcopy(self.net).train(), []
+        squares = self.squares[:TRIAL_BATCH].to(self.device, memory_format=torch.channels_last)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            for _ in range(TRIALS):
+                start = time.perf_counter()
+                with torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext():
+                    loss = net(squares).logits.float().square().mean()
+                loss.backward()
+                loss.detach().item()  # waits for a GPU
+                seconds.append(time.perf_counter() - start)
+        return min(seconds)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of batches in a new order, every slice with an augmentation of its own."""
