@@ -19,9 +19,11 @@ from ctscan.classes import CLASS_KEYS
 from ctscan.inference.classifier import load
 from ctscan.io.images import read_slice
 from ctscan.notices import catalogue
+from ctscan.page.choice import read_choice
 from ctscan.page.views import Views
 from ctscan.results.summary import Facts
 from tests.conftest import ROOT, App
+from tests.test_volume_files import nifti
 
 EXAMPLE = ROOT / "examples" / "01-lower-lobe-mass-wide-window.png"
 
@@ -88,6 +90,55 @@ def test_clients_side_by_side_get_each_their_own_answer(app: App, best_checkpoin
     with ThreadPoolExecutor(len(files)) as threads:
         for own, right in zip(threads.map(ask, files), expected, strict=True):
             assert own == pytest.approx(right, abs=1e-5)
+
+
+def test_a_slice_and_a_window_of_a_medical_file_can_be_asked_for(
+    client: Client, app: App, best_checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "volume.nii"
+    path.write_bytes(nifti())
+    classifier = load(best_checkpoint)
+    for slice_, window in ((3, "lung"), (None, "-600/1500"), (7, None), (0, "")):
+        given, _ = client.predict(handle_file(path), slice_, window, api_name="/classify")
+        read = read_choice(slice_, window).reader(read_slice)
+        assert given["notices"] == classifier(path.read_bytes(), read).to_dict()["notices"]
+    given, _ = client.predict(handle_file(path), slice=500, api_name="/classify")
+    assert given["notice_codes"] == ["no_such_slice"]
+    listed = client.view_api(return_format="dict")["named_endpoints"]["/classify"]["parameters"]
+    assert [parameter["parameter_has_default"] for parameter in listed] == [False, True, True]
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{app.address}/answer?slice=3&window=lung", path.read_bytes())
+    ) as answered:
+        assert b"centre -600 and width 1500" in answered.read()
+
+
+@pytest.mark.parametrize("chosen", [[-1], ["x"], [1.5], [True], [3, "blue"], [3, 4], [3, "1/0"], [3, "lung", 5], [{}]])
+def test_an_odd_slice_or_window_is_a_sentence_that_quotes_nothing(app: App, chosen: list[object]) -> None:
+    before, sentence = app.log.read_text(), catalogue()["page"]["reasons"]["odd_choice"]
+    body = b"--x\r\nContent-Disposition: form-data; name=a; filename=a\r\n\r\nslice\r\n--x--\r\n"
+    request = urllib.request.Request(
+        f"{app.address}/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    with urllib.request.urlopen(request) as response:
+        (name,) = json.load(response)
+    question = json.dumps({"data": [{"path": name, "meta": {"_type": "gradio.FileData"}}, *chosen]}).encode()
+    request = urllib.request.Request(
+        f"{app.address}/gradio_api/call/classify", question, {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert refused.value.code == 422
+    assert json.load(refused.value)["detail"][0]["message"] == sentence
+    assert app.log.read_text() == before
+
+
+@pytest.mark.parametrize("query", ["slice=-1", "slice=x", "window=blue", "slice=1&window=1/2/3", "slice=" + "9" * 99])
+@pytest.mark.parametrize("path", ["answer?", "check?", "cover?at=1,1,1&"])
+def test_the_page_says_the_same_of_an_odd_slice_or_window(app: App, path: str, query: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(f"{app.address}/{path}{query}", nifti()))
+    assert (refused.value.code, refused.value.headers["ctscan-reason"]) == (422, "odd_choice")
+    assert refused.value.read().decode() == catalogue()["page"]["reasons"]["odd_choice"]
 
 
 ADDRESSES = [

@@ -18,6 +18,7 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 import ctscan
 from ctscan.notices import catalogue
 from tests.conftest import ROOT, App
+from tests.test_volume_files import nifti
 
 Answer = TypeVar("Answer")
 
@@ -51,7 +52,8 @@ def test_there_is_one_tool_and_it_says_what_it_is_not_for(app: App) -> None:
     (tool,) = ask(app, lambda client: client.list_tools()).tools
     assert tool.name == NAME
     assert "not for diagnosis" in str(tool.description)
-    assert list(tool.input_schema["properties"]) == ["picture"]
+    assert list(tool.input_schema["properties"]) == ["picture", "slice", "window"]
+    assert tool.input_schema["required"] == ["picture"]
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
@@ -65,6 +67,19 @@ def test_a_slice_is_answered_as_everywhere(app: App, prefix: str) -> None:
     overlay = cv2.imdecode(np.frombuffer(base64.b64decode(image.data), np.uint8), cv2.IMREAD_COLOR)
     assert overlay is not None
     assert overlay.shape == (512, 512, 3)
+
+
+def test_a_slice_and_a_window_can_be_asked_for(app: App) -> None:
+    volume = base64.b64encode(nifti()).decode()
+    for chosen in ({"slice": 3, "window": "lung"}, {"window": "-600/1500"}):
+        asked = {"picture": volume, **chosen}
+        answer = read(ask(app, lambda client, asked=asked: client.call_tool(NAME, asked)))  # type: ignore[misc]
+        assert "centre -600 and width 1500" in " ".join(answer["notices"])
+        assert ("middle_slice" in answer["notice_codes"]) is ("slice" not in chosen)
+    odd = ask(app, lambda client: client.call_tool(NAME, {"picture": volume, "window": "Jane Doe"}))
+    assert odd.is_error
+    assert isinstance(odd.content[0], TextContent)
+    assert odd.content[0].text == TEXTS["reasons"]["odd_choice"]
 
 
 def test_a_call_leaves_nothing_in_the_log(app: App) -> None:

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ctscan.notices import catalogue
+from ctscan.page.choice import read_choice
 
 MAX_BYTES = 16 << 20  # of an upload
 MAX_QUESTION = 1 << 16  # bytes of a body that is no upload; an honest one has some hundreds
@@ -110,17 +111,26 @@ class Door:
             await PlainTextResponse("Not found", 404, {"connection": "close"})(scope, receive, send)
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A question goes on if it names an uploaded file and nothing else; Gradio's log would quote what is wrong."""
-        body = await Request(scope, receive).body()
+        """A question goes on if it names an uploaded file, and perhaps a slice and a window, and nothing else.
+
+        Gradio's log would quote what is wrong; and it would refuse a question that leaves out what is optional.
+        """
+        body, wrong = await Request(scope, receive).body(), "not_uploaded"
         try:
             question = json.loads(body)
-            (file,) = question["data"]
-            asked = self.is_uploaded(file["path"])
+            file, *chosen = question["data"]
+            if self.is_uploaded(file["path"]):
+                wrong = "odd_choice"
+                read_choice(*chosen)
+                question["data"] = [file, *chosen, None, None][:3]
+                body, wrong = json.dumps(question).encode(), ""
         except (ValueError, RecursionError, KeyError, TypeError):
-            asked = False
-        if not asked:
-            await refuse(422, "not_uploaded", scope)(scope, receive, send)
+            pass
+        if wrong:
+            await refuse(422, wrong, scope)(scope, receive, send)
             return
+        length = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+        scope = {**scope, "headers": [*length, (b"content-length", str(len(body)).encode())]}
         first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:

@@ -35,6 +35,7 @@ from starlette.routing import Route
 from ctscan.errors import CtscanError
 from ctscan.inference.classifier import Patch
 from ctscan.notices import LANGUAGES, catalogue
+from ctscan.page.choice import Choice, read_choice
 from ctscan.page.door import MAX_BYTES, Door, refuse
 from ctscan.page.languages import choose
 from ctscan.page.memory import Memory
@@ -228,8 +229,10 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
         return JSONResponse(await run_sync(work, limiter=desk), headers=NEVER)
 
     async def answer(request: Request) -> Response:
-        data = await request.body()
-        return await at_the_desk(request, partial(views.answer, data, language_of(request)))
+        data, choice = await request.body(), choice_of(request)
+        if choice is None:
+            return refuse(422, "odd_choice", request.scope)
+        return await at_the_desk(request, partial(views.answer, data, language_of(request), choice))
 
     async def example(request: Request) -> Response:
         number = request.path_params["number"]
@@ -246,19 +249,24 @@ def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
 
     async def cover(request: Request) -> Response:
         source, patches = await source_of(request), read_patches(request.query_params.getlist("at"))
+        choice = choice_of(request)
         if source is None or not patches:
             return PlainTextResponse("Not found", 404)
-        return await at_the_desk(request, partial(views.cover, source, patches))
+        if choice is None:
+            return refuse(422, "odd_choice", request.scope)
+        return await at_the_desk(request, partial(views.cover, source, patches, choice))
 
     async def check(request: Request) -> Response:
-        source = await source_of(request)
+        source, choice = await source_of(request), choice_of(request)
         if source is None:
             return PlainTextResponse("Not found", 404)
+        if choice is None:
+            return refuse(422, "odd_choice", request.scope)
         if desk.statistics().tasks_waiting >= WAITING:
             return refuse(503, "busy", request.scope)
 
         async def lines() -> AsyncIterator[str]:  # each change waits for its turn, so others are answered between two
-            steps = views.check(source, language_of(request))
+            steps = views.check(source, language_of(request), choice)
             while step := await run_sync(next, steps, None, limiter=desk):
                 yield json.dumps(step) + "\n"
 
@@ -282,6 +290,14 @@ def language_of(request: Request) -> str:
     return choose(request.query_params.get("lang", ""), request.headers.get("accept-language", ""))
 
 
+def choice_of(request: Request) -> Choice | None:
+    """The slice and the window that the address asks for; None where it asks for what there cannot be."""
+    try:
+        return read_choice(request.query_params.get("slice"), request.query_params.get("window"))
+    except ValueError:
+        return None
+
+
 def read_patches(places: Sequence[str]) -> tuple[Patch, ...]:
     """`x,y,radius` each, in pixels of the slice; nothing where one is no such place, or there are too many."""
     try:
@@ -295,11 +311,13 @@ def read_patches(places: Sequence[str]) -> tuple[Patch, ...]:
 def build_api(views: Views, memory: Memory, desk: CapacityLimiter) -> gr.Blocks:
     """The one endpoint, in Gradio's queue."""
 
-    async def classify(data: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    async def classify(
+        data: dict[str, str], slice: int | None = None, window: str | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         uploaded = memory.get(data["path"])
         if uploaded is None:  # it grew old while it waited
             raise gr.Error(catalogue()["page"]["reasons"]["not_uploaded"], print_exception=False)
-        answer, overlay = await run_sync(views.classify, uploaded, limiter=desk)
+        answer, overlay = await run_sync(views.classify, uploaded, read_choice(slice, window), limiter=desk)
         file = {"path": memory.put(overlay, ".png"), "meta": {"_type": "gradio.FileData"}} if overlay else None
         return answer, file
 
@@ -307,7 +325,8 @@ def build_api(views: Views, memory: Memory, desk: CapacityLimiter) -> gr.Blocks:
     blocks: gr.Blocks
     with gr.Blocks(title="ctscan", analytics_enabled=False, mode="server") as blocks:
         outputs = [Api(None, {"type": "object"}, "answer"), held("overlay")]
-        gr.Button().click(classify, held("slice"), outputs, api_name="classify", concurrency_limit=AT_ONCE)
+        inputs = [held("slice"), Api(None, {"type": "integer"}, "number"), Api(None, {"type": "string"}, "window")]
+        gr.Button().click(classify, inputs, outputs, api_name="classify", concurrency_limit=AT_ONCE)
     blocks.space_id = None
     blocks.state_session_capacity = SESSIONS
     blocks.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)

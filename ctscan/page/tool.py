@@ -15,6 +15,7 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 from starlette.routing import BaseRoute
 
 from ctscan.notices import catalogue
+from ctscan.page.choice import read_choice
 from ctscan.page.door import MAX_BYTES
 from ctscan.page.views import Views
 
@@ -28,7 +29,9 @@ def build_tool(views: Views, desk: CapacityLimiter) -> tuple[list[BaseRoute], Ab
     server = MCPServer("ctscan", instructions=catalogue()["page"]["disclaimer"], log_level="WARNING")
 
     @server.tool(title="ctscan", structured_output=False)
-    async def classify_chest_ct_slice(picture: str) -> CallToolResult:
+    async def classify_chest_ct_slice(
+        picture: str, slice: int | None = None, window: str | None = None
+    ) -> CallToolResult:
         """Classify one chest CT slice: research and education only, not for diagnosis.
 
         Says which of four classes a small network names for an axial chest CT slice (adenocarcinoma, large cell
@@ -37,7 +40,11 @@ def build_tool(views: Views, desk: CapacityLimiter) -> tuple[list[BaseRoute], Ab
         `unreadable` have none. The picture that comes back is the slice under the map of the likeliest class.
 
         Args:
-            picture: The slice as PNG, JPEG, WebP, BMP or TIFF, base64. No names in the picture.
+            picture: The slice as PNG, JPEG, WebP, BMP or TIFF, or as DICOM, NIfTI or NRRD, base64. No names in the
+                picture.
+            slice: Which slice of a medical file with several, from 0 at the feet; the middle one by default.
+            window: Of a medical file: training (the default), lung, mediastinal, bone, file, or centre and width as
+                -600/1500.
         """
         try:
             data = base64.b64decode(
@@ -47,7 +54,11 @@ def build_tool(views: Views, desk: CapacityLimiter) -> tuple[list[BaseRoute], Ab
             return refused("no_base64")
         if len(data) > MAX_BYTES:
             return refused("large")
-        answer, overlay = await run_sync(views.classify, data, limiter=desk)
+        try:
+            choice = read_choice(slice, window)
+        except ValueError:
+            return refused("odd_choice")
+        answer, overlay = await run_sync(views.classify, data, choice, limiter=desk)
         said = {"disclaimer": catalogue()["page"]["disclaimer"], **answer}
         content: list[TextContent | ImageContent] = [TextContent(type="text", text=json.dumps(said))]
         if overlay is not None:

@@ -25,6 +25,7 @@ from ctscan.inference.gate import share_outside, where_disease_can_be
 from ctscan.io.images import read_slice
 from ctscan.model.card import INTENDED_USE
 from ctscan.notices import LANGUAGES, Notice, catalogue
+from ctscan.page.choice import MIDDLE, Choice
 from ctscan.page.door import MAX_BYTES
 from ctscan.page.examples import Entry, Example
 from ctscan.results import summary
@@ -160,47 +161,50 @@ class Views:
         self.files[name] = data
         return name
 
-    def answer(self, data: bytes, language: str = "en") -> dict[str, Any]:
+    def answer(self, data: bytes, language: str = "en", choice: Choice = MIDDLE) -> dict[str, Any]:
         """What the page's script puts in place of the last answer.
 
         Args:
             data: Bytes of a visitor's file.
             language: Of the page.
+            choice: Of a slice and a window, in a medical file.
         """
-        return self.render(view(self.classifier(data, self.read)), language)
+        return self.render(view(self.classifier(data, choice.reader(self.read))), language)
 
     def example(self, number: int, language: str = "en") -> dict[str, Any]:
         """The same for one of the examples."""
         return self.render(self._example(number), language)
 
-    def cover(self, source: bytes | int, patches: tuple[Patch, ...]) -> dict[str, Any]:
+    def cover(self, source: bytes | int, patches: tuple[Patch, ...], choice: Choice = MIDDLE) -> dict[str, Any]:
         """What the network says of a slice of which places are covered, as `Classifier.cover`.
 
         Args:
             source: Bytes of a visitor's file, or the number of an example.
             patches: What is covered.
+            choice: As for `answer`.
 
         Returns:
             `shares`, as text, and `logits` of the classes; both empty for what gets no scores.
         """
         slice_ = self.examples[source].slice if isinstance(source, int) else source
-        given = self.classifier.cover(slice_, patches, self.read)
+        given = self.classifier.cover(slice_, patches, choice.reader(self.read))
         if given is None:
             return {"shares": [], "logits": []}
         return {"shares": [whole(p) for p in given.probabilities.tolist()], "logits": given.logits.tolist()}
 
-    def check(self, source: bytes | int, language: str = "en") -> Iterator[dict[str, Any]]:
+    def check(self, source: bytes | int, language: str = "en", choice: Choice = MIDDLE) -> Iterator[dict[str, Any]]:
         """Whether the answer to a slice survives small changes of it.
 
         Args:
             source: As for `cover`.
             language: Of the page.
+            choice: As for `answer`.
 
         Yields:
             For each change its `title`, what is `said` then, and whether it is the `same` as without it.
         """
         try:
-            slice_ = self.examples[source].slice if isinstance(source, int) else self.read(source)
+            slice_ = self.examples[source].slice if isinstance(source, int) else choice.reader(self.read)(source)
         except UnreadableSlice:
             return
         texts, names = catalogue(language)["page"], catalogue(language)["classes"]
@@ -218,13 +222,17 @@ class Views:
         html = self._templates[language].get_template("answer.html.j2").render(answer=shown)
         return {"state": shown.state, "html": html, "answer": shown.json}
 
-    def classify(self, data: bytes) -> tuple[dict[str, Any], bytes | None]:
+    def classify(self, data: bytes, choice: Choice = MIDDLE) -> tuple[dict[str, Any], bytes | None]:
         """The answer as the API gives it.
+
+        Args:
+            data: Bytes of a file.
+            choice: As for `answer`.
 
         Returns:
             The answer's JSON, and the slice under the likeliest class's map as PNG, None where there are no scores.
         """
-        given = self.classifier(data, self.read)
+        given = self.classifier(data, choice.reader(self.read))
         prediction = given.prediction
         if prediction is None or given.slice is None:
             return dict(given.to_dict()), None
