@@ -25,7 +25,8 @@ from gradio_client.utils import QueueError
 from ctscan.inference.classifier import Classifier, load
 from ctscan.notices import catalogue
 from ctscan.page.door import DRAIN_LIMIT
-from ctscan.page.server import AT_ONCE, UNREAD, WAITING
+from ctscan.page.routes import WAITING
+from ctscan.page.server import AT_ONCE, UNREAD
 from tests.caller import Caller, fill, form, large_slice, request, try_to_ask
 from tests.conftest import ROOT, App, running_app
 from tests.process_tree import Holding, children_of, holding

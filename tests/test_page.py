@@ -28,7 +28,8 @@ from ctscan.model.checkpoint import read_checkpoint
 from ctscan.notices import catalogue
 from ctscan.page import launch
 from ctscan.page.examples import MOST, read_examples
-from ctscan.page.views import Views, find_peak, place, view, whole
+from ctscan.page.views import Views, find_peak, view
+from ctscan.page.words import place, whole
 from ctscan.results.ledger import read_ledger
 from ctscan.results.summary import Facts, facts_of
 from tests.conftest import COMMITTED, ROOT, Command, free_port
@@ -220,7 +221,7 @@ def test_the_home_page_has_no_inline_script_or_style_and_names_no_host(committed
     assert not re.search(r"<script(?![^>]* (?:src=|type=.application/json))|<style|\sstyle=|\son\w+=", html)
     fetched = re.sub(r"<a [^>]*>", "", html)  # a link is followed by a visitor, not by the page
     assert not re.findall(r'(?:src|href)="(?:https?:)?//[^"]*', fetched)
-    assert len(re.findall(r'static/[\w.]+\?[0-9a-f]{12}"', html)) == 4  # the script names its modules
+    assert len(re.findall(r'static/[\w.]+\?[0-9a-f]{12}"', html)) == 5  # the script names its modules
 
 
 def test_classes_and_the_model_are_explained(classifier: Classifier) -> None:

@@ -24,7 +24,8 @@ from ctscan.errors import CtscanError
 from ctscan.page.door import HEADERS, MAX_BYTES, MAX_QUESTION
 from ctscan.page.launch import private_folder
 from ctscan.page.memory import Memory
-from ctscan.page.server import AT_ONCE, WAITING, build_api
+from ctscan.page.routes import WAITING
+from ctscan.page.server import AT_ONCE, build_api
 from ctscan.page.views import Views
 from ctscan.results.summary import Facts
 from tests.conftest import RECORDER, ROOT, App, running_app

@@ -28,7 +28,7 @@ from ctscan.imaging.preprocess import RANK_LOW, Placement, Preprocess, letterbox
 from ctscan.imaging.render import encode_png, fit, layer, overlay, to_bytes
 from ctscan.io.headers import BROKEN, MAX_PIXELS, MAX_VALUES, MIN_SIDE, read_directory, read_header, read_orientation
 from ctscan.io.images import LUMA_BGR, Slice, read_slice, turn
-from ctscan.page.views import whole
+from ctscan.page.words import whole
 from tests.samples import ALL, GREY, LOSSLESS, SEEDS, encode, png, tiff
 
 QUICK, THOROUGH = 40, 500  # examples

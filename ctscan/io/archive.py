@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
@@ -38,6 +39,19 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
         number, notices = (0, ()) if alone else pick(len(series.order), slice)
         shown = dicom.read(archive.read(files[series.order[number]]), slice if alone else None, window)
     return replace(shown, notices=notices + shown.notices + series.notices)
+
+
+def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice]]:
+    """As `images.every`. Raises UnreadableSlice and nothing else."""
+    with refusing(*FORGED), zipfile.ZipFile(BytesIO(data)) as archive:
+        files, series = _open(archive)
+        count = len(series.order)
+        if count == 1:
+            yield from dicom.every(archive.read(files[series.order[0]]), window)
+            return
+        for number, index in enumerate(series.order):
+            shown = dicom.read(archive.read(files[index]), None, window)
+            yield number, count, replace(shown, notices=shown.notices + series.notices)
 
 
 def survey(data: bytes, key: str) -> Survey:

@@ -22,7 +22,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
@@ -53,19 +53,11 @@ NATIVE = (
 )
 # Which decoder may have a stranger's bytes, by transfer syntax; pydicom would ask Pillow too.
 PLUGINS = dict.fromkeys(NATIVE, "") | {uid.RLELossless: "pydicom"}
-PLUGINS |= dict.fromkeys(
-    (
-        uid.JPEGBaseline8Bit,
-        uid.JPEGExtended12Bit,
-        uid.JPEGLossless,
-        uid.JPEGLosslessSV1,
-        uid.JPEGLSLossless,
-        uid.JPEGLSNearLossless,
-        uid.JPEG2000Lossless,
-        uid.JPEG2000,
-    ),
-    "gdcm",
-)
+GDCM = (
+    uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless,
+    uid.JPEGLSNearLossless, uid.JPEG2000Lossless, uid.JPEG2000,
+)  # fmt: skip
+PLUGINS |= dict.fromkeys(GDCM, "gdcm")
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those that begin so: its multi-frame kinds
 MODALITIES = frozenset(("CR", "DX", "MG", "MR", "NM", "PT", "RF", "US", "XA", "RTDOSE", "RTSTRUCT", "SEG", "SR", "ECG"))
@@ -101,7 +93,17 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
         window: Under which Hounsfield units become greys; see `medical.resolve`.
     """
     with refusing(*FORGED), silence():
-        return _read(data, slice, window)
+        return _read(_open(data), slice, window)
+
+
+def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice]]:
+    """As `images.every`: frames by their place where each has one. Raises UnreadableSlice and nothing else."""
+    with refusing(*FORGED), silence():
+        file = _open(data)
+        count = _frames(file)
+        places = [_position(file, frame) or 0.0 for frame in range(count)]
+        for number, frame in enumerate(sorted(range(count), key=lambda frame: places[frame])):
+            yield number, count, _read(file, frame, window)
 
 
 def survey(data: bytes, key: str) -> Survey:
@@ -124,13 +126,9 @@ def look(stream: IO[bytes], key: str) -> Survey:
         frames, directions = _frames(file), _directions(file, 0)
         if directions is not None:
             _axes(directions)
-        facts = (
-            file.get(SERIES),
-            file.Rows,
-            file.Columns,
-            None if directions is None else directions.round(3).tolist(),
-        )
-        digest = blake2b(repr(facts).encode(), key=key.encode(), digest_size=16)
+        lies = None if directions is None else directions.round(3).tolist()
+        facts = repr((file.get(SERIES), file.Rows, file.Columns, lies))
+        digest = blake2b(facts.encode(), key=key.encode(), digest_size=16)
         return Survey(frames, digest.hexdigest(), _position(file, 0) if frames == 1 else None)
 
 
@@ -148,8 +146,11 @@ def silence() -> Iterator[None]:
         logger.disabled = was_disabled
 
 
-def _read(data: bytes, slice: int | None, window: Window | None) -> Slice:
-    file = pydicom.dcmread(BytesIO(data), force=True, specific_tags=list(KEYWORDS))
+def _open(data: bytes) -> FileDataset:
+    return pydicom.dcmread(BytesIO(data), force=True, specific_tags=list(KEYWORDS))
+
+
+def _read(file: FileDataset, slice: int | None, window: Window | None) -> Slice:
     syntax = _syntax(file)
     _refuse_what_is_no_slice(file)
     if not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):

@@ -5,6 +5,7 @@ Of the values only the planes that the slice lies in are held, one at a time: a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite, prod
 from typing import IO, Any
@@ -16,6 +17,7 @@ from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import DAMAGED, MAX_PIXELS, UNDECODABLE, check_size
 from ctscan.io.images import Slice
 from ctscan.io.medical import Window, along_body, in_window, into_view, pick, resolve, to_scale, towards
+from ctscan.io.stack import check_room
 from ctscan.notices import Notice
 
 MAX_BYTES = 1 << 31  # of a volume's values
@@ -58,13 +60,47 @@ class Grid:
             UnreadableSlice: There is no such slice, or none that can be read.
             ValueError: The values end too early, or there is no such window.
         """
+        level, _ = self._level()
+        number, notices = pick(self.shape[level], slice)
+        stored = self._turned(number)
+        return self._show(self._scale(self._plane(stream, level, stored)), stored, window, notices)
+
+    def every(self, stream: IO[bytes], window: Window | None) -> Iterator[tuple[int, int, Slice]]:
+        """All of them, as `images.every`, in the order in which the file has them: its values are passed once.
+
+        Slices that do not lie in one piece there are put together first, as Hounsfield units of 16 bits.
+        """
+        level, (height, width) = self._level()
+        count = self.shape[level]
+        check_room(count, height, width)
+        whole = None if level == 2 else np.empty((count, height, width), np.int16)
+        if whole is not None:
+            for row in range(height):
+                plane = self._scale(self._take(stream))
+                whole[:, row] = np.rint(plane if level == 1 else plane.T).clip(-(1 << 15), (1 << 15) - 1)
+        for stored in range(count):
+            values = self._scale(self._take(stream)) if whole is None else whole[stored].astype(np.float64)
+            yield self._turned(stored), count, self._show(values, stored, window)
+
+    def _level(self) -> tuple[int, tuple[int, int]]:
+        """The axis along the body, and height and width of a slice as stored. Raises UnreadableSlice."""
         axes = self._axes()
         level = next(n for n in range(3) if axes[n][0] == 2)
+        width, height = (self.shape[n] for n in range(3) if n != level)
+        check_size(width, height)
+        return level, (height, width)
+
+    def _turned(self, number: int) -> int:
+        """A slice's place in the file by its number, and the number by the place."""
+        level, _ = self._level()
+        return number if self._axes()[level][1] else self.shape[level] - 1 - number
+
+    def _show(
+        self, values: NDArray[np.float64], stored: int, window: Window | None, notices: tuple[Notice, ...] = ()
+    ) -> Slice:
+        """The slice at a place in the file, from its values."""
+        axes, (level, _) = self._axes(), self._level()
         column, row = (n for n in range(3) if n != level)
-        check_size(self.shape[column], self.shape[row])
-        number, notices = pick(self.shape[level], slice)
-        stored = number if axes[level][1] else self.shape[level] - 1 - number
-        values = self._scale(self._plane(stream, level, stored))
         centre, width = asked = resolve(window) or resolve(None) or (0.0, 1.0)
         pixels = np.ascontiguousarray(into_view(in_window(values, *asked), axes[column], axes[row]))
         pixels.setflags(write=False)
@@ -100,15 +136,16 @@ class Grid:
     def _plane(self, stream: IO[bytes], level: int, number: int) -> NDArray[Any]:
         """The plane at `number` along the axis `level`, rows along the later of the two other axes."""
         across, down, deep = self.shape
-        size = across * down * self.dtype.itemsize
-
-        def take() -> NDArray[Any]:
-            return np.frombuffer(stream.read(size), self.dtype, across * down).reshape(down, across)
-
         if level == 2:
-            stream.seek(stream.tell() + number * size)
-            return take()
-        return np.stack([take().take(number, axis=1 - level) for _ in range(deep)])
+            stream.seek(stream.tell() + number * across * down * self.dtype.itemsize)
+            return self._take(stream)
+        return np.stack([self._take(stream).take(number, axis=1 - level) for _ in range(deep)])
+
+    def _take(self, stream: IO[bytes]) -> NDArray[Any]:
+        """The next plane along the last axis."""
+        across, down, _ = self.shape
+        size = across * down
+        return np.frombuffer(stream.read(size * self.dtype.itemsize), self.dtype, size).reshape(down, across)
 
     def _scale(self, stored: NDArray[Any]) -> NDArray[np.float64]:
         values = stored.astype(np.float64)

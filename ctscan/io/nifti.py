@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from typing import IO, Any, cast
 
@@ -39,6 +40,15 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
         grid, place = _read_header(stream)
         stream.seek(place)
         return grid.cut(stream, slice, window)
+
+
+def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice]]:
+    """As `images.every`. Raises UnreadableSlice and nothing else."""
+    with refusing(*FORGED):
+        stream = _open(data)
+        grid, place = _read_header(stream)
+        stream.seek(place)
+        yield from grid.every(stream, window)
 
 
 def survey(data: bytes, key: str) -> Survey:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from typing import IO, cast
 
@@ -43,6 +44,14 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
         fields, start = _read_fields(data)
         grid = _read_grid(fields)
         return grid.cut(_open(data, start, fields, grid.size), slice, window)
+
+
+def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice]]:
+    """As `images.every`. Raises UnreadableSlice and nothing else."""
+    with refusing(*FORGED):
+        fields, start = _read_fields(data)
+        grid = _read_grid(fields)
+        yield from grid.every(_open(data, start, fields, grid.size), window)
 
 
 def survey(data: bytes, key: str) -> Survey:

@@ -7,7 +7,8 @@ let it wait; a child that does nothing at all is ended by the clock, later.
 
 A message is 8 bytes of length and that many bytes. A child says once that it is ready; then it is sent which slice and
 window are wanted, or with which key to look at it, and a file, and answers with JSON, the fields of the slice or of the
-survey or the notice of the refusal, and with the pixels as they lie in memory.
+survey or the notice of the refusal, and with the pixels as they lie in memory. All slices of a file come one by one,
+out of a process that is started for them alone and may take longer.
 """
 
 from __future__ import annotations
@@ -18,21 +19,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Timer
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.io.headers import MAX_PIXELS
-from ctscan.io.images import LONGEST_SIDE, MEDICAL, Slice, Survey, read_slice, survey
-from ctscan.io.medical import Window, resolve
+from ctscan.io.images import LONGEST_SIDE, MEDICAL, Slice, Survey, every, read_slice, survey
+from ctscan.io.medical import Window, refusing, resolve
+from ctscan.io.stack import EXACT, Stack, check_room, to_units
 from ctscan.notices import Notice
 
 if sys.platform != "win32":
@@ -43,9 +46,13 @@ START_TIME = 30.0  # s that a child may take to import what it needs
 READ_TIME = 4.0  # s of the processor that a file may take
 HANG_TIME = 20.0  # s that it may take by the clock, on a machine that has other things to do
 MEMORY = 256 << 20  # bytes that a child may take beyond what it has when it is ready
+# The same for all slices of a file: 128 MB of the file, all units where slices lie across it, and one slice.
+STACK_TIME, STACK_HANG_TIME, STACK_MEMORY = 60.0, 180.0, 448 << 20
 MAX_FIELDS = 1 << 16  # bytes: all of a slice but its pixels
 OPEN_FILES = 16
 
+Outcome = TypeVar("Outcome")
+NO_PIXELS = np.zeros((0, 0), np.float32)
 LATE, LOST = Notice("too_slow"), Notice("lost")
 OUT_OF_TIME = -signal.SIGPROF if sys.platform != "win32" else None  # status of a child whose own timer ended it
 
@@ -113,7 +120,7 @@ class Decoder:
         try:
             if child is None or child.process.poll() is not None:  # it may have been killed while it had nothing to do
                 child = self._replace(child)
-            outcome = child.ask(json.dumps(wanted).encode(), data, self._hang_time) if child else LOST
+            outcome = child.ask(json.dumps(wanted).encode(), data, self._hang_time, receive_outcome) if child else LOST
         finally:
             if outcome in (None, LATE, LOST):  # it is gone, or what it may still say belongs to this file
                 child = self._replace(child)
@@ -145,6 +152,28 @@ class Decoder:
             return started
 
 
+def read_stack(data: bytes | bytearray) -> Stack | None:
+    """All slices of a file, read in a process that is gone afterwards.
+
+    Returns:
+        None for a file that holds no several slices in Hounsfield units.
+
+    Raises:
+        UnreadableSlice: And nothing else, also for what takes too much time or memory.
+    """
+    try:
+        child = Child(STACK_TIME, STACK_MEMORY)
+    except OSError:
+        raise UnreadableSlice(LOST) from None
+    try:
+        outcome = child.ask(json.dumps({"every": EXACT}).encode(), data, STACK_HANG_TIME, receive_stack)
+    finally:
+        child.stop()
+    if isinstance(outcome, Notice):
+        raise UnreadableSlice(outcome)
+    return outcome
+
+
 def environment() -> dict[str, str]:
     """Of a child, which runs elsewhere: relative entries of PYTHONPATH are told from here, where they are meant."""
     told = os.environ.get("PYTHONPATH")
@@ -155,9 +184,15 @@ def environment() -> dict[str, str]:
 class Child:
     """One process that reads files, one at a time. Raises OSError where it cannot be started."""
 
-    def __init__(self, read_time: float) -> None:
+    def __init__(self, read_time: float, memory: int = MEMORY) -> None:
         self.process = subprocess.Popen(
-            [Path(sys.executable).absolute(), "-c", PROGRAM, str(read_time)],  # found by PATH it may be relative
+            [
+                Path(sys.executable).absolute(),
+                "-c",
+                PROGRAM,
+                str(read_time),
+                str(memory),
+            ],  # found by PATH it may be relative
             cwd=ROOT,
             env=environment(),
             stdin=subprocess.PIPE,
@@ -182,8 +217,10 @@ class Child:
                 receive(self._pipes[1], 0)
             self._ready = True
 
-    def ask(self, wanted: bytes, data: bytes, hang_time: float) -> Slice | Survey | Notice:
-        """What is wanted, or why there is none: LATE or LOST where the process has not said it."""
+    def ask(
+        self, wanted: bytes, data: bytes | bytearray, hang_time: float, take: Callable[[IO[bytes]], Outcome]
+    ) -> Outcome | Notice:
+        """What is wanted, as `take` gets it, or why there is none: LATE or LOST where the process has not said it."""
         asked = time.monotonic()
         try:
             self.wait_until_ready()
@@ -192,7 +229,7 @@ class Child:
             with self._killed_after(hang_time):
                 send(files, wanted)
                 send(files, data)
-                return receive_outcome(answers)
+                return take(answers)
         except GONE:
             hung = time.monotonic() - asked >= hang_time
             self.process.kill()  # it may still live; one that is gone keeps the end that it had
@@ -213,7 +250,7 @@ class Child:
 # --- messages
 
 
-def send(stream: IO[bytes], message: bytes | memoryview) -> None:
+def send(stream: IO[bytes], message: bytes | bytearray | memoryview) -> None:
     """Write one message. Raises OSError."""
     stream.write(len(message).to_bytes(8, "little"))
     stream.write(message)
@@ -252,7 +289,45 @@ def receive_outcome(stream: IO[bytes]) -> Slice | Survey | Notice:
         return Survey(int(fields.pop("slices")), **fields)
     height, width = fields.pop("pixels")
     values = np.frombuffer(receive(stream, 4 * LONGEST_SIDE**2), np.float32)  # of bytes: read-only
-    pixels = values.reshape(height, width)
+    return _slice_from(fields, values.reshape(height, width))
+
+
+def send_stack(stream: IO[bytes], data: bytes, window: tuple[float, float]) -> None:
+    """Write all slices of a file as they are read, no pixels of one alone. Raises OSError, and UnreadableSlice."""
+    for number, count, slice_ in every(data, window):
+        height, width = slice_.pixels.shape
+        check_room(count, height, width)
+        known = {"pixels": (height, width), "number": number, "count": count}
+        send(stream, json.dumps(vars(slice_) | known, default=vars).encode())
+        if count < 2 or slice_.unit != "HU":
+            return
+        with refusing():
+            units = to_units(slice_)
+        send(stream, units.data.cast("B"))
+
+
+def receive_stack(stream: IO[bytes]) -> Stack | Notice | None:
+    """Read what `send_stack` wrote. Raises one of GONE for anything else."""
+    units, slices = np.empty((0, 0, 0), np.int16), dict[int, Slice]()
+    while not slices or len(slices) < len(units):
+        fields: dict[str, Any] = json.loads(receive(stream, MAX_FIELDS))
+        if "code" in fields:
+            return _from_json(fields)
+        (height, width), number, count = (fields.pop(name) for name in ("pixels", "number", "count"))
+        if count < 2 or fields["unit"] != "HU":
+            return None
+        if not slices:
+            check_room(count, height, width)
+            units = np.empty((count, height, width), np.int16)
+        if units.shape != (count, height, width) or number in slices or not 0 <= number < count:
+            raise ValueError("other slices")
+        units[number] = np.frombuffer(receive(stream, 2 * height * width), "<i2").reshape(height, width)
+        slices[number] = _slice_from(fields, NO_PIXELS)
+    units.setflags(write=False)
+    return Stack(units, tuple(slices[number] for number in range(len(slices))))
+
+
+def _slice_from(fields: dict[str, Any], pixels: NDArray[np.float32]) -> Slice:
     notices = tuple(_from_json(notice) for notice in fields.pop("notices"))
     facts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     return Slice(pixels, notices, **facts)
@@ -269,18 +344,14 @@ def _from_json(fields: dict[str, Any]) -> Notice:
 
 def main() -> None:
     """Read files from standard input until it ends, as it does when the parent is gone, however it went."""
-    for name in (
-        "SIGINT",
-        "SIGTERM",
-        "SIGHUP",
-    ):  # they are for the parent, which may still need this process, and ends it
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # for the parent, which may still need this process, and ends it
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     files, answers = sys.stdin.buffer, sys.stdout.buffer
     cv2.setNumThreads(1)
     for module in MEDICAL.values():  # while files may still be opened
         import_module(module)
-    limit_resources()
+    limit_resources(int(sys.argv[2]))
     send(answers, b"")
     with suppress(EOFError, BrokenPipeError):
         while True:
@@ -288,14 +359,17 @@ def main() -> None:
             data = receive(files, sys.maxsize)
             with limited_time(float(sys.argv[1])):
                 try:  # in no variable, which would hold it while the next is read
-                    send_outcome(answers, survey(data, **wanted) if "key" in wanted else read_slice(data, **wanted))
+                    if "every" in wanted:
+                        send_stack(answers, data, wanted["every"])
+                    else:
+                        send_outcome(answers, survey(data, **wanted) if "key" in wanted else read_slice(data, **wanted))
                 except UnreadableSlice as error:
                     send_outcome(answers, error.notice)
             del data
 
 
-def limit_resources() -> None:
-    """Give up what reading needs no more: files, processes, and memory beyond `MEMORY`.
+def limit_resources(memory: int) -> None:
+    """Give up what reading needs no more: files, processes, and memory beyond `memory` bytes.
 
     Where the system has no such limits (Windows), the pixels that a header may state and the time still have.
     """
@@ -309,7 +383,7 @@ def limit_resources() -> None:
     }
     if STATM.exists():  # Linux; elsewhere a limit on memory is accepted and not kept
         pages = int(STATM.read_text(encoding="ascii").split()[0])
-        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + MEMORY
+        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + memory
     for limit, most in limits.items():
         with suppress(ValueError, OSError):  # a system may set its own, lower ones
             resource.setrlimit(limit, (most, most))

@@ -18,12 +18,14 @@ from ctscan.notices import catalogue
 from ctscan.page.choice import read_choice
 
 MAX_BYTES = 16 << 20  # of an upload
+MAX_SCAN = 128 << 20  # of a scan, all slices at once
 MAX_QUESTION = 1 << 16  # bytes of a body that is no upload; an honest one has some hundreds
 # What the page asks, and what gradio_client asks: a listing, an upload, a question, its answer, a file. No more.
-BEGINNING = re.compile(r"POST /(answer|cover|check|mcp|gradio_api/upload)|GET /example/\d+")
+BEGINNING = re.compile(r"POST /(answer|cover|check|series(/scores)?|mcp|gradio_api/upload)|GET /example/\d+")
+SCAN_COMES = "POST /series"
 ASKING = re.compile(r"POST /gradio_api/(queue/join|call/classify)")
 OTHER = re.compile(
-    r"(GET|HEAD) /((static|picture|scan)/[\w.-]+|health|config|gradio_api/info)?"
+    r"(GET|HEAD) /((static|picture|scan)/[\w.-]+|health|config|gradio_api/info)?|GET /series/units|DELETE /series"
     r"|GET /gradio_api/(queue/data|call/classify/\w+|file=[\w.]+|heartbeat/\w+)|POST /gradio_api/(cancel|reset)"
 )
 AWAITING = re.compile(r"GET /gradio_api/(?:queue/data|call/classify/(\w+))")  # an answer, by its number or its session
@@ -60,6 +62,7 @@ class Door:
         self.is_uploaded, self.is_awaited = is_uploaded, is_awaited
         self.draining = False
         self._limited = RequestBodyLimitMiddleware(app, MAX_BYTES + MAX_QUESTION)  # a form is longer than its file
+        self._scans = RequestBodyLimitMiddleware(app, MAX_SCAN)
         self._asked = RequestBodyLimitMiddleware(self._ask, MAX_QUESTION)
         self._open = 0
         self._last = self._deadline = time.monotonic()
@@ -103,6 +106,8 @@ class Door:
             awaiting[1] or Request(scope).query_params.get("session_hash", "")
         ):
             await PlainTextResponse("Not found", 404)(scope, receive, send)
+        elif way == SCAN_COMES:
+            await self._scans(scope, receive, send)
         elif BEGINNING.fullmatch(way) or OTHER.fullmatch(way):
             await self._limited(scope, receive, send)
         elif way in ("GET ", "HEAD "):  # the root path alone, below which the page's relative addresses would not lie
@@ -141,7 +146,8 @@ class Door:
 
 def in_our_words(way: str, scope: Scope, receive: Receive, send: Send) -> Send:
     """Send with the page's own headers, and with its own sentence where a queue is full or a body too large."""
-    reasons = {503: "busy", 413: "long_question" if ASKING.fullmatch(way) else "large"}
+    large = "long_question" if ASKING.fullmatch(way) else "large_series" if way == SCAN_COMES else "large"
+    reasons = {503: "busy", 413: large}
     replaced = 0  # status of an answer that is not ours
 
     async def sender(message: Message) -> None:

@@ -5,17 +5,12 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
-import gzip
-import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from functools import partial
-from math import isfinite
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -26,34 +21,24 @@ from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from gradio.components.api_component import Api
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ctscan.errors import CtscanError
-from ctscan.inference.classifier import Patch
-from ctscan.notices import LANGUAGES, catalogue
-from ctscan.page.choice import Choice, read_choice
+from ctscan.notices import catalogue
+from ctscan.page.choice import read_choice
 from ctscan.page.door import MAX_BYTES, Door, refuse
-from ctscan.page.languages import choose
 from ctscan.page.memory import Memory
+from ctscan.page.routes import WAITING, page_routes
+from ctscan.page.shelf import Shelf
 from ctscan.page.tool import build_tool
 from ctscan.page.views import Views
 
-KINDS = {
-    ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png",
-    ".json": "application/json", ".jpg": "image/jpeg",
-}  # fmt: skip
-FOR_A_YEAR = {"cache-control": "public, max-age=31536000, immutable"}  # addresses of static files name their content
-NEVER = {"cache-control": "no-store"}
 AT_ONCE = 2  # slices; the network uses all cores for one
-WAITING = 16  # slices, of visitors of the page and of clients of the API each
 PERIOD = 5.0  # s between two looks at what clients left behind
 UNREAD = 32  # answers that may wait for their client; about a kilobyte each
 SESSIONS = 32  # whose last values Gradio remembers; more than can wait and compute, and none is needed later
-MOST_PATCHES = 200  # that one question covers
 M_ARENA_MAX = -8  # of glibc's malloc.h
 CLASSIFY = """Classify one chest CT slice: research and education only, not for diagnosis.
 
@@ -151,7 +136,7 @@ def serve(views: Views, listener: socket.socket, host: str, root_path: str = "")
 
 def build(views: Views, root_path: str) -> Door:
     """Our routes first, then Gradio's, and the door before both."""
-    memory, desk = Memory(), CapacityLimiter(AT_ONCE)
+    memory, shelf, desk = Memory(), Shelf(), CapacityLimiter(AT_ONCE)
 
     async def health(_: Request) -> Response:
         if door.draining:
@@ -174,9 +159,9 @@ def build(views: Views, root_path: str) -> Door:
 
     blocks = build_api(views, memory, desk)
     tool_routes, tool = build_tool(views, desk)
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=housekeeping(memory, blocks, tool))
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=housekeeping(memory, shelf, blocks, tool))
     app.router.routes[:0] = [
-        *page_routes(views, desk),
+        *page_routes(views, desk, shelf),
         *tool_routes,
         Route("/health", health),
         Route("/gradio_api/upload", upload, methods=["POST"]),
@@ -203,109 +188,6 @@ def build(views: Views, root_path: str) -> Door:
 
     door = Door(app, lambda name: memory.get(name) is not None, root_path, is_awaited)
     return door
-
-
-def page_routes(views: Views, desk: CapacityLimiter) -> list[Route]:
-    """What a browser asks for."""
-    pages = {language: views.home(language).encode() for language in LANGUAGES}
-    packed = {language: gzip.compress(page, mtime=0) for language, page in pages.items()}
-
-    async def show_home(request: Request) -> Response:
-        language = language_of(request)
-        headers = NEVER | {"vary": "Accept-Language, Accept-Encoding", "content-language": language}
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            return HTMLResponse(packed[language], headers=headers | {"content-encoding": "gzip"})
-        return HTMLResponse(pages[language], headers=headers)
-
-    async def kept(request: Request) -> Response:
-        name = "/".join(request.scope["path"].split("/")[-2:])
-        if name not in views.files:
-            return PlainTextResponse("Not found", 404)
-        return Response(views.files[name], headers=FOR_A_YEAR, media_type=KINDS[Path(name).suffix])
-
-    async def at_the_desk(request: Request, work: Callable[[], dict[str, Any]]) -> Response:
-        if desk.statistics().tasks_waiting >= WAITING:
-            return refuse(503, "busy", request.scope)
-        return JSONResponse(await run_sync(work, limiter=desk), headers=NEVER)
-
-    async def answer(request: Request) -> Response:
-        data, choice = await request.body(), choice_of(request)
-        if choice is None:
-            return refuse(422, "odd_choice", request.scope)
-        return await at_the_desk(request, partial(views.answer, data, language_of(request), choice))
-
-    async def example(request: Request) -> Response:
-        number = request.path_params["number"]
-        if number not in map(str, range(len(views.examples))):
-            return PlainTextResponse("Not found", 404)
-        return await at_the_desk(request, partial(views.example, int(number), language_of(request)))
-
-    async def source_of(request: Request) -> bytes | int | None:
-        """The slice in the body, or the number of an example; None where there is no such example."""
-        number = request.query_params.get("example")
-        if number is None:
-            return await request.body()
-        return int(number) if number in map(str, range(len(views.examples))) else None
-
-    async def cover(request: Request) -> Response:
-        source, patches = await source_of(request), read_patches(request.query_params.getlist("at"))
-        choice = choice_of(request)
-        if source is None or not patches:
-            return PlainTextResponse("Not found", 404)
-        if choice is None:
-            return refuse(422, "odd_choice", request.scope)
-        return await at_the_desk(request, partial(views.cover, source, patches, choice))
-
-    async def check(request: Request) -> Response:
-        source, choice = await source_of(request), choice_of(request)
-        if source is None:
-            return PlainTextResponse("Not found", 404)
-        if choice is None:
-            return refuse(422, "odd_choice", request.scope)
-        if desk.statistics().tasks_waiting >= WAITING:
-            return refuse(503, "busy", request.scope)
-
-        async def lines() -> AsyncIterator[str]:  # each change waits for its turn, so others are answered between two
-            steps = views.check(source, language_of(request), choice)
-            while step := await run_sync(next, steps, None, limiter=desk):
-                yield json.dumps(step) + "\n"
-
-        return StreamingResponse(lines(), media_type="application/x-ndjson", headers=NEVER)
-
-    small = [Middleware(GZipMiddleware, minimum_size=1024)]  # pictures are compressed already
-    return [
-        Route("/", show_home),
-        Route("/static/{name}", kept, middleware=small),
-        Route("/picture/{name}", kept),
-        Route("/scan/{name}", kept, middleware=small),
-        Route("/answer", answer, methods=["POST"]),
-        Route("/cover", cover, methods=["POST"]),
-        Route("/check", check, methods=["POST"]),
-        Route("/example/{number}", example, middleware=small),
-    ]
-
-
-def language_of(request: Request) -> str:
-    """The language that a request is to be answered in."""
-    return choose(request.query_params.get("lang", ""), request.headers.get("accept-language", ""))
-
-
-def choice_of(request: Request) -> Choice | None:
-    """The slice and the window that the address asks for; None where it asks for what there cannot be."""
-    try:
-        return read_choice(request.query_params.get("slice"), request.query_params.get("window"))
-    except ValueError:
-        return None
-
-
-def read_patches(places: Sequence[str]) -> tuple[Patch, ...]:
-    """`x,y,radius` each, in pixels of the slice; nothing where one is no such place, or there are too many."""
-    try:
-        patches = tuple(Patch(*map(float, place.split(","))) for place in places)
-    except (TypeError, ValueError):
-        return ()
-    finite = all(isfinite(value) for patch in patches for value in (patch.x, patch.y, patch.radius))
-    return patches if finite and len(patches) <= MOST_PATCHES else ()
 
 
 def build_api(views: Views, memory: Memory, desk: CapacityLimiter) -> gr.Blocks:
@@ -348,9 +230,9 @@ def held(label: str) -> Api:
 
 
 def housekeeping(
-    memory: Memory, blocks: gr.Blocks, tool: AbstractAsyncContextManager[None]
+    memory: Memory, shelf: Shelf, blocks: gr.Blocks, tool: AbstractAsyncContextManager[None]
 ) -> Callable[[FastAPI], Any]:
-    """A lifespan in which the tool runs, files grow old, and Gradio's queue forgets clients that never come back."""
+    """A lifespan in which the tool runs, files and scans grow old, and Gradio's queue forgets clients that are gone."""
 
     async def work() -> None:
         queue = blocks._queue
@@ -358,6 +240,7 @@ def housekeeping(
         while True:
             await asyncio.sleep(PERIOD)
             memory.forget()
+            shelf.forget()
             waiting = {s for s, ids in events.items() if any(i in queue.event_ids_to_events for i in ids)}
             done = [s for s in events if not events[s] or s not in messages]
             unread = [s for s in messages if s not in waiting and not messages[s].empty()]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from ctscan.classes import CLASSES
@@ -20,29 +19,25 @@ from ctscan.imaging import render
 from ctscan.imaging.anatomy import Mask, find_anatomy
 from ctscan.inference.answer import Answer, Prediction
 from ctscan.inference.checks import check
-from ctscan.inference.classifier import Classifier, Patch, Reader
+from ctscan.inference.classifier import Classifier, Patch, Reader, read
 from ctscan.inference.gate import share_outside, where_disease_can_be
-from ctscan.io.images import read_slice
+from ctscan.io.images import Slice, read_slice
+from ctscan.io.medical import PRESETS
 from ctscan.model.card import INTENDED_USE
 from ctscan.notices import LANGUAGES, Notice, catalogue
 from ctscan.page.choice import MIDDLE, Choice
-from ctscan.page.door import MAX_BYTES
+from ctscan.page.door import MAX_BYTES, MAX_SCAN
 from ctscan.page.examples import Entry, Example
+from ctscan.page.words import sketch, templates, whole
 from ctscan.results import summary
-from ctscan.results.report import filters
 from ctscan.results.scan import BundledScan
 from ctscan.results.summary import Facts
 
 STATIC = Path(__file__).parent / "static"
+SHOWN = ("lung", "mediastinal", "bone", "training")  # windows that a scan can be seen in at one press
 THUMBNAIL = 160  # px, longer side
 CELL = 32  # px of the model's square, side of a cell of its last layer
 DIGITS = 5  # of a map's values as the page is given them: far finer than a colour tells
-OTHER_SIDE = {
-    "right_lung": "left_lung",
-    "left_lung": "right_lung",
-    "right_side": "left_side",
-    "left_side": "right_side",
-}
 OUTER, INNER = 1 / 3, 0.1  # of the body: an anterior third, a tenth of its width to either side of the middle
 
 
@@ -122,6 +117,7 @@ class Views:
             "facts": facts,
             "scan": scan,
             "bounds": summary,
+            "windows": {name: PRESETS[name] for name in SHOWN},
             "whole": whole,
             "intended_use": INTENDED_USE,
             "opacity": round(100 * render.DEFAULT_OPACITY),
@@ -152,6 +148,7 @@ class Views:
             examples=[(title, self.publish(picture)) for title, picture in pictures],
             versions=self.versions,
             limit=MAX_BYTES,
+            scan_limit=MAX_SCAN,
         )
 
     def publish(self, picture: render.Picture) -> str:
@@ -161,11 +158,11 @@ class Views:
         self.files[name] = data
         return name
 
-    def answer(self, data: bytes, language: str = "en", choice: Choice = MIDDLE) -> dict[str, Any]:
+    def answer(self, data: bytes | Slice, language: str = "en", choice: Choice = MIDDLE) -> dict[str, Any]:
         """What the page's script puts in place of the last answer.
 
         Args:
-            data: Bytes of a visitor's file.
+            data: Bytes of a visitor's file, or a slice of a scan that was read before.
             language: Of the page.
             choice: Of a slice and a window, in a medical file.
         """
@@ -175,11 +172,11 @@ class Views:
         """The same for one of the examples."""
         return self.render(self._example(number), language)
 
-    def cover(self, source: bytes | int, patches: tuple[Patch, ...], choice: Choice = MIDDLE) -> dict[str, Any]:
+    def cover(self, source: bytes | int | Slice, patches: tuple[Patch, ...], choice: Choice = MIDDLE) -> dict[str, Any]:
         """What the network says of a slice of which places are covered, as `Classifier.cover`.
 
         Args:
-            source: Bytes of a visitor's file, or the number of an example.
+            source: Bytes of a visitor's file, a slice of a scan, or the number of an example.
             patches: What is covered.
             choice: As for `answer`.
 
@@ -192,7 +189,9 @@ class Views:
             return {"shares": [], "logits": []}
         return {"shares": [whole(p) for p in given.probabilities.tolist()], "logits": given.logits.tolist()}
 
-    def check(self, source: bytes | int, language: str = "en", choice: Choice = MIDDLE) -> Iterator[dict[str, Any]]:
+    def check(
+        self, source: bytes | int | Slice, language: str = "en", choice: Choice = MIDDLE
+    ) -> Iterator[dict[str, Any]]:
         """Whether the answer to a slice survives small changes of it.
 
         Args:
@@ -204,7 +203,7 @@ class Views:
             For each change its `title`, what is `said` then, and whether it is the `same` as without it.
         """
         try:
-            slice_ = self.examples[source].slice if isinstance(source, int) else choice.reader(self.read)(source)
+            slice_ = read(self.examples[source].slice if isinstance(source, int) else source, choice.reader(self.read))
         except UnreadableSlice:
             return
         texts, names = catalogue(language)["page"], catalogue(language)["classes"]
@@ -216,6 +215,17 @@ class Views:
                 said = texts["scan"]["live"][given.verdict]
             same = (given.verdict, given.top_class) == (before.verdict, before.top_class)
             yield {"title": texts["changes"][name], "said": said, "same": same}
+
+    def unread(self, notice: Notice, language: str = "en") -> dict[str, Any]:
+        """The answer to a scan that cannot be read."""
+        return self.render(view(Answer("unreadable", (notice,), self.classifier.card.model_id)), language)
+
+    def score(self, slice_: Slice) -> dict[str, Any]:
+        """What is said of one slice among many: its verdict, scores and classes, and why there are none."""
+        given = self.classifier(slice_)
+        shares = list(given.probabilities.values()) if given.probabilities else None
+        reason = given.notices[0].code if given.notices and given.verdict != "ok" else None
+        return {"verdict": given.verdict, "probabilities": shares, "possible": given.possible, "reason": reason}
 
     def render(self, shown: AnswerView, language: str = "en") -> dict[str, Any]:
         """The answer's state, HTML and JSON."""
@@ -239,55 +249,6 @@ class Views:
         grey = render.to_bytes(render.fit(given.slice.pixels, render.LONGEST_OVERLAY))
         evidence = prediction.evidence(prediction.top, (grey.shape[0], grey.shape[1]))
         return dict(given.to_dict()), render.encode_png(render.overlay(grey, evidence, prediction.map_top))
-
-
-def templates(language: str, shared: Mapping[str, Any]) -> Environment:
-    """The templates in a language: its words, and numbers as it writes them.
-
-    Args:
-        language: Of a catalogue.
-        shared: What they say in every language.
-    """
-    environment = Environment(
-        loader=PackageLoader("ctscan.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    words = catalogue(language)
-    environment.filters |= filters(language)
-    environment.globals |= shared
-    environment.globals |= {
-        "language": language,
-        "languages": {code: catalogue(code)["name"] for code in LANGUAGES},
-        "t": words["page"],
-        "names": words["classes"],
-        "reasons": words["notices"],
-        "place": partial(place, language),
-    }
-    return environment
-
-
-def place(language: str, shown: ClassView, flipped: bool = False) -> str:
-    """Where a class's map is brightest, as a sentence; `flipped` where the slice was saved the other way round."""
-    words, title = catalogue(language)["page"]["places"], catalogue(language)["classes"][shown.key]["title"]
-    where = " ".join(words[OTHER_SIDE.get(name, name) if flipped else name] for name in shown.where)
-    sentence: str = words["strongest" if where else "nowhere"]
-    return sentence.format(title=title, where=where, strength=whole(shown.strength))
-
-
-def sketch(cells: int) -> str:
-    """A made-up map of as many cells as a real one has, a pixel each, as a data URL."""
-    rows, columns = np.mgrid[:cells, :cells] / cells
-    blob = np.exp(-((rows - 0.55) ** 2 + (columns - 0.3) ** 2) / 0.045)
-    return render.data_uri(render.layer(blob.astype(np.float32), 1.0))
-
-
-def whole(share: float) -> str:
-    """A whole number, and never a certainty: `97 %`, `<1 %`, `>99 %`, with a space that does not break."""
-    rounded = round(100 * share)
-    return f"{'<1' if rounded == 0 else '>99' if rounded == 100 else rounded}\u00a0%"
 
 
 def view(

@@ -2,12 +2,14 @@
 import { guess, isGuessing } from "./guess.js";
 import { keys, language, say, show as showPicture, words } from "./picture.js";
 import { keep } from "./keep.js";
+import { close, open as openScan, pack } from "./series.js";
 import { list } from "./several.js";
 
 const find = (selector) => document.querySelector(selector);
 const answer = find("#answer");
 const file = find("#file");
 const limit = Number(document.body.dataset.limit); // bytes, as the server's
+const scanLimit = Number(document.body.dataset.scanLimit);
 const PATIENCE = 150; // ms until the page says that it is working
 const MOST = 20; // slices of one list
 let asking = null; // the question under way; a new one, or Clear, takes its place
@@ -53,14 +55,16 @@ async function ask(address, options, askAgain) {
   try {
     const response = await fetch(address, { ...options, signal: own.signal });
     const given = response.ok ? await response.json() : null;
-    if (own !== asking) return;
-    if (given) show(given.state, given.html, askAgain);
-    else fail(reasonOf(response));
+    if (own !== asking) return null;
+    if (given?.html) show(given.state, given.html, askAgain);
+    else if (!given) fail(reasonOf(response));
+    return given;
   } catch (error) {
     if (own === asking) fail(error instanceof SyntaxError ? "failed" : "offline");
   } finally {
     clearTimeout(timer);
   }
+  return null;
 }
 
 // Further questions about the slice that is shown. Each gives the response, or null where there is none to be had.
@@ -76,6 +80,7 @@ const asker = (slice, example) => async (question, places = []) => {
 };
 
 function askAboutSlice(slice) {
+  close();
   mark(null);
   history.replaceState(null, "", location.pathname + location.search);
   if (slice.size > limit) fail("large");
@@ -83,6 +88,7 @@ function askAboutSlice(slice) {
 }
 
 function askAboutExample(number) {
+  close();
   mark(number);
   return ask(`example/${number}?lang=${language}`, {}, asker(null, number));
 }
@@ -90,10 +96,25 @@ function askAboutExample(number) {
 async function askAbout(files) {
   if (!files.length) return;
   if (find("[data-section=slice]").hidden) location.hash = "slice";
-  stop(files.length > MOST ? say(words.too_many, { most: MOST }) : "");
-  const slices = files.slice(0, MOST).map((one) => one.slice()); // without their names
-  if (slices.length === 1) askAboutSlice(slices[0]);
-  else list(find("#several"), slices, limit, post, askAboutSlice);
+  stop();
+  close();
+  const own = (asking = new AbortController());
+  const slices = files.map((one) => one.slice()); // without their names
+  const scan = await pack(slices);
+  if (own !== asking || (scan && (await askAboutScan(scan, slices)))) return;
+  if (slices.length === 1) return void askAboutSlice(slices[0]);
+  stop(slices.length > MOST ? say(words.too_many, { most: MOST }) : "");
+  list(find("#several"), slices.slice(0, MOST), limit, post, askAboutSlice);
+}
+
+// Whether that was all: several files that make no scan are still to be asked about one by one.
+async function askAboutScan(scan, slices) {
+  mark(null);
+  history.replaceState(null, "", location.pathname + location.search);
+  if (scan.size > scanLimit) return fail("large_series") ?? true;
+  const given = await ask(`series?lang=${language}`, post(scan), asker(scan));
+  if (given?.scan) openScan(given, { ask, fail, show, stop });
+  return !given?.html || slices.length === 1;
 }
 
 // --- ways in
@@ -123,6 +144,7 @@ find(".examples")?.addEventListener("click", (event) => {
 
 find("#clear").addEventListener("click", () => {
   stop();
+  close();
   mark(null);
   show("empty", find("#empty").innerHTML);
 });

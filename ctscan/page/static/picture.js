@@ -20,6 +20,7 @@ let view = null; // part of the slice that is shown: x, y, width, height
 let patches = []; // x, y, radius each, px of the slice
 let brush = null; // where the keyboard's brush is
 let askAgain = null; // what to ask about covered places
+let shownScan = null; // the scan that the slice is of, whose slices are seen in one view; none for a slice alone
 let asked = 0; // questions about covered places; only the last one's answer counts
 
 // --- what is shown
@@ -108,7 +109,7 @@ function drawSmall() {
 // --- zoom
 
 function fit() {
-  const [x, y, w, h] = given?.square ?? [0, 0, 0, 0];
+  const [x, y, w, h] = (!shownScan && given?.square) || [0, 0, 0, 0];
   const [left, top] = [Math.min(0, x), Math.min(0, y)]; // with the bars that the network saw beside the slice
   view = [left, top, Math.max(size[0], x + w) - left, Math.max(size[1], y + h) - top];
   place();
@@ -118,9 +119,10 @@ function place() {
   const picture = find("svg.picture");
   picture?.setAttribute("viewBox", view.map((v) => Number(v.toFixed(2))).join(" "));
   picture?.classList.toggle("zoomed", isZoomed());
+  answer.dispatchEvent(new CustomEvent("view", { detail: { view, size } }));
 }
 
-const isZoomed = () => view[2] < 0.99 * Math.max(size[0], given?.square[2] ?? 0);
+const isZoomed = () => view[2] < 0.99 * Math.max(size[0], (!shownScan && given?.square[2]) || 0);
 
 function zoom(factor, [x, y]) {
   const whole = Math.max(...size);
@@ -246,7 +248,10 @@ export function show(ask) {
   const picture = find("svg.picture");
   if (!picture) return;
   size = picture.dataset.size.split(" ").map(Number);
-  fit();
+  const same = shownScan && shownScan === answer.dataset.scan;
+  shownScan = answer.dataset.scan;
+  if (same) place();
+  else fit();
   if (!given) return;
   drawSmall();
   redraw();

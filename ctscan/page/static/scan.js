@@ -1,12 +1,9 @@
 // The section "Whole scan": one slice in three windows, and the scores of all slices as lines along the body.
 // Nothing is fetched before the section is opened; windows are applied here, to greys that are Hounsfield units.
+import { draw, drawLegend, element, follow, moveCursor as moveTo, percent } from "./chart.js";
 
 const AIR = -1024, STEP = 8; // Hounsfield units: of grey 0, and from one grey to the next
-const TALL = 150, LEFT = 61, RIGHT = 61, TOP = 8, FOOT = 22; // px of the chart and its edges; left and right as the slider's
 const NOTCH = 40; // px of wheel for one slice: less than a mouse's notch, some of a trackpad's
-const MARKED = 5; // slices between two marks of a line
-const DOTS = [(x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0-8 0`, (x, y) => `M${x - 3.5} ${y - 3.5}h7v7h-7z`,
-  (x, y) => `M${x} ${y - 4.5}l4.5 8h-9z`, (x, y) => `M${x} ${y - 5}l5 5l-5 5l-5-5z`];
 
 const root = document.querySelector("#whole-scan");
 const find = (selector) => root.querySelector(selector);
@@ -22,18 +19,7 @@ let state = "closed"; // then "fetching", and "open" or back to "closed"
 let scan = null;
 let sheet = null; // all slices, as tiles
 
-function percent(share) {
-  const rounded = Math.round(100 * share);
-  return `${rounded === 0 ? "<1" : rounded === 100 ? ">99" : rounded}\u00a0%`;
-}
-
 const millimetres = (slice) => slice.position.toLocaleString(document.documentElement.lang);
-
-function element(name, attributes) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-}
 
 // --- pictures
 
@@ -101,67 +87,20 @@ function fillPanel(panel, index) {
 
 const chosen = () => find("[name=scan-window]:checked").value;
 const nameOf = (panel) => panel.querySelector(".panel-name span").firstChild.textContent.trim();
-let across = (index) => index; // slice -> px; made when the chart is drawn
+let across = null; // slice -> px; made when the chart is drawn
 
 function drawChart() {
-  const chart = find("#scan-chart");
-  const wide = chart.clientWidth;
-  if (!wide) return;
-  const count = scan.slices.length, last = count - 1;
-  const scale = (wide - LEFT - RIGHT) / last, high = TALL - TOP - FOOT;
-  across = (index) => LEFT + index * scale;
-  const down = (share) => TOP + (1 - share) * high;
-  chart.setAttribute("viewBox", `0 0 ${wide} ${TALL}`);
-  const parts = [];
-  const marked = scan.slices.flatMap((slice, index) => (slice.outline.length ? [index] : []));
-  for (const index of marked) {
-    parts.push(element("rect", { class: "lesion", x: across(index - 0.5), y: TOP, width: scale, height: high }));
-  }
-  for (const share of [0, 0.5, 1]) {
-    parts.push(element("path", { class: "grid", d: `M${LEFT} ${down(share)}H${wide - RIGHT}` }));
-    const label = element("text", { x: LEFT - 8, y: down(share) + 4, class: "end" });
-    label.textContent = `${100 * share}\u00a0%`;
-    parts.push(label);
-  }
-  for (let mm = 0; mm <= scan.slices[last].position; mm += 50) {
-    const at = across((mm / scan.slices[last].position) * last);
-    parts.push(element("path", { class: "grid", d: `M${at} ${TOP + high}v4` }));
-    const label = element("text", { x: at, y: TALL - 3, class: "middle" });
-    label.textContent = mm ? mm : "0\u00a0mm";
-    parts.push(label);
-  }
-  const readings = scan.slices.map((slice) => slice.readings[chosen()]);
-  scan.classes.forEach((_, number) => {
-    const lines = { ok: "", unusual: "" };
-    let dots = "", faded = "";
-    readings.forEach((reading, index) => {
-      if (!reading.probabilities) return;
-      const at = `${across(index)} ${down(reading.probabilities[number])}`;
-      const before = readings[index - 1]?.probabilities, after = readings[index + 1]?.probabilities;
-      if (before) {
-        const kind = reading.verdict === "ok" && readings[index - 1].verdict === "ok" ? "ok" : "unusual";
-        lines[kind] += `M${across(index - 1)} ${down(before[number])}L${at}`;
-      }
-      const alone = !before && !after;
-      if (alone || (index + number) % MARKED === 0) {
-        const dot = DOTS[number](across(index), down(reading.probabilities[number]));
-        if (reading.verdict === "ok") dots += dot;
-        else faded += dot;
-      }
-    });
-    const group = element("g", { class: `class-${number}` });
-    group.append(element("path", { class: "line", d: lines.ok }), element("path", { class: "line unusual", d: lines.unusual }),
-      element("path", { class: "dot", d: dots }), element("path", { class: "dot unusual", d: faded }));
-    parts.push(group);
+  across = draw(find("#scan-chart"), {
+    readings: scan.slices.map((slice) => slice.readings[chosen()]), classes: scan.classes,
+    length: scan.slices.at(-1).position,
+    marked: scan.slices.flatMap((slice, index) => (slice.outline.length ? [index] : [])),
   });
-  parts.push(element("path", { class: "cursor" }));
-  chart.replaceChildren(...parts);
-  moveCursor();
+  if (across) moveCursor();
 }
 
 function moveCursor() {
   const index = slider.value - 1;
-  find(".cursor")?.setAttribute("d", `M${across(index)} ${TOP - 6}V${TALL - FOOT + 5}`);
+  if (across) moveTo(find("#scan-chart"), across(index));
   const panel = panels.find((one) => one.dataset.window === chosen());
   const readings = scan.slices.map((slice) => slice.readings[chosen()]);
   const tally = (verdict) => readings.filter((reading) => reading.verdict === verdict).length;
@@ -221,14 +160,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-find("#scan-chart")?.addEventListener("pointerdown", (event) => event.currentTarget.setPointerCapture(event.pointerId));
-for (const type of ["pointerdown", "pointermove"]) {
-  find("#scan-chart")?.addEventListener(type, (event) => {
-    if (!event.buttons) return;
-    const at = event.clientX - event.currentTarget.getBoundingClientRect().left;
-    go(Math.round((at - across(0)) / (across(1) - across(0))) + 1);
-  });
-}
+if (scored) follow(find("#scan-chart"), () => across, (index) => go(index + 1));
 for (const radio of root.querySelectorAll("[name=scan-window]")) radio.addEventListener("change", drawChart);
 
 // --- opening
@@ -255,7 +187,7 @@ async function open() {
   find("#scan-failed").hidden = state === "open";
   find("#scan-view").hidden = state !== "open";
   if (state !== "open") return;
-  find("#scan-legend")?.querySelectorAll(".dot").forEach((dot, number) => dot.setAttribute("d", DOTS[number](17, 7)));
+  drawLegend(find("#scan-legend"));
   show();
   if (scored) new ResizeObserver(drawChart).observe(find("#scan-chart"));
 }

@@ -1,0 +1,61 @@
+"""All slices of a volume or a series, as Hounsfield units of 16 bits: what a viewer scrolls through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctscan.errors import UnreadableSlice
+from ctscan.io.images import Slice, shrink
+from ctscan.io.medical import DEFAULT_WINDOW, PRESETS, in_window
+from ctscan.notices import Notice
+
+MAX_BYTES = 192 << 20  # of all its values: some 380 slices of 512 x 512
+MAX_SLICES = 2048
+# A window under which greys are Hounsfield units again: its floats are finer than a hundredth of a unit.
+EXACT = (0.0, 65536.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """One scan.
+
+    Attributes:
+        units: Int16 (Z, H, W), Hounsfield units.
+        slices: All that is known of each besides its pixels, which are empty.
+    """
+
+    units: NDArray[np.int16]
+    slices: tuple[Slice, ...]
+
+    @property
+    def positions(self) -> tuple[float, ...] | None:
+        """mm towards the head, of each slice; None where one does not say it."""
+        found = [slice_.position for slice_ in self.slices if slice_.position is not None]
+        return tuple(found) if len(found) == len(self.slices) else None
+
+    def slice(self, number: int) -> Slice:
+        """One of them under the usual window, as `read_slice` gives it but for what rounding to units takes."""
+        known = self.slices[number]
+        centre, width = asked = PRESETS[DEFAULT_WINDOW]
+        pixels = in_window(self.units[number], *asked)
+        pixels.setflags(write=False)
+        values = {"centre": centre, "width": width}
+        notices = tuple(Notice(n.code, values) if n.values.keys() == values.keys() else n for n in known.notices)
+        return shrink(replace(known, pixels=pixels, notices=notices, window=asked))
+
+
+def to_units(slice_: Slice) -> NDArray[np.int16]:
+    """Hounsfield units of a slice that was read under `EXACT`."""
+    units = slice_.pixels * np.float32(EXACT[1])  # a power of two: exact
+    units += np.float32(EXACT[0] - EXACT[1] / 2)
+    np.rint(units, out=units)
+    return np.clip(units, -(1 << 15), (1 << 15) - 1, out=units).astype(np.int16)
+
+
+def check_room(count: int, height: int, width: int) -> None:
+    """Raise UnreadableSlice where so many slices are too much."""
+    if count > MAX_SLICES or 2 * count * height * width > MAX_BYTES:
+        raise UnreadableSlice(Notice("large_stack", {"megabytes": MAX_BYTES >> 20, "most": MAX_SLICES}))
