@@ -244,6 +244,8 @@ def test_slider_wheel_and_keys_go_from_slice_to_slice_and_the_slice_is_answered(
     middle = SLICES // 2 + 1
     assert visit.number == middle
     assert len(travelled(visit)) == 1
+    assert page.locator("#answer .side:visible").count() == 2  # R and L as the file states them, whatever the verdict
+    assert TEXTS["alone"] not in page.inner_text("#answer")
     assert f"Slice {middle} of {SLICES}" in page.inner_text("#series-where")
     assert page.inner_text("#series-where").endswith("position 10 mm")
     page.locator("svg.picture").hover()

@@ -134,6 +134,11 @@ function attach(room) {
     untouched.before(defs);
     defs.append(untouched);
   }
+  if (room.querySelector("#maps")) return;
+  const sides = find("#series-alone").content.querySelectorAll(".side"); // facts of the file, whatever the answer
+  if (!room.querySelector(".side")) room.querySelector("svg.picture").append(...[...sides].map((side) => side.cloneNode(true)));
+  const caption = room.querySelector("#reading");
+  if (caption) caption.textContent = scan.sides_known ? said.view : "";
 }
 
 function develop() {
@@ -258,7 +263,7 @@ addEventListener("keydown", (event) => {
 });
 keys.w = () => {
   if (!scan) return;
-  const names = Object.keys(presets);
+  const names = [...head.querySelectorAll("[name=seen]")].map((radio) => radio.value);
   const now = names.findIndex((name) => presets[name][0] === level && presets[name][1] === width);
   setWindow(...presets[names[(now + 1) % names.length]]);
 };
