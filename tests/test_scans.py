@@ -357,7 +357,7 @@ def test_a_scan_that_is_gone_is_said(visit: ScanVisit, app: App) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="real files are not here")
 def test_a_real_series_is_scrolled(visit: ScanVisit) -> None:
     files = [path.read_bytes() for path in sorted(SHARED.glob("*.dcm"))]
-    visit.open(zip_of(files))
+    visit.open(*files)
     assert f"of {len(files)} from the feet" in visit.page.inner_text("#series-where")
     assert visit.page.locator("#answer .side:visible").count() == 2
     visit.page.keyboard.press("ArrowUp")

@@ -40,8 +40,9 @@ async function kindOf(blob) {
   const starts = (...wanted) => wanted.every((byte, at) => bytes[at] === byte);
   const text = (from, to) => String.fromCharCode(...bytes.subarray(from, to));
   if (text(128, 132) === "DICM" || starts(8, 0) || starts(2, 0)) {
-    const frames = bytes.some((byte, at) => byte === 0x28 && !bytes[at + 1] && bytes[at + 2] === 8 && !bytes[at + 3]); // (0028,0008)
-    return frames ? "scan" : "slice";
+    const find = (...wanted) => bytes.findIndex((_, from) => wanted.every((byte, at) => bytes[from + at] === byte));
+    const [frames, pixels] = [find(0x28, 0, 8, 0), find(0xe0, 0x7f, 0x10, 0)]; // the number of frames, and what is no head
+    return frames >= 0 && (pixels < 0 || frames < pixels) ? "frames" : "slice";
   }
   const volume = starts(0x50, 0x4b, 3, 4) || starts(0x1f, 0x8b) || text(0, 4) === "NRRD" || ["n+", "ni"].includes(text(344, 346)) || ["n+", "ni"].includes(text(4, 6));
   return volume ? "scan" : "other";
@@ -50,8 +51,8 @@ async function kindOf(blob) {
 // One file to send for all of these; nothing where they are no scan.
 export async function pack(blobs) {
   const kinds = await Promise.all(blobs.map(kindOf));
-  if (blobs.length === 1) return kinds[0] === "scan" ? blobs[0] : null;
-  return kinds.every((kind) => kind === "slice") ? zip(blobs) : null;
+  if (blobs.length === 1) return ["scan", "frames"].includes(kinds[0]) ? blobs[0] : null;
+  return kinds.every((kind) => ["slice", "frames"].includes(kind)) ? zip(blobs) : null;
 }
 
 // --- asking
