@@ -2,7 +2,7 @@
 
     path, bytes, array --read--> Slice --gate--> refused, in words
                                    |      |
-                                   |  may be scored --preprocess--> square (1,S,S) --network--> logits (4)
+                                   |  may be scored --preprocess--> square (2,S,S) --network--> logits (4)
                                    |                      |                               |         |
                                    |                  Placement <---- maps (4,h,w) <------+   probabilities, set
                                    |                      |                                         |
@@ -15,7 +15,7 @@
     >>> answer.verdict, answer.possible
     ('ok', ('adenocarcinoma', 'normal'))
     >>> round(answer.probabilities["adenocarcinoma"], 3)
-    0.736
+    0.475
     >>> answer.maps["adenocarcinoma"].shape == answer.slice.pixels.shape
     True
     >>> answer.overlay("adenocarcinoma").size

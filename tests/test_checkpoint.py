@@ -88,7 +88,7 @@ def test_another_gate_than_this_version_knows_is_refused(checkpoint: Checkpoint,
 
 def test_the_committed_model_keeps_its_name_and_has_its_gate() -> None:
     committed = read_checkpoint(COMMITTED)
-    assert committed.card.model_id == "resnet18-7839868e9735"
+    assert committed.card.model_id == "resnet18-5c8c7b40a010"
     assert committed.card.tensors_sha256 == digest_of(committed.tensors)
     assert committed.gate is not None
     assert not list(COMMITTED.parent.glob("*gate*"))

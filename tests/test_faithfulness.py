@@ -87,7 +87,7 @@ def test_road_is_what_the_marked_costs_beyond_the_unmarked() -> None:
 
 def test_an_even_map_beside_which_evidence_outside_counts_covers_what_is_shown() -> None:
     pixels = [draw_phantom(256, 320), draw_phantom(200, 260)]
-    squares_of = Preprocess(224, "body", "rank", "hull")
+    squares_of = Preprocess(224, "hull", "rank", "hull")
     cells = [
         cv2.resize(
             squares_of.place(a).apply(squares_of.visible(a).astype(np.float32)), (7, 7), interpolation=cv2.INTER_AREA
@@ -101,7 +101,7 @@ def test_an_even_map_beside_which_evidence_outside_counts_covers_what_is_shown()
     own, even = outside_shares(squares_of, pixels, middle)
     assert (own < even).all()
     assert np.isnan(outside_shares(squares_of, pixels, 0 * middle)[0]).all()
-    whole = outside_shares(Preprocess(224, "body", "rank", "keep"), pixels, middle)[1]
+    whole = outside_shares(Preprocess(224, "hull", "rank", "keep"), pixels, middle)[1]
     assert (whole > even).all()  # where table and air are shown, an even map has more of them
 
 

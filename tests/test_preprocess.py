@@ -28,7 +28,7 @@ def centre(weights: NDArray[np.floating]) -> tuple[float, float]:
     return float((rows * weights).sum() / weights.sum()), float((columns * weights).sum() / weights.sum())
 
 
-@pytest.mark.parametrize("crop", ["body", "whole", "none"])
+@pytest.mark.parametrize("crop", ["hull", "whole", "none"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_dot_survives_the_way_there_and_back(shape: tuple[int, int], crop: str) -> None:
     placement = Preprocess(crop=crop, tone="none").place(find_anatomy(draw_phantom(*shape)))  # type: ignore[arg-type]

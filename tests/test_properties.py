@@ -295,7 +295,7 @@ def slices(draw: st.DrawFn) -> NDArray[np.float32]:
 def placements(draw: st.DrawFn) -> tuple[NDArray[np.float32], Placement]:
     """A slice and where it goes."""
     pixels = draw(slices())
-    crop: Any = draw(st.sampled_from(["body", "none"]))
+    crop: Any = draw(st.sampled_from(["hull", "none"]))
     return pixels, Preprocess(size=draw(st.sampled_from([32, 96, 224])), crop=crop).place(find_anatomy(pixels))
 
 
@@ -346,7 +346,7 @@ def test_the_square_holds_greys_of_the_slice_and_black(placed: tuple[NDArray[np.
     assert square.max() <= pixels.max() + 1e-4
 
 
-@holds(slices(), st.sampled_from(["body", "none"]), st.sampled_from(["rank", "none"]))
+@holds(slices(), st.sampled_from(["hull", "none"]), st.sampled_from(["rank", "none"]))
 def test_the_model_is_given_numbers_from_0_to_1(pixels: NDArray[np.float32], crop: Any, tone: Any) -> None:
     square, placement = Preprocess(size=96, crop=crop, tone=tone)(pixels)
     assert square.shape == (2, 96, 96)
@@ -400,10 +400,10 @@ def test_body_and_lungs_of_any_slice(pixels: NDArray[np.float32]) -> None:
     for mask in (anatomy.body, anatomy.hull, anatomy.lung_hulls):
         assert mask.shape == pixels.shape
         assert mask.dtype == bool
-    assert covers(Box(0, 0, *pixels.shape), anatomy.box)
+    assert covers(Box(0, 0, *pixels.shape), anatomy.hull_box)
     assert anatomy.body.any()
     assert not (anatomy.body & ~anatomy.hull).any()
-    assert not (anatomy.body & ~inside(anatomy.box, pixels.shape)).any()
+    assert not (anatomy.body & ~inside(anatomy.hull_box, pixels.shape)).any()
     assert all(not (lung & ~anatomy.outline).any() for lung in anatomy.lungs)
     assert anatomy.lung_hulls.any() == bool(anatomy.lungs)
 

@@ -309,9 +309,8 @@ def test_verdicts_follow_the_figures(facts: Facts) -> None:
     control = facts.controls["border_only"]
     certain = control.model_copy(update={"auroc_normal": Estimate(value=0.6, low=0.5, high=0.7, se=0.1)})
     assert not Facts(facts.card, controls={"border_only": certain}).normal_is_doubtful
-    shuffled = facts.controls["shuffled_labels"]
     assert facts.shuffled_is_chance
-    learned = shuffled.model_copy(update={"balanced_accuracy": Estimate(value=0.5, low=0.4, high=0.6, se=0.05)})
+    learned = control.model_copy(update={"balanced_accuracy": Estimate(value=0.5, low=0.4, high=0.6, se=0.05)})
     assert not Facts(facts.card, controls={"shuffled_labels": learned}).shuffled_is_chance
 
 

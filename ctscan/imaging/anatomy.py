@@ -57,7 +57,7 @@ class Anatomy:
     thumbnail: Pixels  # (h, w), the slice at `THUMBNAIL` px on its longer side, or as it is where it is smaller
     outline: Mask  # (h, w), the body with all that it encloses; everything where there is no body
     has_body: bool
-    box: Box  # in slice pixels, around what is brighter than black: what the crop takes; all of it without a body
+    bright_box: Box  # in slice pixels, around what is brighter than black: room air too where it is grey
 
     @cached_property
     def body(self) -> Mask:

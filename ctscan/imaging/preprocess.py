@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ctscan.imaging.anatomy import Anatomy, Box, Mask, Pixels, find_anatomy
 
-Crop = Literal["body", "hull", "whole", "none"]
+Crop = Literal["hull", "whole", "none"]
 Tone = Literal["rank", "none"]
 Surround = Literal["hull", "keep"]
 Pool = Literal["all", "hull", "thorax", "lungs"]
@@ -119,9 +119,8 @@ class Preprocess:
     """How a slice becomes a network's input. Travels in the checkpoint's card."""
 
     size: int = 224  # S, side of the square in pixels, a multiple of `STRIDE`
-    # `body` letterboxes the box of what is brighter than black, `hull` the body's hull, `whole` all of the slice;
-    # `none` squashes the slice into the square.
-    crop: Crop = "body"
+    # `hull` letterboxes the box of the body's hull, `whole` all of the slice; `none` squashes that into the square.
+    crop: Crop = "hull"
     # `rank` gives what is kept, air and all, one histogram in every slice; `none` leaves greys as they are.
     tone: Tone = "rank"
     # `hull` makes black what lies outside the body's convex hull; `keep` leaves table, cushions and burned-in signs.
@@ -169,7 +168,6 @@ class Preprocess:
 
     def place(self, anatomy: Anatomy) -> Placement:
         """Where the slice goes in the square."""
-        boxes = {"body": anatomy.box, "hull": anatomy.hull_box}
-        box = boxes.get(self.crop, Box(0, 0, *anatomy.shape))
+        box = anatomy.hull_box if self.crop == "hull" else Box(0, 0, *anatomy.shape)
         target = Box(0, 0, self.size, self.size) if self.crop == "none" else letterbox(box, self.size)
         return Placement(anatomy.shape, self.size, box, target)

@@ -261,7 +261,7 @@ def load(path: str | Path | None = None, device: str = "cpu") -> Classifier:
 
     Example:
         >>> load().card.model_id
-        'resnet18-7839868e9735'
+        'resnet18-5c8c7b40a010'
     """
     file = Path(path) if path is not None else bundled(MODEL)
     tolerance = GOLDEN_TOLERANCE

@@ -47,7 +47,7 @@ class Audit:
 
 def draw_thumbnail(pixels: Pixels) -> NDArray[np.float64]:
     """The body at 48 x 36 px as a vector (1728,) of mean 0 and length 1; zeros where it is of one grey."""
-    box = find_anatomy(pixels).box
+    box = find_anatomy(pixels).bright_box  # not the model's: what belongs together must not change with it
     body = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
     vector = cv2.resize(body, THUMBNAIL, interpolation=cv2.INTER_AREA).ravel().astype(np.float64)
     vector -= vector.mean()

@@ -41,10 +41,10 @@ class Recipe:
     augmentation: Augmentation = "full"  # as in `trainer.build_augmentation`
     strength: Annotated[float, Field(ge=0, le=2)] = 1.1  # of `full`: how far shifts, turns, greys and gaps go
     size: Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)] = 224  # side of the model's square, px
-    crop: Crop = "body"  # as in `Preprocess`, like the next three
+    crop: Crop = "hull"  # as in `Preprocess`, like the next three
     tone: Tone = "rank"
     surround: Surround = "hull"
-    pool: Pool = "all"
+    pool: Pool = "thorax"
     head: Literal["linear", "mlp"] = "linear"  # or the seed design's `mlp` of 512-512-256-4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3  # in the head
     normalise: bool = True  # by ImageNet's mean and deviation
@@ -73,7 +73,7 @@ class Recipe:
 CTSCAN = Recipe()
 PLAIN = Recipe(
     name="plain", batch=32, rate=3e-4, label_smoothing=0.1, layer_decay=1.0, strength=1.0,
-    crop="none", tone="none", surround="keep", dropout=0.2,
+    crop="none", tone="none", surround="keep", pool="all", dropout=0.2,
 )  # fmt: skip
 SEED = replace(
     PLAIN, name="seed", epochs=15, optimiser="sgd", schedule="step", rate=0.01, weight_decay=0.0, label_smoothing=0.0,
@@ -93,7 +93,7 @@ def read_recipe(settings: Mapping[str, Any]) -> Recipe:
     if odd:
         raise DataError(f"This recipe was written by another version of ctscan: {odd}.")
     try:
-        return TypeAdapter(Recipe).validate_python(dict(settings))
+        return TypeAdapter(Recipe).validate_python({"pool": "all"} | dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"{first['loc'][0]}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
