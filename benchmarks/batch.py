@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the ratios."""
     flags = parser(__doc__, 3)
     flags.add_argument("--data", type=Path, help="folder of slices, also in folders below; else copies of bundled ones")
-    flags.add_argument("--files", type=int, default=64, help="how many, again from the first on (default: %(default)s)")
+    flags.add_argument("--files", type=int, default=32, help="how many, again from the first on (default: %(default)s)")
     given = flags.parse_args(arguments)
     folder = given.data or bundled("examples")
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg"))[: given.files]

@@ -233,7 +233,10 @@ def quantise(model: bytes, squares: Squares) -> bytes:
     # the tools print what they do
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         prepared, target = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
-        quant_pre_process(onnx.load_from_string(model), prepared)
+        # its symbolic inference does not follow squares of any side; ONNX's own, which it runs too, is enough here
+        given = prepared.with_name("given.onnx")
+        given.write_bytes(model)
+        quant_pre_process(given, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared, target, OneByOne(), quant_format=QuantFormat.QDQ, per_channel=True,
             op_types_to_quantize=list(QUANTISED), activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def asked(door: Door, path: str, method: str = "GET") -> tuple[int, dict[str, st
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": [], "query_string": b""}
-    asyncio.run(door(scope, receive, send))
+    with ThreadPoolExecutor(1) as thread:  # in the tests' own a browser's loop may still be running
+        thread.submit(asyncio.run, door(scope, receive, send)).result()
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 

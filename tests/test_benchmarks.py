@@ -24,18 +24,23 @@ RATIOS = {
     "runtimes": 1,
 }  # lines of each
 
+LONG = ("app", "batch", "page")  # minutes: they start the app, or read many files
+
 
 def test_every_benchmark_is_run() -> None:
     assert set(RATIOS) == BENCHMARKS
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RATIOS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly if name in LONG else pytest.mark.slow) for name in RATIOS]
+)
 def test_a_benchmark_prints_its_ratios(name: str, tmp_path: Path, run_ctscan: Ctscan) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--rounds", "1"]
     if name == "runtimes":
         assert run_ctscan("export", "--onnx", tmp_path / "model.onnx").returncode == 0
         command += ["--onnx", str(tmp_path / "model.onnx")]
+    if name == "batch":
+        command += ["--files", "8"]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     ratios = RATIO.findall(done.stdout)

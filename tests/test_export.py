@@ -328,7 +328,7 @@ def test_int8_is_measured_and_written_where_it_loses_little(
     assert classifier(np.random.default_rng(0).random((256, 256))).verdict == "refused"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_page_answers_in_an_environment_without_torch(exported: Path, tmp_path: Path) -> None:
     from gradio_client import Client, handle_file
 

@@ -15,7 +15,7 @@ from tests.samples import write_data
 SMALL = ("size=96", "batch=16", "epochs=1", "precision=fp32")  # 3 x 3 places in a map: of fewer, ranks say nothing
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_chain_writes_checkpoint_figures_and_texts_and_then_does_nothing(
     init: Path, tmp_path: Path, run_ctscan: Ctscan
 ) -> None:
