@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
@@ -150,11 +151,9 @@ def read_rows(journal: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, islice(file, 1, None))
 
 
-def write_table(journal: Path, target: Path) -> dict[str, int]:
+def write_table(journal: Path, target: Path) -> Counter[str]:
     """The kept rows as a table, whole or not at all; how many have each verdict."""
-    counts: dict[str, int] = {}
-    for row in read_rows(journal):
-        counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
+    counts = Counter(row["verdict"] for row in read_rows(journal))
     match target.suffix.lower():
         case ".jsonl":
             write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in read_rows(journal)))

@@ -29,6 +29,7 @@ from ctscan.cli import main
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.classifier import Classifier, load
+from ctscan.io.sandbox import Decoder
 from ctscan.model.card import Architecture, Card
 from ctscan.model.checkpoint import Checkpoint, write_checkpoint
 from ctscan.model.network import SliceNet
@@ -270,3 +271,10 @@ def run_ctscan(command: Command) -> Ctscan:
         return command(lambda: main([str(argument) for argument in arguments]))
 
     return run
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with closing(Decoder(children=1)) as started:
+        started.wait_until_ready()
+        yield started

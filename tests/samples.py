@@ -227,6 +227,14 @@ OTHERWISE = {
 }
 
 
+def damaged(whole: bytes, reach: int, rng: np.random.Generator) -> bytes:
+    """A file with three bytes among its first `reach` drawn anew, cut off anywhere."""
+    data = bytearray(whole)
+    for place in rng.integers(0, reach, 3):
+        data[place] = rng.integers(256)
+    return bytes(data[: rng.integers(1, len(data) + 1)])
+
+
 def png_of(pixels: NDArray[np.floating]) -> bytes:
     """A slice (H, W) in [0, 1] as a file of 8 bits."""
     return cv2.imencode(".png", np.rint(np.asarray(pixels) * 255).astype(np.uint8))[1].tobytes()

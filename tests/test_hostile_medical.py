@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -138,13 +138,6 @@ ODD: dict[str, Callable[[Path], bytes]] = {
     "a value of 4 GiB": lambda _: before_pixels(make(), b"\x09\0\x10\x10OB\0\0\xf0\xff\xff\xff"),
     "a group of frames that lies": lambda _: enhanced().replace(b"\0\x52\x30\x92SQ\0\0", b"\0\x52\x30\x92OB\0\0"),
 }
-
-
-@pytest.fixture(scope="module")
-def decoder() -> Iterator[Decoder]:
-    with closing(Decoder(children=1)) as started:
-        started.wait_until_ready()
-        yield started
 
 
 @pytest.mark.parametrize("what", HOSTILE | ODD)

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +205,6 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], set[str]]] = {
         {"damaged", "no_series"},
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def decoder() -> Iterator[Decoder]:
-    with closing(Decoder(children=1)) as started:
-        started.wait_until_ready()
-        yield started
 
 
 @pytest.mark.parametrize("what", HOSTILE)

@@ -98,12 +98,7 @@ class Anatomy:
     @cached_property
     def hull_box(self) -> Box:
         """In slice pixels, around the body's hull; all of the slice without a body."""
-        height, width = self.shape
-        rows, columns = np.flatnonzero(self.outline.any(axis=1)), np.flatnonzero(self.outline.any(axis=0))
-        down, across = height / self.outline.shape[0], width / self.outline.shape[1]
-        top, left = int(rows[0] * down), int(columns[0] * across)
-        bottom, right = int(np.ceil((rows[-1] + 1) * down)), int(np.ceil((columns[-1] + 1) * across))
-        return Box(top, left, min(height, bottom) - top, min(width, right) - left)
+        return _box_around(self.outline, self.shape)
 
     def _enlarge(self, mask: Mask) -> Mask:
         return cv2.resize(mask.astype(np.uint8), self.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
@@ -131,11 +126,7 @@ def find_anatomy(pixels: Pixels) -> Anatomy:
         enough = rim.any() and lungs.sum() >= LUNGS_OF_BODY * inner.sum()
         if enough and np.median(thumbnail[rim]) <= np.median(thumbnail[lungs]):
             outline = inner
-    rows, columns = np.flatnonzero(wide.any(axis=1)), np.flatnonzero(wide.any(axis=0))
-    top, left = int(rows[0] * height / wide.shape[0]), int(columns[0] * width / wide.shape[1])
-    bottom = min(height, int(np.ceil((rows[-1] + 1) * height / wide.shape[0])))
-    right = min(width, int(np.ceil((columns[-1] + 1) * width / wide.shape[1])))
-    return Anatomy((height, width), thumbnail, outline, True, Box(top, left, bottom - top, right - left))
+    return Anatomy((height, width), thumbnail, outline, True, _box_around(wide, (height, width)))
 
 
 def _find_largest_bright(thumbnail: Pixels, threshold: float) -> Mask | None:
@@ -146,6 +137,15 @@ def _find_largest_bright(thumbnail: Pixels, threshold: float) -> Mask | None:
         return None
     largest = 1 + int(np.argmax(areas[1:]))
     return labels == largest if areas[largest] >= BODY_MIN_AREA * thumbnail.size else None
+
+
+def _box_around(mask: Mask, shape: tuple[int, int]) -> Box:
+    """In pixels of a slice (H, W), around a mask (h, w) of its thumbnail."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    (height, width), (h, w) = shape, mask.shape
+    top, left = int(rows[0] * height / h), int(columns[0] * width / w)
+    bottom, right = int(np.ceil((rows[-1] + 1) * height / h)), int(np.ceil((columns[-1] + 1) * width / w))
+    return Box(top, left, min(height, bottom) - top, min(width, right) - left)
 
 
 def _components(mask: Mask, opening: int) -> tuple[int, NDArray[Any], NDArray[Any]]:

@@ -79,8 +79,11 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
         if scan is not None:
             return slice_of(shelf.get(scan), choice)
         if number is not None:
-            return int(number) if number in map(str, range(len(views.examples))) else None
+            return example_of(number)
         return await request.body()
+
+    def example_of(number: str) -> int | None:
+        return int(number) if number in map(str, range(len(views.examples))) else None
 
     async def ask(request: Request, ask_about: Callable[..., Awaitable[Response]]) -> Response:
         """What is said of the slice that a request means, or why there is nothing to say."""
@@ -101,10 +104,10 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
         return await ask(request, about)
 
     async def example(request: Request) -> Response:
-        number = request.path_params["number"]
-        if number not in map(str, range(len(views.examples))):
+        number = example_of(request.path_params["number"])
+        if number is None:
             return PlainTextResponse("Not found", 404)
-        return await at_the_desk(request, partial(views.example, int(number), language_of(request)))
+        return await at_the_desk(request, partial(views.example, number, language_of(request)))
 
     async def cover(request: Request) -> Response:
         patches = read_patches(request.query_params.getlist("at"))
