@@ -357,15 +357,18 @@ def main() -> None:
         while True:
             wanted = json.loads(receive(files, MAX_FIELDS))
             data = receive(files, sys.maxsize)
-            with limited_time(float(sys.argv[1])):
-                try:  # in no variable, which would hold it while the next is read
+            outcome: Slice | Survey | Notice | None = None
+            try:
+                with limited_time(float(sys.argv[1])):
                     if "every" in wanted:
                         send_stack(answers, data, wanted["every"])
                     else:
-                        send_outcome(answers, survey(data, **wanted) if "key" in wanted else read_slice(data, **wanted))
-                except UnreadableSlice as error:
-                    send_outcome(answers, error.notice)
-            del data
+                        outcome = survey(data, **wanted) if "key" in wanted else read_slice(data, **wanted)
+            except UnreadableSlice as error:
+                outcome = error.notice
+            if outcome:  # said with the time stopped: what ran out behind an answer would be laid to the next file
+                send_outcome(answers, outcome)
+            del data, outcome  # or they would be held while the next is read
 
 
 def limit_resources(memory: int) -> None:
@@ -394,6 +397,8 @@ def limited_time(seconds: float) -> Iterator[None]:
     """End this process where it computes longer, also when its parent is gone. Windows has the parent's clock alone."""
     if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_PROF, seconds)
-    yield
-    if sys.platform != "win32":
-        signal.setitimer(signal.ITIMER_PROF, 0)
+    try:
+        yield
+    finally:
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_PROF, 0)
