@@ -235,7 +235,7 @@ def quantise(model: bytes, squares: Squares) -> bytes:
         prepared, target = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         # its symbolic inference does not follow squares of any side; ONNX's own, which it runs too, is enough here
         given = prepared.with_name("given.onnx")
-        given.write_bytes(model)
+        write(given, model)
         quant_pre_process(given, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared, target, OneByOne(), quant_format=QuantFormat.QDQ, per_channel=True,
