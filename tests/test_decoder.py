@@ -22,7 +22,7 @@ import pytest
 
 from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.inference.classifier import Reader
-from ctscan.io import sandbox as decoding
+from ctscan.io import messages
 from ctscan.io.headers import MAX_PIXELS
 from ctscan.io.images import LONGEST_SIDE, Slice, read_slice
 from ctscan.io.sandbox import LATE, LOST, Decoder
@@ -275,9 +275,9 @@ def test_what_a_child_that_was_taken_over_may_say_is_not_believed(said: list[byt
     path = tmp_path / "said"
     with path.open("wb") as file:
         for message in said:
-            decoding.send(file, message)
-    with path.open("rb") as file, pytest.raises(decoding.GONE):
-        decoding.receive_outcome(file)
+            messages.send(file, message)
+    with path.open("rb") as file, pytest.raises(messages.GONE):
+        messages.receive_outcome(file)
 
 
 def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,9 +302,9 @@ def test_the_app_says_so_too_in_one_line_and_exits_2(checkpoint_path: Path, tmp_
 def test_a_slice_travels_whole(tmp_path: Path) -> None:
     whole = read_slice(ALL["tiff int32"])
     with (tmp_path / "sent").open("w+b") as file:
-        decoding.send_outcome(file, whole)
+        messages.send_outcome(file, whole)
         file.seek(0)
-        sent = json.loads(decoding.receive(file, decoding.MAX_FIELDS))
+        sent = json.loads(messages.receive(file, messages.MAX_FIELDS))
     assert set(sent) == {field.name for field in fields(Slice)}
     assert whole.notices
     assert sent["notices"] == [{"code": n.code, "values": n.values} for n in whole.notices]

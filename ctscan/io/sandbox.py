@@ -5,10 +5,9 @@ decoded in children that hold nothing, may use little memory and time, and are r
 kept warm: a slice costs its way through two pipes. Time is the processor's, so that no file is refused for what others
 let it wait; a child that does nothing at all is ended by the clock, later.
 
-A message is 8 bytes of length and that many bytes. A child says once that it is ready; then it is sent which slice and
-window are wanted, or with which key to look at it, and a file, and answers with JSON, the fields of the slice or of the
-survey or the notice of the refusal, and with the pixels as they lie in memory. All slices of a file come one by one,
-out of a process that is started for them alone and may take longer.
+A child says once that it is ready; then it is sent which slice and window are wanted, or with which key to look at it,
+and a file, and answers as `messages` says. All slices of a file come one by one, out of a process that is started for
+them alone and may take longer.
 """
 
 from __future__ import annotations
@@ -28,14 +27,13 @@ from threading import Lock, Timer
 from typing import IO, Any, TypeVar, cast
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from ctscan.errors import CtscanError, UnreadableSlice
+from ctscan.io import messages
 from ctscan.io.headers import MAX_PIXELS
-from ctscan.io.images import LONGEST_SIDE, MEDICAL, Slice, Survey, every, read_slice, survey
-from ctscan.io.medical import Window, refusing, resolve
-from ctscan.io.stack import EXACT, Stack, check_room, to_units
+from ctscan.io.images import MEDICAL, Slice, Survey, read_slice, survey
+from ctscan.io.medical import Window, resolve
+from ctscan.io.stack import EXACT, Stack
 from ctscan.notices import Notice
 
 if sys.platform != "win32":
@@ -48,16 +46,11 @@ HANG_TIME = 20.0  # s that it may take by the clock, on a machine that has other
 MEMORY = 256 << 20  # bytes that a child may take beyond what it has when it is ready
 # The same for all slices of a file: 128 MB of the file, all units where slices lie across it, and one slice.
 STACK_TIME, STACK_HANG_TIME, STACK_MEMORY = 60.0, 180.0, 448 << 20
-MAX_FIELDS = 1 << 16  # bytes: all of a slice but its pixels
 OPEN_FILES = 16
 
 Outcome = TypeVar("Outcome")
-NO_PIXELS = np.zeros((0, 0), np.float32)
 LATE, LOST = Notice("too_slow"), Notice("lost")
 OUT_OF_TIME = -signal.SIGPROF if sys.platform != "win32" else None  # status of a child whose own timer ended it
-
-# What asking raises where a child is gone, and where it was taken over and says what no child of ours says.
-GONE = (OSError, EOFError, ValueError, TypeError, KeyError)
 
 ROOT = Path(__file__).parent.parent.parent  # from where Python finds the package, installed or not
 STATM = Path("/proc/self/statm")
@@ -95,7 +88,7 @@ class Decoder:
             for child in tuple(self._children):
                 child.wait_until_ready()
             are_ready = len(self._children) == self._size
-        except GONE:
+        except messages.GONE:
             are_ready = False
         if not are_ready:
             raise CtscanError("No process can be started to read files in.")
@@ -120,7 +113,7 @@ class Decoder:
         try:
             if child is None or child.process.poll() is not None:  # it may have been killed while it had nothing to do
                 child = self._replace(child)
-            outcome = child.ask(json.dumps(wanted).encode(), data, self._hang_time, receive_outcome) if child else LOST
+            outcome = child.ask(wanted, data, self._hang_time, messages.receive_outcome) if child else LOST
         finally:
             if outcome in (None, LATE, LOST):  # it is gone, or what it may still say belongs to this file
                 child = self._replace(child)
@@ -166,7 +159,7 @@ def read_stack(data: bytes | bytearray) -> Stack | None:
     except OSError:
         raise UnreadableSlice(LOST) from None
     try:
-        outcome = child.ask(json.dumps({"every": EXACT}).encode(), data, STACK_HANG_TIME, receive_stack)
+        outcome = child.ask({"every": EXACT}, data, STACK_HANG_TIME, messages.receive_stack)
     finally:
         child.stop()
     if isinstance(outcome, Notice):
@@ -211,14 +204,14 @@ class Child:
                 pipe.close()
 
     def wait_until_ready(self) -> None:
-        """Return when the process waits for a file. Raises one of GONE."""
+        """Return when the process waits for a file. Raises one of messages.GONE."""
         if not self._ready:
             with self._killed_after(START_TIME):
-                receive(self._pipes[1], 0)
+                messages.receive(self._pipes[1], 0)
             self._ready = True
 
     def ask(
-        self, wanted: bytes, data: bytes | bytearray, hang_time: float, take: Callable[[IO[bytes]], Outcome]
+        self, wanted: dict[str, Any], data: bytes | bytearray, hang_time: float, take: Callable[[IO[bytes]], Outcome]
     ) -> Outcome | Notice:
         """What is wanted, as `take` gets it, or why there is none: LATE or LOST where the process has not said it."""
         asked = time.monotonic()
@@ -227,10 +220,10 @@ class Child:
             asked = time.monotonic()
             files, answers = self._pipes
             with self._killed_after(hang_time):
-                send(files, wanted)
-                send(files, data)
+                messages.send(files, json.dumps(wanted).encode())
+                messages.send(files, data)
                 return take(answers)
-        except GONE:
+        except messages.GONE:
             hung = time.monotonic() - asked >= hang_time
             self.process.kill()  # it may still live; one that is gone keeps the end that it had
             return LATE if hung or self.process.wait() == OUT_OF_TIME else LOST
@@ -247,98 +240,6 @@ class Child:
             timer.cancel()
 
 
-# --- messages
-
-
-def send(stream: IO[bytes], message: bytes | bytearray | memoryview) -> None:
-    """Write one message. Raises OSError."""
-    stream.write(len(message).to_bytes(8, "little"))
-    stream.write(message)
-    stream.flush()
-
-
-def receive(stream: IO[bytes], most: int) -> bytes:
-    """Read one message of at most `most` bytes. Raises EOFError, and ValueError for a longer one."""
-    head = stream.read(8)
-    length = int.from_bytes(head, "little")
-    if length > most:
-        raise ValueError("too long")
-    message = stream.read(length)
-    if len(head) < 8 or len(message) < length:
-        raise EOFError
-    return message
-
-
-def send_outcome(stream: IO[bytes], outcome: Slice | Survey | Notice) -> None:
-    """Write a slice or a survey, or why there is none. Raises OSError."""
-    pixels = outcome.pixels if isinstance(outcome, Slice) else None
-    fields = vars(outcome) if pixels is None else vars(outcome) | {"pixels": pixels.shape}
-    send(stream, json.dumps(fields, default=vars).encode())
-    if pixels is not None:
-        send(stream, pixels.data.cast("B"))
-
-
-def receive_outcome(stream: IO[bytes]) -> Slice | Survey | Notice:
-    """Read what `send_outcome` wrote. Raises one of GONE for anything else."""
-    fields: dict[str, Any] = json.loads(receive(stream, MAX_FIELDS))
-    if not isinstance(fields, dict):
-        raise TypeError("no object")
-    if "code" in fields:
-        return _from_json(fields)
-    if "slices" in fields:
-        return Survey(int(fields.pop("slices")), **fields)
-    height, width = fields.pop("pixels")
-    values = np.frombuffer(receive(stream, 4 * LONGEST_SIDE**2), np.float32)  # of bytes: read-only
-    return _slice_from(fields, values.reshape(height, width))
-
-
-def send_stack(stream: IO[bytes], data: bytes, window: tuple[float, float]) -> None:
-    """Write all slices of a file as they are read, no pixels of one alone. Raises OSError, and UnreadableSlice."""
-    for number, count, slice_ in every(data, window):
-        height, width = slice_.pixels.shape
-        check_room(count, height, width)
-        known = {"pixels": (height, width), "number": number, "count": count}
-        send(stream, json.dumps(vars(slice_) | known, default=vars).encode())
-        if count < 2 or slice_.unit != "HU":
-            return
-        with refusing():
-            units = to_units(slice_)
-        send(stream, units.data.cast("B"))
-
-
-def receive_stack(stream: IO[bytes]) -> Stack | Notice | None:
-    """Read what `send_stack` wrote. Raises one of GONE for anything else."""
-    units, slices = np.empty((0, 0, 0), np.int16), dict[int, Slice]()
-    while not slices or len(slices) < len(units):
-        fields: dict[str, Any] = json.loads(receive(stream, MAX_FIELDS))
-        if "code" in fields:
-            return _from_json(fields)
-        (height, width), number, count = (fields.pop(name) for name in ("pixels", "number", "count"))
-        if count < 2 or fields["unit"] != "HU":
-            return None
-        if not slices:
-            check_room(count, height, width)
-            units = np.empty((count, height, width), np.int16)
-        if units.shape != (count, height, width) or number in slices or not 0 <= number < count:
-            raise ValueError("other slices")
-        units[number] = np.frombuffer(receive(stream, 2 * height * width), "<i2").reshape(height, width)
-        slices[number] = _slice_from(fields, NO_PIXELS)
-    units.setflags(write=False)
-    return Stack(units, tuple(slices[number] for number in range(len(slices))))
-
-
-def _slice_from(fields: dict[str, Any], pixels: NDArray[np.float32]) -> Slice:
-    notices = tuple(_from_json(notice) for notice in fields.pop("notices"))
-    facts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return Slice(pixels, notices, **facts)
-
-
-def _from_json(fields: dict[str, Any]) -> Notice:
-    notice = Notice(**fields)
-    str(notice)  # raises KeyError, ValueError or TypeError for what the catalogue cannot say
-    return notice
-
-
 # --- the child
 
 
@@ -352,22 +253,22 @@ def main() -> None:
     for module in MEDICAL.values():  # while files may still be opened
         import_module(module)
     limit_resources(int(sys.argv[2]))
-    send(answers, b"")
+    messages.send(answers, b"")
     with suppress(EOFError, BrokenPipeError):
         while True:
-            wanted = json.loads(receive(files, MAX_FIELDS))
-            data = receive(files, sys.maxsize)
+            wanted = json.loads(messages.receive(files, messages.MAX_FIELDS))
+            data = messages.receive(files, sys.maxsize)
             outcome: Slice | Survey | Notice | None = None
             try:
                 with limited_time(float(sys.argv[1])):
                     if "every" in wanted:
-                        send_stack(answers, data, wanted["every"])
+                        messages.send_stack(answers, data, wanted["every"])
                     else:
                         outcome = survey(data, **wanted) if "key" in wanted else read_slice(data, **wanted)
             except UnreadableSlice as error:
                 outcome = error.notice
             if outcome:  # said with the time stopped: what ran out behind an answer would be laid to the next file
-                send_outcome(answers, outcome)
+                messages.send_outcome(answers, outcome)
             del data, outcome  # or they would be held while the next is read
 
 
