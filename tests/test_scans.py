@@ -229,6 +229,27 @@ def visit(request: pytest.FixtureRequest, browser: Browser, app: App) -> Iterato
     assert not visit.errors
 
 
+def test_a_scan_that_travels_long_says_how_far_it_is(visit: ScanVisit) -> None:
+    """On the line of a hospital's guest: sent, then read, and nothing of it stays behind."""
+    page = visit.page
+    line = page.context.new_cdp_session(page)
+    line.send("Network.enable")
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 400_000}
+    line.send("Network.emulateNetworkConditions", slow)
+    usual = page.locator("#answer").get_attribute("data-working")
+    page.evaluate("""() => {
+        window.said = [];
+        new MutationObserver(() => window.said.push(document.querySelector('#answer').dataset.working))
+            .observe(document.querySelector('#answer'), { attributeFilter: ['data-working'] });
+    }""")
+    visit.open(VOLUME)
+    said = page.evaluate("window.said")
+    shares = [int(number) for text in said for number in re.findall(r"^Sending, (\d+)\s%$", text)]
+    assert len(set(shares)) > 2
+    assert shares == sorted(shares)
+    assert said[len(shares) :] == ["Reading the scan", usual]
+
+
 def expected_grey(unit: float, window: str) -> float:
     centre, width = PRESETS[window]
     return float(255 * np.clip((unit - centre) / width + 0.5, 0, 1))

@@ -47,13 +47,35 @@ function reasonOf(response) {
   return find(`#not-${stated}`) ? stated : response.status === 413 ? "large" : "failed";
 }
 
+// As fetch, for what is long under way: it says how much has been sent.
+function send(address, { method, body, headers, signal }) {
+  const usual = answer.dataset.working;
+  const request = new XMLHttpRequest();
+  return new Promise((resolve, reject) => {
+    request.open(method, address);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    request.upload.onprogress = ({ loaded, total }) => {
+      answer.dataset.working = loaded < total ? say(words.sending, { share: Math.floor((100 * loaded) / total) }) : words.sent;
+      answer.style.setProperty("--sent", loaded / total);
+    };
+    const reason = () => request.getResponseHeader("ctscan-reason") ?? "";
+    request.onload = () => resolve(new Response(request.response, { status: request.status, headers: { "ctscan-reason": reason() } }));
+    request.onerror = request.onabort = () => reject(new TypeError("not sent"));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(body);
+  }).finally(() => {
+    answer.dataset.working = usual;
+    answer.style.removeProperty("--sent");
+  });
+}
+
 const post = (slice) => ({ method: "POST", body: slice, headers: { "content-type": "application/octet-stream" } });
 
-async function ask(address, options, askAgain) {
+async function ask(address, options, askAgain, travel = fetch) {
   const own = (asking = new AbortController());
   const timer = setTimeout(() => answer.setAttribute("aria-busy", "true"), PATIENCE);
   try {
-    const response = await fetch(address, { ...options, signal: own.signal });
+    const response = await travel(address, { ...options, signal: own.signal });
     const given = response.ok ? await response.json() : null;
     if (own !== asking) return null;
     if (given?.html) show(given.state, given.html, askAgain);
@@ -112,7 +134,7 @@ async function askAboutScan(scan, slices) {
   mark(null);
   history.replaceState(null, "", location.pathname + location.search);
   if (scan.size > scanLimit) return fail("large_series") ?? true;
-  const given = await ask(`series?lang=${language}`, post(scan), asker(scan));
+  const given = await ask(`series?lang=${language}`, post(scan), asker(scan), send);
   if (given?.scan) openScan(given, { ask, fail, show, stop });
   return !given?.html || slices.length === 1;
 }
