@@ -19,14 +19,14 @@ import ctscan
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.io.medical import PRESETS
 from ctscan.io.sandbox import read_stack
-from ctscan.notices import catalogue
+from ctscan.notices import Notice, catalogue
 from ctscan.page.door import MAX_BYTES, MAX_SCAN
 from ctscan.page.shelf import PLACES, Shelf
 from tests.conftest import ROOT, App
 from tests.test_browser import DESKTOP, LIMIT, PHONE, Visit
 from tests.test_dicom import CANARY, make, write
 from tests.test_prose import violations
-from tests.test_series import SHUFFLED, zip_of
+from tests.test_series import SHUFFLED, at, zip_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FilePayload
@@ -144,6 +144,22 @@ def test_a_file_of_one_slice_and_what_is_no_scan_are_answered_at_once(app: App) 
         assert json.loads(send(app, "series", data))["answer"]["verdict"] != "unreadable"
     for data in (b"Jane Doe", zip_of([b"a report"]), b""):
         assert json.loads(send(app, "series", data))["state"] == "unreadable"
+
+
+def test_a_slice_that_cannot_be_read_says_why_and_the_others_are_answered(app: App) -> None:
+    files = [at(0), at(5)[:-5000], at(10)]
+    said = json.loads(send(app, "series", zip_of(files)))
+    name = said["scan"]
+    assert (said["slices"], said["positions"]) == (3, [0, 5, 10])
+    assert (np.frombuffer(send(app, "series/units?slice=1", scan=name, method="GET"), "<i2") == -(1 << 15)).all()
+    gap = json.loads(send(app, "answer?slice=1", b"", name))
+    assert (gap["state"], gap["answer"]["notice_codes"]) == ("unreadable", ["damaged"])
+    assert "unread_slices" in json.loads(send(app, "answer?slice=2", b"", name))["answer"]["notice_codes"]
+    rows = [json.loads(line) for line in send(app, "series/scores", b"", name).decode().splitlines()]
+    assert [(row["verdict"] == "unreadable", row["reason"] == "damaged") for row in rows] == [
+        (False, False), (True, True), (False, False),
+    ]  # fmt: skip
+    send(app, "series", scan=name, method="DELETE")
 
 
 def test_nothing_of_a_scan_names_anybody(app: App) -> None:
@@ -345,6 +361,21 @@ def test_all_slices_are_scored_with_a_curve_and_axe_finds_nothing(visit: ScanVis
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert violations(page, "slice") == []
     assert "JANE" not in page.content()
+
+
+def test_a_gap_says_why_and_is_scrolled_over(visit: ScanVisit) -> None:
+    page = visit.page
+    visit.open(at(0), at(5)[:-5000], at(10))
+    assert page.get_attribute("#answer", "data-state") == "unreadable"
+    assert str(Notice("damaged")) in page.inner_text("#answer")
+    assert page.inner_text("#series-where").endswith("position 5 mm")
+    page.keyboard.press("ArrowUp")
+    visit.rest()
+    assert page.get_attribute("#answer", "data-state") != "unreadable"
+    assert page.locator("canvas.seen").is_visible()
+    page.click("#series-score")
+    page.locator("#series-score", has_text=TEXTS["series"]["script"]["again"]).wait_for(timeout=3 * LIMIT)
+    assert page.inner_text("#series-state").endswith(", 1 cannot be read")
 
 
 def test_what_replaces_a_scan_drops_it(visit: ScanVisit, app: App) -> None:

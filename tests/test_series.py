@@ -323,9 +323,10 @@ def predict(*arguments: str | Path, checkpoint: Path) -> subprocess.CompletedPro
 
 
 def test_the_command_line_has_a_row_a_slice_with_its_place(tmp_path: Path, checkpoint_path: Path) -> None:
-    folder = fill(tmp_path / "scan", SHUFFLED)
+    folder = fill(tmp_path / "scan", [at(40)[:-5000], *SHUFFLED])
     done = predict(folder, "--series", "--window", "-600/1500", checkpoint=checkpoint_path)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    *rows, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (last["slice"], last["verdict"], last["notice_codes"]) == (8, "unreadable", ["damaged"])
     assert [(row["slice"], row["position"]) for row in rows] == list(enumerate(PHANTOMS))
     assert all("centre -600 and width 1500" in " ".join(row["notices"]) for row in rows)
     assert (done.returncode, done.stderr) == (0, "")

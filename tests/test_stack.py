@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from itertools import permutations
@@ -9,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import uid
+from pydicom.encaps import encapsulate, generate_frames
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io import stack
-from ctscan.io.images import read_slice, survey
+from ctscan.io.images import Gap, Slice, read_slice, survey
 from ctscan.io.sandbox import read_stack
 from ctscan.io.stack import MAX_BYTES, Stack
-from tests.test_dicom import CANARY, enhanced, make, write
+from ctscan.notices import Notice
+from tests.test_dicom import CANARY, ENHANCED, PHANTOM, enhanced, make, write
 from tests.test_page import cv2_png
 from tests.test_series import HOSTILE, SHUFFLED, at, zip_of
 from tests.test_volume_files import nifti, nrrd_of
@@ -57,6 +61,62 @@ def test_what_is_no_scan_is_none(data: bytes) -> None:
     assert read_stack(data) is None
 
 
+def broken(position: float) -> bytes:
+    """A slice whose head is whole and whose pixels are cut off."""
+    return at(position)[:-5000]
+
+
+def of_three_frames(*garbled: int) -> bytes:
+    """Of which some are no RLE."""
+    file = make(np.stack([PHANTOM] * 3), SOPClassUID=ENHANCED, NumberOfFrames=3)
+    file.compress(uid.RLELossless, generate_instance_uid=False)
+    frames = list(generate_frames(file.PixelData, number_of_frames=3))
+    file.PixelData = encapsulate([b"no pixels " if n in garbled else frame for n, frame in enumerate(frames)])
+    return write(file)
+
+
+@pytest.mark.parametrize(
+    ("data", "gaps"),
+    [
+        (zip_of([at(10), broken(5), at(0), broken(15), at(20)]), [1, 3]),
+        (zip_of({"a": at(10), "b": at(5), "c": at(0)}, zipfile.ZIP_STORED).replace(at(0)[-99:], bytes(99), 1), [2]),
+        (of_three_frames(1), [1]),
+    ],
+    ids=["cut", "checksum", "frame"],
+)
+def test_a_slice_that_cannot_be_read_is_a_gap_in_its_place_and_the_others_say_so(data: bytes, gaps: list[int]) -> None:
+    scan = read(data)
+    count = len(scan.slices)
+    assert [number for number, part in enumerate(scan.slices) if isinstance(part, Gap)] == gaps
+    assert list(scan.positions or ()) in ([5.0 * number for number in range(count)], [])
+    said = Notice("unread_slices", {"count": len(gaps), "numbers": ", ".join(str(n + 1) for n in gaps)})
+    for number in range(count):
+        if number in gaps:
+            assert (scan.units[number] == stack.BLACK).all()
+            with pytest.raises(UnreadableSlice) as refused:
+                scan.slice(number)
+            with pytest.raises(UnreadableSlice) as alone:
+                read_slice(data, number)
+            assert refused.value.notice == alone.value.notice
+        else:
+            assert said in scan.slice(number).notices
+
+
+def test_a_scan_of_gaps_alone_is_refused_as_its_slice_is() -> None:
+    for data in (zip_of([broken(0), broken(5)]), of_three_frames(0, 1, 2)):
+        with pytest.raises(UnreadableSlice) as refused:
+            read_stack(data)
+        assert refused.value.notice.code == "damaged"
+
+
+def test_no_more_than_ten_gaps_are_named() -> None:
+    gaps = [Gap(Notice("damaged")) for _ in range(12)]
+    scan = stack.assemble(np.zeros((13, 2, 2), np.int16), [Slice(np.zeros((0, 0), np.float32)), *gaps])
+    assert isinstance(scan, Stack)
+    assert isinstance(scan.slices[0], Slice)
+    assert str(scan.slices[0].notices[0]).endswith("12 (number 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 …, counted from 1).")
+
+
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_archives_end_in_a_sentence(what: str) -> None:
     made, expected = HOSTILE[what]
@@ -76,7 +136,7 @@ def test_nothing_of_a_scan_names_anybody() -> None:
     scan = read(zip_of([at(position, PatientName=CANARY, PatientID=CANARY) for position in (0, 5)]))
     known: list[Any] = [vars(slice_) for slice_ in scan.slices]
     assert not any(word in repr(known) for word in (CANARY, "Canary", "1970", "1.2.840"))
-    assert all(slice_.pixels.size == 0 for slice_ in scan.slices)
+    assert all(isinstance(slice_, Slice) and slice_.pixels.size == 0 for slice_ in scan.slices)
 
 
 def test_units_are_rounded_and_end_where_16_bits_do() -> None:

@@ -12,13 +12,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io import dicom
 from ctscan.io.headers import BROKEN, sniff
-from ctscan.io.images import Slice, Survey
-from ctscan.io.medical import Window, pick, refusing
+from ctscan.io.images import Gap, Slice, Survey
+from ctscan.io.medical import Window, attempt, pick, refusing
 from ctscan.io.series import MAX_FILES, Series, arrange
 from ctscan.notices import Notice
 
@@ -35,13 +36,14 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
     """
     with refusing(*FORGED), zipfile.ZipFile(BytesIO(data)) as archive:
         files, series = _open(archive)
-        alone = len(series.order) == 1
-        number, notices = (0, ()) if alone else pick(len(series.order), slice)
-        shown = dicom.read(archive.read(files[series.order[number]]), slice if alone else None, window)
-    return replace(shown, notices=notices + shown.notices + series.notices)
+        if len(series.order) == 1:
+            return _read(archive, files[series.order[0]], series, window, slice)
+        number, notices = pick(len(series.order), slice)
+        shown = _read(archive, files[series.order[number]], series, window)
+    return replace(shown, notices=notices + shown.notices)
 
 
-def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice]]:
+def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]:
     """As `images.every`. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED), zipfile.ZipFile(BytesIO(data)) as archive:
         files, series = _open(archive)
@@ -49,9 +51,16 @@ def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice]]:
         if count == 1:
             yield from dicom.every(archive.read(files[series.order[0]]), window)
             return
-        for number, index in enumerate(series.order):
-            shown = dicom.read(archive.read(files[index]), None, window)
-            yield number, count, replace(shown, notices=shown.notices + series.notices)
+        for number, (index, position) in enumerate(zip(series.order, series.positions, strict=True)):
+            yield number, count, attempt(partial(_read, archive, files[index], series, window), position, *FORGED)
+
+
+def _read(
+    archive: zipfile.ZipFile, file: zipfile.ZipInfo, series: Series, window: Window | None, slice: int | None = None
+) -> Slice:
+    """A slice of a file of the series. Raises UnreadableSlice, and one of FORGED for what cannot be unpacked."""
+    shown = dicom.read(archive.read(file), slice, window)
+    return replace(shown, notices=shown.notices + series.notices)
 
 
 def survey(data: bytes, key: str) -> Survey:

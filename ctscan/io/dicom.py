@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
 from io import BytesIO
 from math import isfinite
@@ -30,10 +31,11 @@ from pydicom.pixels.utils import pixel_array
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import BROKEN, DAMAGED, check_size
-from ctscan.io.images import Slice, Survey
+from ctscan.io.images import Gap, Slice, Survey
 from ctscan.io.medical import (
     Window,
     along_body,
+    attempt,
     in_window,
     into_view,
     pick,
@@ -96,14 +98,14 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
         return _read(_open(data), slice, window)
 
 
-def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice]]:
+def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]:
     """As `images.every`: frames by their place where each has one. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED), silence():
         file = _open(data)
         count = _frames(file)
-        places = [_position(file, frame) or 0.0 for frame in range(count)]
-        for number, frame in enumerate(sorted(range(count), key=lambda frame: places[frame])):
-            yield number, count, _read(file, frame, window)
+        places = [_position(file, frame) for frame in range(count)]
+        for number, frame in enumerate(sorted(range(count), key=lambda frame: places[frame] or 0.0)):
+            yield number, count, attempt(partial(_read, file, frame, window), places[frame], *FORGED)
 
 
 def survey(data: bytes, key: str) -> Survey:

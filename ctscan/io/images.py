@@ -61,6 +61,19 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """A slice of a scan that cannot be read.
+
+    Attributes:
+        notice: Why.
+        position: As of a `Slice`, where it would lie.
+    """
+
+    notice: Notice
+    position: float | None = None
+
+
+@dataclass(frozen=True)
 class Survey:
     """What is in a file before any pixel is decoded.
 
@@ -143,7 +156,7 @@ def survey(data: bytes, key: str = "") -> Survey:
     return found
 
 
-def every(data: bytes, window: tuple[float, float]) -> Iterator[tuple[int, int, Slice]]:
+def every(data: bytes, window: tuple[float, float]) -> Iterator[tuple[int, int, Slice | Gap]]:
     """All slices in the bytes of a file, each read once, in whatever order is quick.
 
     Args:
@@ -152,7 +165,7 @@ def every(data: bytes, window: tuple[float, float]) -> Iterator[tuple[int, int, 
 
     Yields:
         The number of a slice, counted from the feet up where the file says where they lie; how many there are; the
-        slice, as large as it is stored.
+        slice, as large as it is stored, or a gap where it alone cannot be read.
 
     Raises:
         UnreadableSlice: And nothing else, whatever the bytes are.

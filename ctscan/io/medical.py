@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any, TypeAlias
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import BROKEN, DAMAGED
+from ctscan.io.images import Gap, Slice
 from ctscan.io.volumes import WINDOWS
 from ctscan.notices import Notice
 
@@ -34,6 +35,15 @@ def refusing(*forged: type[Exception]) -> Iterator[None]:
         raise UnreadableSlice(Notice("too_much_memory")) from None
     except caught:
         raise UnreadableSlice(DAMAGED) from None
+
+
+def attempt(read: Callable[[], Slice], position: float | None, *forged: type[Exception]) -> Slice | Gap:
+    """A slice of a scan, or the gap at its position where reading raises what `refusing` catches."""
+    try:
+        with refusing(*forged):
+            return read()
+    except UnreadableSlice as error:
+        return Gap(error.notice, position)
 
 
 def resolve(window: Window | None) -> tuple[float, float] | None:

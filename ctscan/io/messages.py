@@ -1,8 +1,8 @@
 """What a process that reads strangers' files is sent and answers, as bytes in a pipe.
 
 A message is 8 bytes of length and that many bytes. A slice is its fields as JSON and its pixels as they lie in memory;
-a refusal is a notice as JSON. Of a whole scan one slice comes after the other. Whoever receives believes nothing: the
-process at the other end may have been taken over by a file.
+a refusal is a notice as JSON. Of a whole scan one slice comes after the other, or why it cannot be read. Whoever
+receives believes nothing: the process at the other end may have been taken over by a file.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.io.images import LONGEST_SIDE, Slice, Survey, every
+from ctscan.errors import UnreadableSlice
+from ctscan.io.images import LONGEST_SIDE, Gap, Slice, Survey, every
 from ctscan.io.medical import refusing
-from ctscan.io.stack import Stack, check_room, to_units
+from ctscan.io.stack import Stack, assemble, check_room, to_units
 from ctscan.notices import Notice
 
 MAX_FIELDS = 1 << 16  # bytes: all of a slice but its pixels
@@ -68,37 +69,47 @@ def receive_outcome(stream: IO[bytes]) -> Slice | Survey | Notice:
 
 def send_stack(stream: IO[bytes], data: bytes, window: tuple[float, float]) -> None:
     """Write all slices of a file as they are read, no pixels of one alone. Raises OSError, and UnreadableSlice."""
-    for number, count, slice_ in every(data, window):
-        height, width = slice_.pixels.shape
+    for number, count, part in every(data, window):
+        place = {"number": number, "count": count}
+        if isinstance(part, Gap):
+            if count < 2:
+                raise UnreadableSlice(part.notice)
+            send(stream, json.dumps(vars(part) | place, default=vars).encode())
+            continue
+        height, width = part.pixels.shape
         check_room(count, height, width)
-        known = {"pixels": (height, width), "number": number, "count": count}
-        send(stream, json.dumps(vars(slice_) | known, default=vars).encode())
-        if count < 2 or slice_.unit != "HU":
+        send(stream, json.dumps(vars(part) | place | {"pixels": (height, width)}, default=vars).encode())
+        if count < 2 or part.unit != "HU":
             return
         with refusing():
-            units = to_units(slice_)
+            units = to_units(part)
         send(stream, units.data.cast("B"))
 
 
 def receive_stack(stream: IO[bytes]) -> Stack | Notice | None:
-    """Read what `send_stack` wrote. Raises one of GONE for anything else."""
-    units, slices = np.empty((0, 0, 0), np.int16), dict[int, Slice]()
-    while not slices or len(slices) < len(units):
+    """Read what `send_stack` wrote. Raises UnreadableSlice for too much, and one of GONE for anything else."""
+    count, units, parts = 1, np.empty((0, 0, 0), np.int16), dict[int, Slice | Gap]()
+    while len(parts) < count:
         fields: dict[str, Any] = json.loads(receive(stream, MAX_FIELDS))
         if "code" in fields:
             return _from_json(fields)
-        (height, width), number, count = (fields.pop(name) for name in ("pixels", "number", "count"))
-        if count < 2 or fields["unit"] != "HU":
+        number, stated = fields.pop("number"), fields.pop("count")
+        if stated < 2 or fields.get("unit", "HU") != "HU":
             return None
-        if not slices:
+        if number in parts or not 0 <= number < stated or (parts and stated != count):
+            raise ValueError("other slices")
+        count = stated
+        if "notice" in fields:
+            check_room(count, 0, 0)
+            parts[number] = Gap(_from_json(fields["notice"]), fields["position"])
+            continue
+        height, width = fields.pop("pixels")
+        if not units.size:
             check_room(count, height, width)
             units = np.empty((count, height, width), np.int16)
-        if units.shape != (count, height, width) or number in slices or not 0 <= number < count:
-            raise ValueError("other slices")
-        units[number] = np.frombuffer(receive(stream, 2 * height * width), "<i2").reshape(height, width)
-        slices[number] = _slice_from(fields, NO_PIXELS)
-    units.setflags(write=False)
-    return Stack(units, tuple(slices[number] for number in range(len(slices))))
+        units[number] = np.frombuffer(receive(stream, 2 * height * width), "<i2").reshape(units.shape[1:])
+        parts[number] = _slice_from(fields, NO_PIXELS)
+    return assemble(units, [parts[number] for number in range(count)])
 
 
 def _slice_from(fields: dict[str, Any], pixels: NDArray[np.float32]) -> Slice:

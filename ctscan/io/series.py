@@ -35,6 +35,7 @@ class Series:
     """Which files make it, from the feet up and one a place, and what is to be said of it."""
 
     order: tuple[int, ...]
+    positions: tuple[float | None, ...]  # of each, as of a `Slice`
     notices: tuple[Notice, ...] = ()
 
 
@@ -46,7 +47,8 @@ def arrange(surveys: Sequence[Survey | None]) -> Series:
     """
     found = [(index, survey) for index, survey in enumerate(surveys) if survey]
     if len(found) < 2:
-        return Series(tuple(index for index, _ in found), _said("left_out", len(surveys) - len(found)))
+        order, places = tuple(index for index, _ in found), tuple(survey.position for _, survey in found)
+        return Series(order, places, _said("left_out", len(surveys) - len(found)))
     placed = [(survey.position, index, survey.series) for index, survey in found if survey.position is not None]
     sizes = Counter(name for _, _, name in placed)
     largest = max(sizes, key=lambda name: sizes[name], default="")
@@ -58,7 +60,7 @@ def arrange(surveys: Sequence[Survey | None]) -> Series:
     notices += _said("other_series", len(sizes) - 1, slices=len(rows), all=len(placed))
     notices += _said("duplicates", len(rows) - len(kept))
     notices += _said("gaps", sum(step > GAP * usual for step in steps), step=usual)
-    return Series(tuple(index for _, index in kept), notices)
+    return Series(tuple(index for _, index in kept), tuple(position for position, _ in kept), notices)
 
 
 def _said(code: str, count: int, **values: float) -> tuple[Notice, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
-from ctscan.io.images import Slice, shrink
+from ctscan.io.images import Gap, Slice, shrink
 from ctscan.io.medical import DEFAULT_WINDOW, PRESETS, in_window
 from ctscan.notices import Notice
 
@@ -16,6 +17,8 @@ MAX_BYTES = 192 << 20  # of all its values: some 380 slices of 512 x 512
 MAX_SLICES = 2048
 # A window under which greys are Hounsfield units again: its floats are finer than a hundredth of a unit.
 EXACT = (0.0, 65536.0)
+BLACK = -(1 << 15)  # under any window
+NAMED = 10  # gaps, at most, by their numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +27,11 @@ class Stack:
 
     Attributes:
         units: Int16 (Z, H, W), Hounsfield units.
-        slices: All that is known of each besides its pixels, which are empty.
+        slices: All that is known of each besides its pixels, which are empty; why there is none where it is a gap.
     """
 
     units: NDArray[np.int16]
-    slices: tuple[Slice, ...]
+    slices: tuple[Slice | Gap, ...]
 
     @property
     def positions(self) -> tuple[float, ...] | None:
@@ -37,14 +40,37 @@ class Stack:
         return tuple(found) if len(found) == len(self.slices) else None
 
     def slice(self, number: int) -> Slice:
-        """One of them under the usual window, as `read_slice` gives it but for what rounding to units takes."""
+        """One of them under the usual window, as `read_slice` gives it but for what rounding to units takes.
+
+        Raises UnreadableSlice for a gap.
+        """
         known = self.slices[number]
+        if isinstance(known, Gap):
+            raise UnreadableSlice(known.notice)
         centre, width = asked = PRESETS[DEFAULT_WINDOW]
         pixels = in_window(self.units[number], *asked)
         pixels.setflags(write=False)
         values = {"centre": centre, "width": width}
         notices = tuple(Notice(n.code, values) if n.values.keys() == values.keys() else n for n in known.notices)
         return shrink(replace(known, pixels=pixels, notices=notices, window=asked))
+
+
+def assemble(units: NDArray[np.int16], parts: Sequence[Slice | Gap]) -> Stack | Notice:
+    """A scan of slices and gaps, which are black in it and which the slices tell of; where all are gaps, why.
+
+    Args:
+        units: As of a `Stack`, which has them from now on.
+        parts: In order.
+    """
+    gaps = {number: part.notice for number, part in enumerate(parts) if isinstance(part, Gap)}
+    if len(gaps) == len(parts):
+        return gaps[0]
+    units[list(gaps)] = BLACK
+    units.setflags(write=False)
+    numbers = ", ".join(str(number + 1) for number in list(gaps)[:NAMED]) + (" …" if len(gaps) > NAMED else "")
+    said = (Notice("unread_slices", {"count": len(gaps), "numbers": numbers}),) if gaps else ()
+    told = [part if isinstance(part, Gap) else replace(part, notices=part.notices + said) for part in parts]
+    return Stack(units, tuple(told))
 
 
 def to_units(slice_: Slice) -> NDArray[np.int16]:

@@ -90,7 +90,10 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
         choice = choice_of(request)
         if choice is None:
             return refuse(422, "odd_choice", request.scope)
-        source = await source_of(request, choice)
+        try:
+            source = await source_of(request, choice)
+        except UnreadableSlice as error:  # a gap in a scan
+            return JSONResponse(views.unread(error.notice, language_of(request)), headers=NEVER)
         if source is None:
             return refuse(404, "gone", request.scope)
         if desk.statistics().tasks_waiting >= WAITING:
@@ -169,7 +172,7 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
 
         def readings(scan: Stack) -> Iterator[dict[str, Any]]:
             for number in range(len(scan.slices)):
-                yield views.score(scan.slice(number))
+                yield views.score(partial(scan.slice, number))
 
         return lines_of(readings(scan))
 
@@ -208,7 +211,7 @@ def choice_of(request: Request) -> Choice | None:
 
 
 def slice_of(scan: Stack | None, choice: Choice) -> Slice | None:
-    """The slice of a scan that is asked for; None where there is none."""
+    """The slice of a scan that is asked for; None where there is none. Raises UnreadableSlice for a gap."""
     number = choice.slice or 0
     return scan.slice(number) if scan and number < len(scan.slices) else None
 
@@ -216,13 +219,14 @@ def slice_of(scan: Stack | None, choice: Choice) -> Slice | None:
 def facts_of(scan: Stack) -> dict[str, Any]:
     """What a browser needs to know of a scan before it shows a slice."""
     count, height, width = scan.units.shape
+    slices = [slice_ for slice_ in scan.slices if isinstance(slice_, Slice)]
     return {
         "slices": count,
         "height": height,
         "width": width,
         "positions": scan.positions,
-        "spacing": scan.slices[0].spacing,
-        "sides_known": all(slice_.is_radiological for slice_ in scan.slices),
+        "spacing": slices[0].spacing,
+        "sides_known": all(slice_.is_radiological for slice_ in slices),
     }
 
 

@@ -217,12 +217,12 @@ class Views:
             yield {"title": texts["changes"][name], "said": said, "same": same}
 
     def unread(self, notice: Notice, language: str = "en") -> dict[str, Any]:
-        """The answer to a scan that cannot be read."""
+        """The answer to a scan, or a slice of one, that cannot be read."""
         return self.render(view(Answer("unreadable", (notice,), self.classifier.card.model_id)), language)
 
-    def score(self, slice_: Slice) -> dict[str, Any]:
+    def score(self, read: Callable[[], Slice]) -> dict[str, Any]:
         """What is said of one slice among many: its verdict, scores and classes, and why there are none."""
-        given = self.classifier(slice_)
+        given = self.classifier(b"", lambda _: read())
         shares = list(given.probabilities.values()) if given.probabilities else None
         reason = given.notices[0].code if given.notices and given.verdict != "ok" else None
         return {"verdict": given.verdict, "probabilities": shares, "possible": given.possible, "reason": reason}

@@ -101,7 +101,7 @@ function where(index) {
 }
 
 function paint() {
-  const room = answer.querySelector(".room");
+  const room = answer.querySelector("svg.picture")?.closest(".room"); // a gap has no picture
   if (!scan?.shown || !view || !room) return;
   if (film.parentElement !== room) attach(room);
   const ratio = devicePixelRatio;
@@ -276,10 +276,11 @@ function showScores() {
   across = drawChart(chart, { readings: scan.readings, classes: JSON.parse(chart.dataset.classes), length });
   if (across) moveCursor(chart, across(at()));
   const tally = (verdict) => scan.readings.filter((reading) => reading?.verdict === verdict).length;
-  const counts = { count: scan.slices, done: scan.done, answered: tally("ok"), unusual: tally("unusual"), refused: tally("refused") };
+  const counts = { count: scan.slices, done: scan.done, answered: tally("ok"), unusual: tally("unusual"), refused: tally("refused"), gaps: tally("unreadable") };
   chart.setAttribute("aria-label", say(said.chart, counts));
   find("#series-progress").value = scan.done;
-  find("#series-state").textContent = say(scan.done < scan.slices ? said.scoring : said.scored, counts);
+  const gaps = counts.gaps ? `, ${say(said.gaps, counts)}` : "";
+  find("#series-state").textContent = say(scan.done < scan.slices ? said.scoring : said.scored, counts) + gaps;
 }
 
 async function score() {
