@@ -36,11 +36,11 @@ def stored_as(dtype: str) -> tuple[np.ndarray, float, float]:
     return ((PHANTOM - intercept) // slope).astype(kind), slope, intercept
 
 
-def dicom(dtype: str, stored: int | None = None, frames: int = 1) -> FileDataset:
+def dicom(dtype: str, stored: int | None = None, frames: int = 1, **tags: Any) -> FileDataset:
     """Uncompressed, as in C.7.6.3: 8, 16 or 32 bits allocated, as many of them stored."""
     values, slope, intercept = stored_as(dtype)
     bits = values.dtype.itemsize * 8
-    file = make(PHANTOM.astype(np.int16), RescaleSlope=slope, RescaleIntercept=intercept)
+    file = make(PHANTOM.astype(np.int16), RescaleSlope=slope, RescaleIntercept=intercept, **tags)
     file.BitsAllocated, file.BitsStored, file.HighBit = bits, stored or bits, (stored or bits) - 1
     file.PixelRepresentation = int(values.dtype.kind == "i")
     mask = (1 << (stored or bits)) - 1

@@ -27,6 +27,7 @@ from tests.test_browser import DESKTOP, LIMIT, PHONE, Visit
 from tests.test_dicom import CANARY, make, write
 from tests.test_prose import violations
 from tests.test_series import SHUFFLED, at, zip_of
+from tests.test_volume_files import nrrd_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FilePayload
@@ -361,6 +362,24 @@ def test_all_slices_are_scored_with_a_curve_and_axe_finds_nothing(visit: ScanVis
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert violations(page, "slice") == []
     assert "JANE" not in page.content()
+
+
+def test_a_scan_without_units_is_scrolled_and_has_no_windows(visit: ScanVisit) -> None:
+    page = visit.page
+    grey = np.repeat(draw_phantom(SIDE, SIDE)[None] * 255, 3, axis=0)
+    grey[:, 0, :2] = 0, 255
+    grey[2, 2:6, :100] = 99
+    visit.open(nrrd_of(dtype="u1", units=grey))
+    assert "no window can be chosen" in page.inner_text("#answer")
+    assert page.locator("[name=seen]:visible, #level:visible, #drag:visible").count() == 0
+    assert page.inner_text("#series-seen") == TEXTS["series"]["script"]["seen_unitless"]
+    page.keyboard.press("w")
+    page.keyboard.press("ArrowUp")
+    visit.rest()
+    assert "Slice 3 of 3" in page.inner_text("#series-where")
+    assert visit.grey(50, 4) == pytest.approx(99, abs=2)
+    visit.open(VOLUME)
+    assert page.locator("[name=seen]:visible, #level:visible").count() > 0
 
 
 def test_a_gap_says_why_and_is_scrolled_over(visit: ScanVisit) -> None:

@@ -20,9 +20,10 @@ from ctscan.io.sandbox import read_stack
 from ctscan.io.stack import MAX_BYTES, Stack
 from ctscan.notices import Notice
 from tests.test_dicom import CANARY, ENHANCED, PHANTOM, enhanced, make, write
+from tests.test_medical import dicom
 from tests.test_page import cv2_png
 from tests.test_series import HOSTILE, SHUFFLED, at, zip_of
-from tests.test_volume_files import nifti, nrrd_of
+from tests.test_volume_files import UNITLESS, nifti, nrrd_of
 
 SCANS: dict[str, Callable[[], bytes]] = {
     "zip": lambda: zip_of([*SHUFFLED, b"a report"]),
@@ -31,6 +32,9 @@ SCANS: dict[str, Callable[[], bytes]] = {
     "nrrd": nrrd_of,
     **{f"nifti {''.join(axes)}": partial(nifti, "".join(axes)) for axes in permutations("LPS")},
     "nifti from the head down": lambda: nifti("RAI"),
+    "frames without units": lambda: write(dicom("i2", frames=3, RescaleType="US")),
+    "slices without units": lambda: zip_of([at(n, RescaleType="US") for n in range(3)]),
+    **{f"volume of {name}": partial(UNITLESS[name], "SPL") for name in ("8 bits", "floats")},
 }
 
 
@@ -50,6 +54,7 @@ def test_slices_of_a_scan_are_those_that_are_read_one_by_one(name: str) -> None:
     assert list(scan.positions or ()) == sorted(scan.positions or ())
     for number in {0, 1, len(scan.slices) - 1}:
         one, other = scan.slice(number), read_slice(data, number)
+        assert one.unit == scan.unit
         assert one.pixels == pytest.approx(other.pixels, abs=0.51 / 2350)
         assert vars(one) | {"pixels": 0} == vars(other) | {"pixels": 0}
 
@@ -140,5 +145,11 @@ def test_nothing_of_a_scan_names_anybody() -> None:
 
 
 def test_units_are_rounded_and_end_where_16_bits_do() -> None:
-    read_under = read_slice(nrrd_of(units=np.full((2, 64, 64), 70_000.0), dtype="f4"), 0, stack.EXACT)
+    units = np.repeat([-1000.0, 70_000.0], 64 * 64).reshape(2, 64, 64)
+    read_under = read_slice(nrrd_of(units=units, dtype="f4"), 1, stack.EXACT)
     assert (stack.to_units(read_under) == 32767).all()
+
+
+def test_a_slice_without_units_is_of_another_series() -> None:
+    scan = read(zip_of([at(0), at(5), at(10, RescaleType="US")]))
+    assert (len(scan.slices), scan.unit) == (2, "HU")

@@ -109,13 +109,43 @@ def test_any_type_of_nifti_gives_the_same_slice(kind: type, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip"])
-@pytest.mark.parametrize("dtype", [*KINDS, "i1", "u1"])
+@pytest.mark.parametrize("dtype", KINDS)
 def test_any_type_of_nrrd_gives_the_same_slice(dtype: str, encoding: str) -> None:
-    if dtype in ("i1", "u1"):
-        slice_ = read_slice(nrrd_of(dtype=dtype, encoding=encoding), window=WIDE)
-        assert np.abs(units_of(slice_) - UNITS[18].astype(dtype)).max() < 1
-    else:
-        assert_is_the_middle_slice(read_slice(nrrd_of(dtype=dtype, encoding=encoding), window=WIDE))
+    assert_is_the_middle_slice(read_slice(nrrd_of(dtype=dtype, encoding=encoding), window=WIDE))
+
+
+GREYS = (UNITS.astype(float) + 1000) / 3000  # 0 to nearly 1: no air of CT among them
+UNITLESS = {
+    "8 bits": lambda axes: nrrd_of(axes, "u1", units=np.rint(GREYS * 255)),
+    "8 bits, signed": lambda axes: nrrd_of(axes, "i1", units=np.rint(GREYS * 255) - 128, encoding="gzip"),
+    "no offset": lambda axes: nrrd_of(axes, "<u2", units=np.rint(GREYS * 4095)),
+    "floats": lambda axes: nrrd_of(axes, "<f4", units=GREYS),
+    "floats, some of them none": lambda axes: nrrd_of(axes, "<f4", units=with_a_slice_of(GREYS, np.nan)),
+}
+
+
+def with_a_slice_of(units: np.ndarray, value: float) -> np.ndarray:
+    changed = units.copy()
+    changed[35] = value
+    return changed
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAI", "SPL", "LIP"])
+@pytest.mark.parametrize("name", UNITLESS)
+def test_values_that_are_no_hounsfield_units_give_any_slice_from_darkest_to_brightest(name: str, axes: str) -> None:
+    data = UNITLESS[name](axes)
+    low, high = GREYS[:35].min(), GREYS[: 35 if "none" in name else 36].max()
+    for number in (0, 7, 34):
+        slice_ = read_slice(data, number, "lung")
+        assert slice_.pixels == pytest.approx((GREYS[number] - low) / (high - low), abs=0.004)
+        assert [notice.code for notice in slice_.notices] == ["unknown_units"]
+        assert (slice_.unit, slice_.window, slice_.is_radiological) == (None, None, True)
+        assert slice_.position == pytest.approx(100 + 3 * number, abs=0.01)
+
+
+def test_a_volume_of_one_value_or_of_none_is_a_slice_or_a_sentence() -> None:
+    assert (read_slice(nrrd_of(dtype="u1", units=np.full(UNITS.shape, 7.0))).pixels == 0.5).all()
+    assert code(nrrd_of(dtype="<f4", units=np.full(UNITS.shape, np.nan))) == "not_numbers"
 
 
 def assert_is_the_middle_slice(slice_: Slice) -> None:

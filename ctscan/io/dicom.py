@@ -118,7 +118,7 @@ def look(stream: IO[bytes], key: str) -> Survey:
 
     Args:
         stream: From which no more is read than stands before the pixels.
-        key: Of the digest that names the series, of its id and of how its slices lie.
+        key: Of the digest that names the series, of its id, and of how its slices lie and are stored.
     """
     with refusing(*FORGED), silence():
         file = pydicom.dcmread(stream, force=True, specific_tags=[*KEYWORDS, SERIES], stop_before_pixels=True)
@@ -129,7 +129,7 @@ def look(stream: IO[bytes], key: str) -> Survey:
         if directions is not None:
             _axes(directions)
         lies = None if directions is None else directions.round(3).tolist()
-        facts = repr((file.get(SERIES), file.Rows, file.Columns, lies))
+        facts = repr((file.get(SERIES), file.Rows, file.Columns, lies, _scale(file, 0)[2]))
         digest = blake2b(facts.encode(), key=key.encode(), digest_size=16)
         return Survey(frames, digest.hexdigest(), _position(file, 0) if frames == 1 else None)
 
@@ -259,12 +259,8 @@ def _ask(file: Dataset, frame: int, group: str, keyword: str) -> Any:
 
 
 def _rescale(file: Dataset, frame: int, stored: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
-    """Modality LUT (C.11.1): slope and intercept, or a table; and whether what comes of it are Hounsfield units.
-
-    C.11.1.1.2: without a type they are, in a CT image that is original and no localizer.
-    """
-    names = ("RescaleSlope", "RescaleIntercept", "RescaleType")
-    slope, intercept, kind = (_ask(file, frame, "PixelValueTransformationSequence", name) for name in names)
+    """Modality LUT (C.11.1): slope and intercept, or a table; and whether what comes of it are Hounsfield units."""
+    slope, intercept, is_hu = _scale(file, frame)
     if slope is None or intercept is None:
         table = file.get("ModalityLUTSequence")
         return (apply_modality_lut(stored, file) if table else stored).astype(np.float64), False
@@ -272,8 +268,19 @@ def _rescale(file: Dataset, frame: int, stored: NDArray[Any]) -> tuple[NDArray[n
         raise UnreadableSlice(DAMAGED)
     values = stored * np.float64(slope)
     values += float(intercept)
+    return values, is_hu
+
+
+def _scale(file: Dataset, frame: int) -> tuple[Any, Any, bool]:
+    """Slope and intercept as the file has them, and whether they make Hounsfield units.
+
+    C.11.1.1.2: without a type they do, in a CT image that is original and no localizer.
+    """
+    names = ("RescaleSlope", "RescaleIntercept", "RescaleType")
+    slope, intercept, kind = (_ask(file, frame, "PixelValueTransformationSequence", name) for name in names)
     is_capture = str(file.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE)
-    return values, str(kind or "HU").strip() in ("HU", "HU_MOD") and not is_capture
+    is_hu = None not in (slope, intercept) and str(kind or "HU").strip() in ("HU", "HU_MOD") and not is_capture
+    return slope, intercept, is_hu
 
 
 def _to_grey(

@@ -1,26 +1,32 @@
 """A volume as NIfTI and NRRD files store it, a grid of values that lies in a patient -> one axial Slice.
 
-Of the values only the planes that the slice lies in are held, one at a time: a volume costs time and no memory.
+Of the values a plane or a block of planes is held at a time: a volume costs time and little memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import isfinite, prod
-from typing import IO, Any
+from functools import partial
+from math import inf, isfinite, prod
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import DAMAGED, MAX_PIXELS, UNDECODABLE, check_size
-from ctscan.io.images import Slice
-from ctscan.io.medical import Window, along_body, in_window, into_view, pick, resolve, to_scale, towards
+from ctscan.io.images import Gap, Slice
+from ctscan.io.medical import Window, along_body, attempt, in_window, into_view, pick, resolve, to_scale, towards
 from ctscan.io.stack import check_room
 from ctscan.notices import Notice
 
 MAX_BYTES = 1 << 31  # of a volume's values
+BLOCK = 32 << 20  # bytes
+TINY = float(np.finfo(np.float32).tiny)
+AIR = -200.0  # Hounsfield units: below it lie air and lungs, and no CT of a chest lacks them
+
+Start: TypeAlias = Callable[[], IO[bytes]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +54,11 @@ class Grid:
         """Bytes of all values."""
         return prod(self.shape) * self.dtype.itemsize
 
-    def cut(self, stream: IO[bytes], slice: int | None, window: Window | None) -> Slice:
+    def cut(self, start: Start, slice: int | None, window: Window | None) -> Slice:
         """An axial slice in the radiological view.
 
         Args:
-            stream: Stands at the first value.
+            start: Gives a stream that stands at the first value.
             slice: Counted from 0, from the feet up; the middle one by default.
             window: As for `medical.resolve`; a file of this kind states none, so `file` is the usual one.
 
@@ -62,25 +68,19 @@ class Grid:
         """
         level, _ = self._level()
         number, notices = pick(self.shape[level], slice)
-        stored = self._turned(number)
-        return self._show(self._scale(self._plane(stream, level, stored)), stored, window, notices)
+        stored, spread = self._turned(number), self._spread(start)
+        (plane,) = self._planes(start, level, stored, stored + 1)
+        return self._show(plane, stored, window, spread, notices)
 
-    def every(self, stream: IO[bytes], window: Window | None) -> Iterator[tuple[int, int, Slice]]:
-        """All of them, as `images.every`, in the order in which the file has them: its values are passed once.
-
-        Slices that do not lie in one piece there are put together first, as Hounsfield units of 16 bits.
-        """
+    def every(self, start: Start, window: Window | None) -> Iterator[tuple[int, int, Slice | Gap]]:
+        """All of them, as `images.every`, in the order in which the file has them."""
         level, (height, width) = self._level()
         count = self.shape[level]
         check_room(count, height, width)
-        whole = None if level == 2 else np.empty((count, height, width), np.int16)
-        if whole is not None:
-            for row in range(height):
-                plane = self._scale(self._take(stream))
-                whole[:, row] = np.rint(plane if level == 1 else plane.T).clip(-(1 << 15), (1 << 15) - 1)
-        for stored in range(count):
-            values = self._scale(self._take(stream)) if whole is None else whole[stored].astype(np.float64)
-            yield self._turned(stored), count, self._show(values, stored, window)
+        spread = self._spread(start)
+        for stored, plane in enumerate(self._planes(start, level, 0, count)):
+            part = attempt(partial(self._show, plane, stored, window, spread), self._position(stored, level))
+            yield self._turned(stored), count, part
 
     def _level(self) -> tuple[int, tuple[int, int]]:
         """The axis along the body, and height and width of a slice as stored. Raises UnreadableSlice."""
@@ -95,28 +95,53 @@ class Grid:
         level, _ = self._level()
         return number if self._axes()[level][1] else self.shape[level] - 1 - number
 
+    def _position(self, stored: int, level: int) -> float | None:
+        """mm towards the head of the slice at a place in the file."""
+        column, row = (self.directions[:, n] for n in range(3) if n != level)
+        return along_body(self.origin + self.directions[:, level] * stored, column, row)
+
+    def _spread(self, start: Start) -> tuple[float, float] | None:
+        """The window from the least to the largest value, where none is as low as air in Hounsfield units; else None.
+
+        Of a CT the first plane nearly always holds air, and no further one is looked at.
+        """
+        stream, low, high = start(), inf, -inf
+        for _ in range(self.shape[2]):
+            plane = self._take(stream)
+            ends = self._linear(np.array([np.fmin.reduce(plane, axis=None), np.fmax.reduce(plane, axis=None)]))
+            for end in ends[np.isfinite(ends)].tolist():
+                low, high = min(low, end), max(high, end)
+            if low <= AIR:
+                break
+        return ((low + high) / 2, max(high - low, TINY)) if AIR < low < inf else None
+
     def _show(
-        self, values: NDArray[np.float64], stored: int, window: Window | None, notices: tuple[Notice, ...] = ()
+        self,
+        plane: NDArray[Any],
+        stored: int,
+        window: Window | None,
+        spread: tuple[float, float] | None,
+        notices: tuple[Notice, ...] = (),
     ) -> Slice:
-        """The slice at a place in the file, from its values."""
+        """The slice at a place in the file, from its values as stored."""
         axes, (level, _) = self._axes(), self._level()
         column, row = (n for n in range(3) if n != level)
-        centre, width = asked = resolve(window) or resolve(None) or (0.0, 1.0)
-        pixels = np.ascontiguousarray(into_view(in_window(values, *asked), axes[column], axes[row]))
+        centre, width = asked = spread or resolve(window) or resolve(None) or (0.0, 1.0)
+        pixels = np.ascontiguousarray(into_view(in_window(self._scale(plane), *asked), axes[column], axes[row]))
         pixels.setflags(write=False)
         across, down = (float(np.linalg.norm(self.directions[:, n])) for n in (column, row))
         spacing = (down, across) if axes[column][0] == 0 else (across, down)
         said = Notice("taken_for_units", {"centre": centre, "width": width})
+        if spread:
+            said = Notice("unknown_units", {"low": centre - width / 2, "high": centre + width / 2})
         return Slice(
             pixels,
             (*notices, said, *to_scale(spacing)),
-            unit="HU",
+            unit=None if spread else "HU",
             spacing=spacing,
             is_radiological=True,
-            window=asked,
-            position=along_body(
-                self.origin + self.directions[:, level] * stored, self.directions[:, column], self.directions[:, row]
-            ),
+            window=None if spread else asked,
+            position=self._position(stored, level),
         )
 
     @property
@@ -133,13 +158,26 @@ class Grid:
             raise UnreadableSlice(Notice("no_orientation"))
         return axes
 
-    def _plane(self, stream: IO[bytes], level: int, number: int) -> NDArray[Any]:
-        """The plane at `number` along the axis `level`, rows along the later of the two other axes."""
+    def _planes(self, start: Start, level: int, first: int, last: int) -> Iterator[NDArray[Any]]:
+        """The planes from `first` to before `last` along the axis `level`, rows along the later of the two other axes.
+
+        Those that do not lie in one piece are gathered `BLOCK` bytes at a time, which each cost a pass over the file.
+        """
         across, down, deep = self.shape
         if level == 2:
-            stream.seek(stream.tell() + number * across * down * self.dtype.itemsize)
-            return self._take(stream)
-        return np.stack([self._take(stream).take(number, axis=1 - level) for _ in range(deep)])
+            stream = start()
+            stream.seek(stream.tell() + first * across * down * self.dtype.itemsize)
+            for _ in range(first, last):
+                yield self._take(stream)
+            return
+        size = deep * (across if level == 1 else down)
+        step = max(1, BLOCK // (size * self.dtype.itemsize))
+        for number in range(first, last, step):
+            block, stream = np.empty((min(step, last - number), deep, size // deep), self.dtype), start()
+            for row in range(deep):
+                plane = self._take(stream)
+                block[:, row] = (plane if level == 1 else plane.T)[number : number + len(block)]
+            yield from block
 
     def _take(self, stream: IO[bytes]) -> NDArray[Any]:
         """The next plane along the last axis."""
@@ -148,11 +186,15 @@ class Grid:
         return np.frombuffer(stream.read(size * self.dtype.itemsize), self.dtype, size).reshape(down, across)
 
     def _scale(self, stored: NDArray[Any]) -> NDArray[np.float64]:
-        values = stored.astype(np.float64)
-        if self.slope and isfinite(self.slope):
-            if not isfinite(self.intercept):
-                raise UnreadableSlice(DAMAGED)
-            values = values * self.slope + self.intercept
+        values = self._linear(stored)
         if not np.isfinite(values).all():
             raise UnreadableSlice(Notice("not_numbers"))
         return values
+
+    def _linear(self, stored: NDArray[Any]) -> NDArray[np.float64]:
+        values = stored.astype(np.float64)
+        if not (self.slope and isfinite(self.slope)):
+            return values
+        if not isfinite(self.intercept):
+            raise UnreadableSlice(DAMAGED)
+        return values * self.slope + self.intercept

@@ -9,6 +9,7 @@ import gzip
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from typing import IO, Any, cast
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from ctscan.errors import UnreadableSlice
 from ctscan.io.grid import Grid
 from ctscan.io.headers import UNDECODABLE
-from ctscan.io.images import Slice, Survey
+from ctscan.io.images import Gap, Slice, Survey
 from ctscan.io.medical import Window, refusing
 from ctscan.notices import Notice
 
@@ -36,19 +37,15 @@ LEFT_AND_BACK = np.array([-1.0, -1.0, 1.0])  # NIfTI counts to the right and to 
 def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
     """Slice number `slice`, counted from 0 from the feet up, the middle one by default. Raises UnreadableSlice."""
     with refusing(*FORGED):
-        stream = _open(data)
-        grid, place = _read_header(stream)
-        stream.seek(place)
-        return grid.cut(stream, slice, window)
+        grid, place = _read_header(_open(data))
+        return grid.cut(partial(_open, data, place), slice, window)
 
 
-def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice]]:
+def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]:
     """As `images.every`. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED):
-        stream = _open(data)
-        grid, place = _read_header(stream)
-        stream.seek(place)
-        yield from grid.every(stream, window)
+        grid, place = _read_header(_open(data))
+        yield from grid.every(partial(_open, data, place), window)
 
 
 def survey(data: bytes, key: str) -> Survey:
@@ -57,8 +54,12 @@ def survey(data: bytes, key: str) -> Survey:
         return Survey(_read_header(_open(data))[0].slices)
 
 
-def _open(data: bytes) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.GzipFile(fileobj=BytesIO(data))) if data[:2] == b"\x1f\x8b" else BytesIO(data)
+def _open(data: bytes, place: int = 0) -> IO[bytes]:
+    """What is in the file, packed or not, from a place on."""
+    is_packed, stream = data[:2] == b"\x1f\x8b", BytesIO(data)
+    unpacked = cast("IO[bytes]", gzip.GzipFile(fileobj=stream)) if is_packed else stream
+    unpacked.seek(place)
+    return unpacked
 
 
 def _read_header(stream: IO[bytes]) -> tuple[Grid, int]:

@@ -9,6 +9,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from typing import IO, cast
 
@@ -17,7 +18,7 @@ import numpy as np
 from ctscan.errors import UnreadableSlice
 from ctscan.io.grid import MAX_BYTES, Grid
 from ctscan.io.headers import UNDECODABLE
-from ctscan.io.images import Slice, Survey
+from ctscan.io.images import Gap, Slice, Survey
 from ctscan.io.medical import Window, refusing
 from ctscan.notices import Notice
 
@@ -43,15 +44,15 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
     with refusing(*FORGED):
         fields, start = _read_fields(data)
         grid = _read_grid(fields)
-        return grid.cut(_open(data, start, fields, grid.size), slice, window)
+        return grid.cut(partial(_open, data, start, fields, grid.size), slice, window)
 
 
-def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice]]:
+def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]:
     """As `images.every`. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED):
         fields, start = _read_fields(data)
         grid = _read_grid(fields)
-        yield from grid.every(_open(data, start, fields, grid.size), window)
+        yield from grid.every(partial(_open, data, start, fields, grid.size), window)
 
 
 def survey(data: bytes, key: str) -> Survey:

@@ -149,7 +149,7 @@ def read_stack(data: bytes | bytearray) -> Stack | None:
     """All slices of a file, read in a process that is gone afterwards.
 
     Returns:
-        None for a file that holds no several slices in Hounsfield units.
+        None for a file that does not hold several slices.
 
     Raises:
         UnreadableSlice: And nothing else, also for what takes too much time or memory.

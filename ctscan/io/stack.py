@@ -1,9 +1,10 @@
-"""All slices of a volume or a series, as Hounsfield units of 16 bits: what a viewer scrolls through."""
+"""All slices of a volume or a series, as numbers of 16 bits: what a viewer scrolls through."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,17 @@ class Stack:
     """One scan.
 
     Attributes:
-        units: Int16 (Z, H, W), Hounsfield units.
+        units: Int16 (Z, H, W), Hounsfield units; where the file has none, greys that fill all 16 bits.
         slices: All that is known of each besides its pixels, which are empty; why there is none where it is a gap.
     """
 
     units: NDArray[np.int16]
     slices: tuple[Slice | Gap, ...]
+
+    @property
+    def unit(self) -> Literal["HU"] | None:
+        """As of its slices."""
+        return next(slice_.unit for slice_ in self.slices if isinstance(slice_, Slice))
 
     @property
     def positions(self) -> tuple[float, ...] | None:
@@ -47,9 +53,11 @@ class Stack:
         known = self.slices[number]
         if isinstance(known, Gap):
             raise UnreadableSlice(known.notice)
-        centre, width = asked = PRESETS[DEFAULT_WINDOW]
+        centre, width = asked = PRESETS[DEFAULT_WINDOW] if known.unit else EXACT
         pixels = in_window(self.units[number], *asked)
         pixels.setflags(write=False)
+        if known.unit is None:
+            return shrink(replace(known, pixels=pixels))
         values = {"centre": centre, "width": width}
         notices = tuple(Notice(n.code, values) if n.values.keys() == values.keys() else n for n in known.notices)
         return shrink(replace(known, pixels=pixels, notices=notices, window=asked))
@@ -74,7 +82,7 @@ def assemble(units: NDArray[np.int16], parts: Sequence[Slice | Gap]) -> Stack | 
 
 
 def to_units(slice_: Slice) -> NDArray[np.int16]:
-    """Hounsfield units of a slice that was read under `EXACT`."""
+    """Of a slice that was read under `EXACT`, as of a `Stack`."""
     units = slice_.pixels * np.float32(EXACT[1])  # a power of two: exact
     units += np.float32(EXACT[0] - EXACT[1] / 2)
     np.rint(units, out=units)

@@ -222,6 +222,7 @@ def facts_of(scan: Stack) -> dict[str, Any]:
     slices = [slice_ for slice_ in scan.slices if isinstance(slice_, Slice)]
     return {
         "slices": count,
+        "unit": scan.unit,
         "height": height,
         "width": width,
         "positions": scan.positions,

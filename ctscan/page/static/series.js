@@ -20,7 +20,7 @@ const said = JSON.parse(head.dataset.words);
 const presets = JSON.parse(head.dataset.windows);
 const film = Object.assign(document.createElement("canvas"), { className: "seen" });
 const sheet = document.createElement("canvas"); // the slice in its window, a pixel a pixel
-const table = new Uint32Array(1 << 16); // Hounsfield units -> opaque grey
+const table = new Uint32Array(1 << 16); // what a slice holds, Hounsfield units where the file has them -> opaque grey
 
 let scan = null; // what the server said of it, and what was fetched since
 let page = null; // how questions are asked and answers shown
@@ -208,9 +208,9 @@ function setWindow(toLevel, toWidth) {
     radio.checked = presetLevel === level && presetWidth === width;
   }
   const [ownLevel, ownWidth] = presets.training;
-  const same = ownLevel === level && ownWidth === width;
+  const same = !scan?.unit || (ownLevel === level && ownWidth === width);
   head.classList.toggle("other-window", !same);
-  find("#series-seen").textContent = say(same ? said.seen : said.seen_other, { level: millimetres(ownLevel), width: ownWidth });
+  find("#series-seen").textContent = say(scan && !scan.unit ? said.seen_unitless : same ? said.seen : said.seen_other, { level: millimetres(ownLevel), width: ownWidth });
   if (scan) develop();
 }
 
@@ -222,7 +222,7 @@ find("#drag").addEventListener("change", (event) => answer.classList.toggle("win
 
 let dragged = null; // the pointer that sets the window, and where it was
 answer.addEventListener("pointerdown", (event) => {
-  if (!scan || !event.target.closest("svg.picture") || !(event.button === 2 || find("#drag").checked)) return;
+  if (!scan?.unit || !event.target.closest("svg.picture") || !(event.button === 2 || find("#drag").checked)) return;
   event.stopPropagation();
   dragged = [event.pointerId, event.clientX, event.clientY];
   event.target.setPointerCapture(event.pointerId);
@@ -263,7 +263,7 @@ addEventListener("keydown", (event) => {
   go(at() + STEPS[event.key]);
 });
 keys.w = () => {
-  if (!scan) return;
+  if (!scan?.unit) return;
   const names = [...head.querySelectorAll("[name=seen]")].map((radio) => radio.value);
   const now = names.findIndex((name) => presets[name][0] === level && presets[name][1] === width);
   setWindow(...presets[names[(now + 1) % names.length]]);
@@ -341,7 +341,8 @@ export function open(given, tools) {
   });
   slider.max = scan.slices;
   slider.value = Math.floor(scan.slices / 2) + 1;
-  setWindow(...presets.training);
+  for (const control of head.querySelectorAll("fieldset, label")) control.hidden = !scan.unit;
+  setWindow(...(scan.unit ? presets.training : [0, 2 * HALF])); // without units greys fill all 16 bits
   move();
 }
 
