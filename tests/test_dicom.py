@@ -251,6 +251,35 @@ def test_remarks_of_the_file_become_notices() -> None:
     assert codes(read_slice(write(make(ContrastBolusAgent="None")))) == ["shown_in_window"]
 
 
+@pytest.mark.parametrize(
+    ("maker", "kernel", "expected"),
+    [
+        *(("SIEMENS", name, "soft_kernel") for name in ("B10f", "B31s", "B45f", "I30f", "Br40d", ["Br36", "3"])),
+        *(("Siemens Healthineers", name, None) for name in ("B46f", "B50f", "B70s", "Bl57", "59 .10.AB50", "H31s", "")),
+        *(("GE MEDICAL SYSTEMS", name, "soft_kernel") for name in ("SOFT", "Standard")),
+        *(("GE MEDICAL SYSTEMS", name, "bone_kernel") for name in ("BONE", "BONEPLUS", "EDGE")),
+        *(("GE MEDICAL SYSTEMS", name, None) for name in ("LUNG", "CHST", "B31f", CANARY)),
+        *((maker, name, None) for maker in ("Philips", None) for name in ("B", "STANDARD", "B31f")),
+        ("SIEMENS", None, None),
+    ],
+)
+def test_a_kernel_is_noted_where_its_name_says_what_it_is(maker: str | None, kernel: Any, expected: str | None) -> None:
+    tags = {"Manufacturer": maker, "ConvolutionKernel": kernel}
+    slice_ = read_slice(write(make(**{name: value for name, value in tags.items() if value is not None})))
+    assert codes(slice_) == ["shown_in_window"] + ([expected] if expected else [])
+
+
+def test_a_frame_may_have_a_kernel_of_its_own() -> None:
+    file = dcmread(io.BytesIO(enhanced()))
+    file.Manufacturer = "GE MEDICAL SYSTEMS"
+    for name, group in zip(("LUNG", "BONE", "SOFT"), file.PerFrameFunctionalGroupsSequence, strict=True):
+        made = Dataset()
+        made.ConvolutionKernel = name
+        group.CTReconstructionSequence = Sequence([made])
+    said = [codes(read_slice(write(file), frame))[1:] for frame in range(3)]
+    assert said == [[], ["bone_kernel"], ["soft_kernel"]]
+
+
 def test_a_capture_holds_no_units() -> None:
     slice_ = read_slice(write(make(SOPClassUID="1.2.840.10008.5.1.4.1.1.7")))
     assert slice_.unit is None

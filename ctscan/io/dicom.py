@@ -30,20 +30,27 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi
 from pydicom.pixels.utils import pixel_array
 
 from ctscan.errors import UnreadableSlice
+from ctscan.io.frames import (
+    ask,
+    axes_of,
+    directions_of,
+    first_of,
+    image_type,
+    position_of,
+    remarks_on,
+    scale_of,
+)
 from ctscan.io.headers import BROKEN, DAMAGED, check_size
 from ctscan.io.images import Gap, Slice, Survey
 from ctscan.io.medical import (
     Window,
-    along_body,
     attempt,
     in_window,
     into_view,
     pick,
     refusing,
     resolve,
-    tilt_of,
     to_scale,
-    towards,
 )
 from ctscan.notices import Notice
 
@@ -61,16 +68,13 @@ GDCM = (
 )  # fmt: skip
 PLUGINS |= dict.fromkeys(GDCM, "gdcm")
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those that begin so: its multi-frame kinds
 MODALITIES = frozenset(("CR", "DX", "MG", "MR", "NM", "PT", "RF", "US", "XA", "RTDOSE", "RTSTRUCT", "SEG", "SR", "ECG"))
-NO_CONTRAST = ("", "NO", "NONE", "N", "NO CONTRAST", "WITHOUT", "UNENHANCED")  # as scanners write it
-THICK = 10.0  # mm
-TILTED = 1.0  # degrees
 SERIES = "SeriesInstanceUID"  # of which nothing but a digest is made
 MAX_FRAMES = 1 << 16
 
 KEYWORDS = [
-    "SOPClassUID", "Modality", "ImageType", "BurnedInAnnotation", "ContrastBolusAgent", "NumberOfFrames", "Rows",
+    "SOPClassUID", "Modality", "Manufacturer", "ConvolutionKernel", "ImageType",
+    "BurnedInAnnotation", "ContrastBolusAgent", "NumberOfFrames", "Rows",
     "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope",
     "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction", "WindowCenter",
@@ -103,7 +107,7 @@ def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]
     with refusing(*FORGED), silence():
         file = _open(data)
         count = _frames(file)
-        places = [_position(file, frame) for frame in range(count)]
+        places = [position_of(file, frame) for frame in range(count)]
         for number, frame in enumerate(sorted(range(count), key=lambda frame: places[frame] or 0.0)):
             yield number, count, attempt(partial(_read, file, frame, window), places[frame], *FORGED)
 
@@ -125,13 +129,13 @@ def look(stream: IO[bytes], key: str) -> Survey:
         _syntax(file)
         _refuse_what_is_no_slice(file)
         _refuse_scouts(file, 0)
-        frames, directions = _frames(file), _directions(file, 0)
+        frames, directions = _frames(file), directions_of(file, 0)
         if directions is not None:
-            _axes(directions)
+            axes_of(directions)
         lies = None if directions is None else directions.round(3).tolist()
-        facts = repr((file.get(SERIES), file.Rows, file.Columns, lies, _scale(file, 0)[2]))
+        facts = repr((file.get(SERIES), file.Rows, file.Columns, lies, scale_of(file, 0)[2]))
         digest = blake2b(facts.encode(), key=key.encode(), digest_size=16)
-        return Survey(frames, digest.hexdigest(), _position(file, 0) if frames == 1 else None)
+        return Survey(frames, digest.hexdigest(), position_of(file, 0) if frames == 1 else None)
 
 
 @contextmanager
@@ -174,9 +178,9 @@ def _read(file: FileDataset, slice: int | None, window: Window | None) -> Slice:
     turned, spacing, is_radiological, told = _turn(file, frame, greys)
     pixels = np.ascontiguousarray(turned, np.float32)
     pixels.setflags(write=False)
-    notices += said + told + to_scale(spacing) + _remarks(file, frame)
+    notices += said + told + to_scale(spacing) + remarks_on(file, frame)
     unit: Literal["HU"] | None = "HU" if is_hu else None
-    return Slice(pixels, notices, 0.0, unit, spacing, is_radiological, shown, _position(file, frame))
+    return Slice(pixels, notices, 0.0, unit, spacing, is_radiological, shown, position_of(file, frame))
 
 
 def _decode_extended(file: Dataset, frame: int) -> NDArray[np.int32]:
@@ -235,32 +239,13 @@ def _frames(file: Dataset) -> int:
 
 def _refuse_scouts(file: Dataset, frame: int) -> None:
     """C.8.2.1.1.1: the third value of the image type tells axial slices from localizers."""
-    if {"LOCALIZER", "SCOUT"} & set(_image_type(file, frame)):
+    if {"LOCALIZER", "SCOUT"} & set(image_type(file, frame)):
         raise UnreadableSlice(Notice("scout"))
-
-
-def _image_type(file: Dataset, frame: int) -> list[str]:
-    kind = _ask(file, frame, "CTImageFrameTypeSequence", "FrameType") or file.get("ImageType") or []
-    return [kind] if isinstance(kind, str) else [str(part) for part in kind]
-
-
-def _ask(file: Dataset, frame: int, group: str, keyword: str) -> Any:
-    """An attribute of a frame: of its own functional group, of the shared one, or of the file; None without one.
-
-    C.7.6.16.1: a functional group stands either with each frame or with all of them.
-    """
-    per_frame, shared = file.get("PerFrameFunctionalGroupsSequence"), file.get("SharedFunctionalGroupsSequence")
-    places = ([per_frame[frame]] if per_frame and frame < len(per_frame) else []) + ([shared[0]] if shared else [])
-    for place in places:
-        items = place.get(group)
-        if items and items[0].get(keyword) is not None:
-            return items[0].get(keyword)
-    return file.get(keyword)
 
 
 def _rescale(file: Dataset, frame: int, stored: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
     """Modality LUT (C.11.1): slope and intercept, or a table; and whether what comes of it are Hounsfield units."""
-    slope, intercept, is_hu = _scale(file, frame)
+    slope, intercept, is_hu = scale_of(file, frame)
     if slope is None or intercept is None:
         table = file.get("ModalityLUTSequence")
         return (apply_modality_lut(stored, file) if table else stored).astype(np.float64), False
@@ -269,18 +254,6 @@ def _rescale(file: Dataset, frame: int, stored: NDArray[Any]) -> tuple[NDArray[n
     values = stored * np.float64(slope)
     values += float(intercept)
     return values, is_hu
-
-
-def _scale(file: Dataset, frame: int) -> tuple[Any, Any, bool]:
-    """Slope and intercept as the file has them, and whether they make Hounsfield units.
-
-    C.11.1.1.2: without a type they do, in a CT image that is original and no localizer.
-    """
-    names = ("RescaleSlope", "RescaleIntercept", "RescaleType")
-    slope, intercept, kind = (_ask(file, frame, "PixelValueTransformationSequence", name) for name in names)
-    is_capture = str(file.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE)
-    is_hu = None not in (slope, intercept) and str(kind or "HU").strip() in ("HU", "HU_MOD") and not is_capture
-    return slope, intercept, is_hu
 
 
 def _to_grey(
@@ -305,8 +278,8 @@ def _as_stated(
     if file.get("VOILUTSequence"):
         mapped = apply_voi(np.rint(values).astype(np.int64), file, 0)
         return (mapped / max(float(_lut_top(file)), 1.0)).clip(0, 1).astype(np.float32), None
-    centre, width = (_first(_ask(file, frame, "FrameVOILUTSequence", f"Window{n}")) for n in ("Center", "Width"))
-    function = str(_ask(file, frame, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR")
+    centre, width = (first_of(ask(file, frame, "FrameVOILUTSequence", f"Window{n}")) for n in ("Center", "Width"))
+    function = str(ask(file, frame, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR")
     if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
         low, high = float(values.min()), float(values.max())
         return ((values - low) / max(high - low, 1e-9)).astype(np.float32), None
@@ -324,13 +297,6 @@ def _lut_top(file: Dataset) -> int:
     return (1 << int(file.VOILUTSequence[0].LUTDescriptor[2])) - 1
 
 
-def _first(value: Any) -> float | None:
-    if value is None or value == "":
-        return None
-    number = float(value[0] if isinstance(value, pydicom.multival.MultiValue) else value)
-    return number if isfinite(number) else None
-
-
 def _padding(file: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_]:
     """Where there is no picture (C.7.5.1.1.2): what is stored there is no measured value."""
     first, limit = file.PixelPaddingValue, file.get("PixelPaddingRangeLimit")
@@ -344,62 +310,16 @@ def _turn(
     file: Dataset, frame: int, greys: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], tuple[float, float] | None, bool, tuple[Notice, ...]]:
     """Greys in the radiological view, mm between rows and between columns, whether that view is a fact; and notices."""
-    spacing = _ask(file, frame, "PixelMeasuresSequence", "PixelSpacing")
+    spacing = ask(file, frame, "PixelMeasuresSequence", "PixelSpacing")
     steps = tuple(float(step) for step in spacing) if spacing is not None and len(spacing) == 2 else None
     if steps and not all(isfinite(step) and step > 0 for step in steps):
         steps = None
-    directions = _directions(file, frame)
+    directions = directions_of(file, frame)
     if directions is None:
         return greys, steps, False, ()  # type: ignore[return-value]
-    across, down = _axes(directions)
+    across, down = axes_of(directions)
     turned = into_view(greys, across, down)
     if across[0] == 1 and steps:
         steps = steps[::-1]
     moved = (across, down) != ((0, True), (1, True))
     return turned, steps, True, (Notice("turned_into_view"),) if moved else ()  # type: ignore[return-value]
-
-
-def _directions(file: Dataset, frame: int) -> NDArray[np.float64] | None:
-    """(2, 3): where columns follow each other, then rows, along the patient's left, back and head; None if not said.
-
-    C.7.6.2.1.1, where they are called the direction of rows, then of columns.
-    """
-    orientation = _ask(file, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
-    if not orientation or len(orientation) != 6:
-        return None
-    return np.array([float(cosine) for cosine in orientation]).reshape(2, 3)
-
-
-def _axes(directions: NDArray[np.float64]) -> tuple[tuple[int, bool], tuple[int, bool]]:
-    """Where columns, then rows run, as `towards` says. Raises UnreadableSlice for what is no axial slice."""
-    across, down = map(towards, directions)
-    if not (across and down) or {across[0], down[0]} != {0, 1}:
-        raise UnreadableSlice(Notice("not_axial"))
-    return across, down
-
-
-def _position(file: Dataset, frame: int) -> float | None:
-    """mm towards the head, along the normal of the slice; None if not said."""
-    directions, corner = _directions(file, frame), _ask(file, frame, "PlanePositionSequence", "ImagePositionPatient")
-    if directions is None or not corner or len(corner) != 3:
-        return None
-    return along_body(np.array([float(part) for part in corner]), *directions)
-
-
-def _remarks(file: Dataset, frame: int) -> tuple[Notice, ...]:
-    """What else the file says of itself and a reader of the answer should know."""
-    thickness = _first(_ask(file, frame, "PixelMeasuresSequence", "SliceThickness"))
-    said = {
-        Notice("burned_in"): file.get("BurnedInAnnotation") == "YES",
-        Notice("contrast"): str(file.get("ContrastBolusAgent") or "").strip().upper() not in NO_CONTRAST,
-        Notice("derived"): "DERIVED" in _image_type(file, frame)[:1],
-        Notice("secondary_capture"): str(file.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE),
-    }
-    notices = tuple(notice for notice, holds in said.items() if holds)
-    directions = _directions(file, frame)
-    tilt = 0.0 if directions is None else tilt_of(*directions)
-    if tilt > TILTED:
-        notices += (Notice("tilted", {"degrees": tilt}),)
-    if thickness is not None and thickness > THICK:
-        notices += (Notice("thick_slice", {"thickness": thickness}),)
-    return notices
