@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -43,6 +43,14 @@ COMMITTED = ROOT / "checkpoints" / "resnet18.safetensors"
 SPACE = {"SYSTEM": "spaces", "SPACE_ID": "somebody/ctscan"}
 START_LIMIT = 90  # s
 ANSWERED = re.compile("Looks most like|Uncertain|No answer")  # what the page says of a slice that has scores
+
+
+def one_now(*values: object, count: int = 1) -> list[Any]:
+    """Parameters whose first ones are tried in every run and the others nightly: each costs the start of a program."""
+    others = [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.nightly) for value in values
+    ]
+    return [*values[:count], *others[count:]]
 
 
 def write_random_checkpoint(path: Path, architecture: Architecture) -> Path:

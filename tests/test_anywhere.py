@@ -23,7 +23,7 @@ from ctscan.page import launch
 from ctscan.page.door import Door
 from ctscan.page.server import listen
 from tests.caller import Caller
-from tests.conftest import ROOT, Command, free_port, running_app, wait_until
+from tests.conftest import ROOT, Command, free_port, one_now, running_app, wait_until
 
 # --- addresses
 
@@ -131,7 +131,7 @@ def test_draining_below_a_sub_path(below: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no such signal")
-@pytest.mark.parametrize("others", ["file", "folder"])
+@pytest.mark.parametrize("others", one_now("folder", "file"))
 def test_in_a_strange_temporary_folder_it_leaves_nothing(
     others: str, best_checkpoint: Path, slice_png: bytes, tmp_path: Path
 ) -> None:
@@ -150,7 +150,7 @@ def test_in_a_strange_temporary_folder_it_leaves_nothing(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot go there")
-@pytest.mark.parametrize("output", [">&-", ">&- 2>&-", "| true"])
+@pytest.mark.parametrize("output", one_now(">&- 2>&-", ">&-", "| true"))
 def test_it_serves_from_a_folder_that_is_gone_to_nobody_who_reads(
     output: str, best_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -216,18 +216,18 @@ READ = {
 }
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "a proxy that listens": dict.fromkeys(["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"], "http://{proxy}"),
+    "ones for Gradio": dict.fromkeys(READ - MEANT, "1"),
     "a proxy for all that listens": {"ALL_PROXY": "socks5://{proxy}", "all_proxy": "http://{proxy}"},
     "a proxy that is not there": dict.fromkeys(["HTTP_PROXY", "https_proxy", "ALL_PROXY"], "http://127.0.0.1:9"),
     "exceptions in IPv6": {"HTTP_PROXY": "http://{proxy}", "NO_PROXY": "[::1],::1,*", "no_proxy": "[::1"},
     "no addresses": {"HTTP_PROXY": "not an address", "ALL_PROXY": "socks5h://", "all_proxy": "://:"},
     "nonsense for Gradio": dict.fromkeys(READ - MEANT, "nonsense"),
-    "ones for Gradio": dict.fromkeys(READ - MEANT, "1"),
     "nothing for Gradio": dict.fromkeys(READ, ""),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("name", one_now(*ENVIRONMENTS, count=2))
 def test_it_starts_and_answers_in_any_environment_and_tells_a_proxy_nothing(
     name: str, best_checkpoint: Path, slice_png: bytes, tmp_path: Path
 ) -> None:

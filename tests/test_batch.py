@@ -19,7 +19,7 @@ from ctscan.batch import list_files, predict_files, read_rows, resume
 from ctscan.errors import DataError
 from ctscan.inference.classifier import Classifier, load
 from ctscan.io.images import read_slice
-from tests.conftest import ROOT, Ctscan
+from tests.conftest import ROOT, Ctscan, one_now
 
 SLICES = 60  # of a run that is cut short
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
@@ -145,7 +145,7 @@ def many(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", one_now(signal.SIGKILL, signal.SIGINT))
 def test_a_run_that_is_ended_loses_and_doubles_nothing(many: Path, tmp_path: Path, how: int) -> None:
     out = tmp_path / "rows.csv"
     command = [sys.executable, "-m", "ctscan", "predict", many, "--out", out, "--batch", "4"]

@@ -28,7 +28,7 @@ from ctscan.page.door import DRAIN_LIMIT
 from ctscan.page.routes import WAITING
 from ctscan.page.server import AT_ONCE, UNREAD
 from tests.caller import Caller, fill, form, large_slice, request, try_to_ask
-from tests.conftest import ROOT, App, running_app
+from tests.conftest import ROOT, App, one_now, running_app
 from tests.process_tree import Holding, children_of, holding
 
 REASONS = catalogue()["page"]["reasons"]
@@ -347,7 +347,7 @@ def health(app: App) -> tuple[int, dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]]
+    "signals", one_now([signal.SIGTERM, signal.SIGINT], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM])
 )
 def test_ctrl_c_and_a_second_signal_do_not_wait(
     signals: list[signal.Signals], checkpoint_path: Path, tmp_path: Path

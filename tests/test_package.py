@@ -17,7 +17,7 @@ import pytest
 import ctscan
 from ctscan.bundle import bundled
 from tests.caller import Caller
-from tests.conftest import free_port, wait_until
+from tests.conftest import free_port, one_now, wait_until
 from tests.samples import write_data
 from tests.test_anywhere import is_up
 
@@ -186,7 +186,7 @@ def test_nobody_serves_the_page_from_anywhere(installed: Path, stranger: list[st
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "flag"),
-    [
+    one_now(
         ("export", "--onnx"),
         ("evaluate --data {data}", "--ledger"),
         ("train --data {data}", "--out"),
@@ -196,7 +196,8 @@ def test_nobody_serves_the_page_from_anywhere(installed: Path, stranger: list[st
         ("audit --data {data} --manifest m.json", "--manifest"),
         ("reproduce --data {data}", "--root"),
         ("report", "--root"),
-    ],
+        count=2,
+    ),
 )
 def test_what_nobody_may_write_or_nothing_brings_is_one_line_that_names_the_flag(
     line: str, flag: str, installed: Path, stranger: list[str], lobby: Path

@@ -29,7 +29,7 @@ from ctscan.training.trainer import (
     train,
 )
 from ctscan.training.weights import IMAGENET_URL, Weights, build_net, imagenet_weights
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, one_now, wait_until
 from tests.samples import write_data
 
 CPU = torch.device("cpu")
@@ -95,7 +95,7 @@ def test_what_a_user_can_mend_is_named_before_the_work(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", one_now(signal.SIGTERM, signal.SIGINT))
 def test_what_stops_a_training_leaves_the_best_so_far(
     data: Path, init: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
