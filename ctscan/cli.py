@@ -45,6 +45,7 @@ def predict(
     slice_: flags.SliceIndex = None,
     window: flags.Window = None,
     series: flags.Series = False,
+    report: flags.Report = None,
     out: flags.Table = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="with --out: folders, and those in them")] = False,
     maps: flags.Maps = None,
@@ -66,18 +67,23 @@ def predict(
     from ctscan.io.medical import parse
     from ctscan.io.sandbox import Decoder
     from ctscan.io.series import sources
+    from ctscan.scan import ScanReport
 
     if series and slice_ is not None:
         raise CtscanError("Give either --slice or --series.")
     if out and series:
         raise CtscanError("Give either --out or --series.")
+    if report and not (series and len(files) == 1):
+        raise CtscanError("--report goes with --series and one FILE.")
     if not out and (recursive or maps or no_paths):
         raise CtscanError("--recursive, --maps and --no-paths go with --out.")
     try:
         asked = parse(window)
     except ValueError as error:
         raise CtscanError(f"--window: {error}.") from None
-    status, listed = 0, list_files(files, recursive) if out else []
+    if report:
+        place(report, "--report")
+    status, listed, scan = 0, list_files(files, recursive) if out else [], ScanReport()
     with closing(Decoder(children=threads if out else 1)) as decoder:  # it comes up while the model is loaded
         classifier = load(checkpoint, device)
         if out:
@@ -98,8 +104,12 @@ def predict(
                 for notice in answer.notices:
                     if notice.code == "cannot_open":  # a file's name may tell of a patient: on stderr, in no answer
                         status = say(f"{path}: {notice.values['reason']}.")
-                place = {"slice": number, "position": answer.slice.position if answer.slice else None}
-                print(json.dumps((place if series else {}) | answer.to_dict()), flush=True)
+                if report:
+                    scan.add(number, answer)
+                where = {"slice": number, "position": answer.slice.position if answer.slice else None}
+                print(json.dumps((where if series else {}) | answer.to_dict()), flush=True)
+    if report:
+        scan.write(report)
     return status
 
 

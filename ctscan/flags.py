@@ -40,6 +40,7 @@ Window = Annotated[
     str | None, typer.Option(metavar="NAME", help="lung, mediastinal, bone, training, file, or CENTRE/WIDTH in HU")
 ]
 Series = Annotated[bool, typer.Option("--series", help="all slices of a folder, zip or volume, from the feet up")]
+Report = Annotated[Path | None, file_option("with --series: also the curve along the body, as a page (.html)")]
 Table = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="a table instead: .csv, .jsonl or .parquet; goes on where it was cut"),

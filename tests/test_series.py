@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -325,19 +326,26 @@ def predict(*arguments: str | Path, checkpoint: Path) -> subprocess.CompletedPro
 
 def test_the_command_line_has_a_row_a_slice_with_its_place(tmp_path: Path, checkpoint_path: Path) -> None:
     folder = fill(tmp_path / "scan", [at(40)[:-5000], *SHUFFLED])
-    done = predict(folder, "--series", "--window", "-600/1500", checkpoint=checkpoint_path)
+    page = tmp_path / "scan.html"
+    window = ["--window", "-600/1500"]
+    done = predict(folder, "--series", *window, "--report", str(page), checkpoint=checkpoint_path)
     *rows, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert (last["slice"], last["verdict"], last["notice_codes"]) == (8, "unreadable", ["damaged"])
     assert [(row["slice"], row["position"]) for row in rows] == list(enumerate(PHANTOMS))
     assert all("centre -600 and width 1500" in " ".join(row["notices"]) for row in rows)
     assert (done.returncode, done.stderr) == (0, "")
-    assert CANARY not in done.stdout
+    text = page.read_text(encoding="utf-8")
+    assert "9 slices from the feet to the head" in text
+    assert "1 not readable" in text
+    assert not re.findall(r"(?:src|href)=.(?!data:)", text)  # it needs nothing from anywhere
+    assert CANARY not in done.stdout + text
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--series", "--slice", "2"], "Give either --slice or --series."),
+        (["--report", "scan.html"], "--report goes with --series and one FILE."),
         (["--window", "blue"], "--window: there is no window 'blue'; try lung, mediastinal, "),
         (["--window", "1/2/3"], "--window: there is no window '1/2/3'"),
         (["--window", "1/0"], "--window: a window has a centre and a width above 0"),
