@@ -1,10 +1,11 @@
 """Many files -> a table of answers, a row a file, in order; what is done is kept, and a run that was cut goes on.
 
-    paths --> files --read ahead in threads--> answers --> rows in FILE.part, on the disk batch by batch --> FILE
+    paths --> files --engine--> answers --> rows in FILE.part, on the disk batch by batch --> FILE
 
-A row has the keys of the API's JSON, and the path as it was given. FILE.part holds rows as lines of JSON behind a line
-that says what run they are of; it becomes the table when the last row is there. Files are sorted, so the same command
-makes the same list, and goes on behind the last whole line.
+An engine makes rows of files: `here`, on the cores of this machine, or `cluster.engine`, on those of others. A row has
+the keys of the API's JSON, and the path as it was given. FILE.part holds rows as lines of JSON behind a line that says
+what run they are of; it becomes the table when the last row is there. Files are sorted, so the same command makes the
+same list, and goes on behind the last whole line.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from ctscan.errors import CtscanError, DataError
 from ctscan.files import SYSTEM_NAMES, prepare, write
-from ctscan.inference.answer import Answer
-from ctscan.inference.classifier import Classifier, Reader
+from ctscan.imaging.render import encode_png
+from ctscan.inference.classifier import Classifier, Reader, batches, work_ahead
+
+Row: TypeAlias = dict[str, Any]
+Made: TypeAlias = tuple[Row, bytes]  # a row, and the overlay as PNG: nothing where none is wanted, or is to be had
+Engine: TypeAlias = Callable[[Sequence[Path]], Iterator[Made]]  # of each file, in order
 
 KINDS = (".csv", ".jsonl", ".parquet")
 LISTED = " "  # between the values of a list in a cell; codes and class keys hold none
@@ -56,14 +63,39 @@ def list_files(paths: Sequence[Path], recursive: bool) -> list[Path]:
     return files
 
 
+def here(
+    classifier: Classifier, reader: Reader, *, batch: int = 32, threads: int = 2, overlays: bool = False
+) -> Engine:
+    """The engine on this machine: every thread reads a batch and answers for it, while the others do the same.
+
+    Args:
+        classifier: What answers; where it uses one core at a time, threads do not wait for each other.
+        reader: How bytes are read; from any thread.
+        batch: How many files a thread answers for at once.
+        threads: As many as there are cores, or 0 for this one.
+        overlays: Whether they are drawn.
+    """
+    work = partial(make_rows, classifier, reader, overlays)
+    return lambda files: chain.from_iterable(work_ahead(work, batches(files, batch), threads))
+
+
+def make_rows(classifier: Classifier, reader: Reader, overlays: bool, files: Sequence[Path]) -> list[Made]:
+    """The rows of a batch; overlays are of the likeliest class of each scored file."""
+    made = []
+    for answer in classifier.many(files, max(1, len(files)), reader):
+        drawn = overlays and answer.top_class
+        picture = encode_png(np.asarray(answer.overlay(drawn))) if drawn else b""
+        made.append((answer.to_dict(), picture))
+    return made
+
+
 def predict_files(
-    classifier: Classifier,
+    engine: Engine,
     files: Sequence[Path],
     out: Path,
     *,
-    reader: Reader,
+    model_id: str,
     batch: int = 32,
-    threads: int = 2,
     maps: Path | None = None,
     paths: bool = True,
     force: bool = False,
@@ -71,13 +103,12 @@ def predict_files(
     """Answer for many files and write the table; with a progress bar.
 
     Args:
-        classifier: What answers.
+        engine: What makes rows of files.
         files: In the order of the rows.
         out: The table: its ending says whether CSV, lines of JSON or Parquet.
-        reader: How bytes are read; from any thread.
-        batch: How many are answered at once.
-        threads: How many read ahead.
-        maps: Gets the overlay of the likeliest class of each scored file, named by the number of its row.
+        model_id: What answers.
+        batch: How many rows are put on the disk at once.
+        maps: Gets the overlays that the engine draws, named by the number of their row.
         paths: Whether rows name the files: names may tell of a patient.
         force: Replace `out` where it exists.
 
@@ -98,32 +129,26 @@ def predict_files(
     if maps:
         maps.mkdir(parents=True, exist_ok=True)
     digest = sha256("\0".join(map(str, files)).encode(errors="surrogateescape")).hexdigest()
-    run = {"model_id": classifier.card.model_id, "files": len(files), "digest": digest, "paths": paths}
     journal = target.with_name(f"{target.name}.part")
-    done = resume(journal, run)
+    done = resume(journal, {"model_id": model_id, "files": len(files), "digest": digest, "paths": paths})
     with tqdm(total=len(files), initial=done, unit="file", smoothing=0.05) as bar, journal.open("ab") as file:
-        answers = classifier.many(files[done:], batch, reader, threads)
+        made = engine(files[done:])
         try:
-            while chunk := list(islice(answers, batch)):
-                for number, answer in enumerate(chunk, done):
-                    row = make_row(answer, files[number] if paths else None)
-                    if maps and answer.prediction and answer.top_class:
-                        answer.overlay(answer.top_class).save(maps / f"{number:06d}.png")
-                    file.write(json.dumps(row).encode() + b"\n")
+            for rows in batches(made, batch):
+                for number, (row, picture) in enumerate(rows, done):
+                    if maps and picture:
+                        write(maps / f"{number:06d}.png", picture)
+                    named = {"path": os.fsdecode(files[number])} if paths else {}
+                    file.write(json.dumps(named | row).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-                done += len(chunk)
-                bar.update(len(chunk))
+                done += len(rows)
+                bar.update(len(rows))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{done} of {len(files)} rows are kept; the same command goes on") from None
     counts = write_table(journal, target)
     journal.unlink()
     return counts
-
-
-def make_row(answer: Answer, path: Path | None) -> dict[str, Any]:
-    """The keys of the API, behind the path where it is to be named."""
-    return ({"path": os.fsdecode(path)} if path else {}) | answer.to_dict()
 
 
 def resume(journal: Path, run: dict[str, Any]) -> int:
@@ -132,17 +157,20 @@ def resume(journal: Path, run: dict[str, Any]) -> int:
     Raises:
         DataError: It is of another run.
     """
-    head = json.dumps(run).encode() + b"\n"
-    kept = journal.read_bytes() if journal.exists() else b""
-    kept = kept[: kept.rfind(b"\n") + 1]
-    if kept and not kept.startswith(head):
-        raise DataError(f"{journal} is of another model or of other files: delete it to begin anew.")
-    kept = kept or head
-    with journal.open("wb" if len(kept) == len(head) else "r+b") as file:
-        file.truncate(len(kept))
-        if len(kept) == len(head):
+    head, whole, lines = json.dumps(run).encode() + b"\n", 0, 0
+    journal.touch()
+    with journal.open("rb+") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            if not lines and line != head:
+                raise DataError(f"{journal} is of another model or of other files: delete it to begin anew.")
+            whole, lines = whole + len(line), lines + 1
+        file.truncate(whole)
+        if not lines:
+            file.seek(0)
             file.write(head)
-    return kept.count(b"\n") - 1
+    return max(0, lines - 1)
 
 
 def read_rows(journal: Path) -> Iterator[dict[str, Any]]:
@@ -156,22 +184,25 @@ def write_table(journal: Path, target: Path) -> Counter[str]:
     counts = Counter(row["verdict"] for row in read_rows(journal))
     match target.suffix.lower():
         case ".jsonl":
-            write(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in read_rows(journal)))
+            with journal.open("rb") as lines:
+                write(target, islice(lines, 1, None))
         case ".csv":
-            text = io.StringIO()
-            rows = map(flatten, read_rows(journal))
-            # a file without scores has fewer columns than the others
-            columns = max((list(flatten(row)) for row in read_rows(journal)), key=len)
-            table = csv.DictWriter(text, columns, lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
-            write(target, text.getvalue())
+            write(target, csv_lines(journal))
         case _:
             arrow, parquet = import_pyarrow()
             buffer = io.BytesIO()
             parquet.write_table(arrow.Table.from_pylist(list(read_rows(journal))), buffer)
             write(target, buffer.getvalue())
     return counts
+
+
+def csv_lines(journal: Path) -> Iterator[bytes]:
+    """The kept rows under the names of their columns: a file without scores has fewer of these than the others."""
+    columns = max((list(flatten(row)) for row in read_rows(journal)), key=len)
+    for cells in chain([dict(zip(columns, columns, strict=True))], map(flatten, read_rows(journal))):
+        text = io.StringIO()
+        csv.DictWriter(text, columns, lineterminator="\n").writerow(cells)
+        yield text.getvalue().encode()
 
 
 def flatten(row: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def predict(
     maps: flags.Maps = None,
     no_paths: Annotated[bool, typer.Option("--no-paths", help="with --out: rows do not name the files")] = False,
     batch: Annotated[int, typer.Option(min=1, help="with --out: files that are answered at once")] = 32,
-    threads: Annotated[int, typer.Option(min=1, help="with --out: files that are read at once")] = 2,
+    threads: flags.Threads = None,
     force: Annotated[bool, typer.Option("--force", help="replace the file of --out")] = False,
     checkpoint: flags.Checkpoint = None,
     device: flags.Device = "cpu",
@@ -62,11 +62,12 @@ def predict(
     """
     from contextlib import closing
 
-    from ctscan.batch import list_files, predict_files
+    from ctscan.batch import here, list_files, predict_files
     from ctscan.inference.classifier import load
     from ctscan.io.medical import parse
     from ctscan.io.sandbox import Decoder
     from ctscan.io.series import sources
+    from ctscan.model.runtime import count_cores
     from ctscan.scan import ScanReport
 
     if series and slice_ is not None:
@@ -84,13 +85,15 @@ def predict(
     if report:
         place(report, "--report")
     status, listed, scan = 0, list_files(files, recursive) if out else [], ScanReport()
+    threads = threads or count_cores()
     with closing(Decoder(children=threads if out else 1)) as decoder:  # it comes up while the model is loaded
-        classifier = load(checkpoint, device)
+        classifier = load(checkpoint, device, cores=1 if out else None)
         if out:
             read = partial(decoder.read, slice=slice_, window=asked)
+            engine = here(classifier, read, batch=batch, threads=threads, overlays=maps is not None)
             counts = predict_files(
-                classifier, listed, out,
-                reader=read, batch=batch, threads=threads, maps=maps, paths=not no_paths, force=force,
+                engine, listed, out,
+                model_id=classifier.card.model_id, batch=batch, maps=maps, paths=not no_paths, force=force,
             )  # fmt: skip
             print(f"{out}: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
             return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,12 +40,12 @@ def prepare(path: Path) -> Path:
     return target
 
 
-def write(path: Path, content: bytes | str) -> None:
+def write(path: Path, content: bytes | str | Iterable[bytes]) -> None:
     """Write a file; what lies there stays until all of the new one is on the disk, and stays where that fails.
 
     Args:
         path: As for `prepare`.
-        content: All of it; text becomes UTF-8.
+        content: All of it, or part by part; text becomes UTF-8.
 
     Raises:
         DataError: As for `prepare`, or the disk is full; there is no half of a file then.
@@ -53,7 +54,8 @@ def write(path: Path, content: bytes | str) -> None:
     partial = target.with_name(f".{secrets.token_hex(4)}.partial")  # a name of its own: a given one may be too long
     try:
         with partial.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            content = content.encode() if isinstance(content, str) else content
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)

@@ -45,6 +45,9 @@ Table = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="a table instead: .csv, .jsonl or .parquet; goes on where it was cut"),
 ]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="with --out: batches at once, a core each  [default: the cores there are]")
+]
 Outside = Annotated[
     Path | None, folder_option("instead: class folders from elsewhere, our classes or tumour and normal")
 ]

@@ -10,15 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from ctscan.batch import list_files, predict_files, read_rows, resume
+from ctscan.batch import here, list_files, predict_files, read_rows, resume
 from ctscan.errors import DataError
-from ctscan.inference.classifier import Classifier, load
-from ctscan.io.images import read_slice
+from ctscan.inference.classifier import Classifier, Reader, load
+from ctscan.io.images import Slice, read_slice
 from tests.conftest import ROOT, Ctscan, one_now
 
 SLICES = 60  # of a run that is cut short
@@ -43,8 +44,17 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def run(classifier: Classifier, files: list[Path], out: Path, **options: object) -> dict[str, int]:
-    return predict_files(classifier, files, out, reader=read_slice, batch=4, **options)  # type: ignore[arg-type]
+def run(
+    classifier: Classifier,
+    files: list[Path],
+    out: Path,
+    reader: Reader = read_slice,
+    batch: int = 4,
+    threads: int = 2,
+    **options: Any,
+) -> dict[str, int]:
+    engine = here(classifier, reader, batch=batch, threads=threads, overlays="maps" in options)
+    return predict_files(engine, files, out, model_id=classifier.card.model_id, batch=batch, **options)
 
 
 def test_folders_are_listed_in_order_without_what_systems_leave(folder: Path) -> None:
@@ -100,13 +110,13 @@ def test_a_run_goes_on_behind_the_last_whole_line(committed: Classifier, folder:
     class PowerCutError(Exception):
         pass
 
-    def failing(data: bytes, **options: object) -> object:
+    def failing(data: bytes) -> Slice:
         if data == files[5].read_bytes():
             raise PowerCutError
         return read_slice(data)
 
     with pytest.raises(PowerCutError):
-        predict_files(committed, files, cut, reader=failing, batch=2, threads=0)  # type: ignore[arg-type]
+        run(committed, files, cut, failing, batch=2, threads=0)
     part = cut.with_name("b.jsonl.part")
     assert len(list(read_rows(part))) == 4
     with part.open("ab") as file:

@@ -15,7 +15,7 @@ RATIO = re.compile(r"^(.+ / .+): (\d+\.\d+)   \(", re.MULTILINE)
 BENCHMARKS = {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "timing"}
 RATIOS = {
     "app": 2,
-    "batch": 4,
+    "batch": 3,
     "page": 3,
     "maps": 2,
     "reading": 4,

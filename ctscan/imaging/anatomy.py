@@ -161,8 +161,9 @@ def _fill(mask: Mask) -> Mask:
 
 
 def _convex_hull(mask: Mask) -> Mask:
-    rows, columns = np.nonzero(mask)
-    points = np.stack([columns, rows], axis=1).astype(np.int32)
+    rows = np.flatnonzero(mask.any(axis=1))
+    ends = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)  # nothing else can be on it
+    points = np.concatenate([np.stack([columns, rows], axis=1) for columns in ends]).astype(np.int32)
     return cv2.fillConvexPoly(np.zeros(mask.shape, np.uint8), cv2.convexHull(points), 1).astype(bool)
 
 

@@ -125,10 +125,13 @@ class Answer:
             ValueError: There is no such class, or the answer has no scores.
         """
         if self.prediction is None or self.slice is None or key not in self.prediction.classes:
-            raise ValueError(f"no map of {key!r}: this answer has maps of {', '.join(self.maps) or 'no class'}")
+            raise ValueError(
+                f"no map of {key!r}: this answer has maps of {', '.join(self.probabilities or ()) or 'no class'}"
+            )
         from PIL.Image import fromarray
 
-        return fromarray(overlay(to_bytes(self.slice.pixels), self.maps[key], self.prediction.map_top))
+        evidence = self.prediction.evidence(self.prediction.classes.index(key))
+        return fromarray(overlay(to_bytes(self.slice.pixels), evidence, self.prediction.map_top))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of the API, to which entries may be added, and of which none is ever renamed or removed.

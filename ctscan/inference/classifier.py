@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -38,7 +38,8 @@ ROUNDING = 1e-6  # how far a float array may lie outside [0, 1]
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | Slice | NDArray[np.floating]
 Reader: TypeAlias = Callable[..., Slice]  # of bytes, and of slice and window as `read_slice`; raises UnreadableSlice
-Look = TypeVar("Look")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Classifier:
             sources: As for one; taken as they are needed.
             batch: How many are answered at once.
             reader: How bytes are read.
-            threads: How many read the next two batches while one is answered; with 0 reading waits for the answers.
+            threads: How many batches are worked on at once, ahead of what is asked for; with 0 one, when it is.
 
         Yields:
             One answer a source; probabilities differ from those for one source by less than 1e-5.
@@ -101,9 +102,8 @@ class Classifier:
         """
         if batch < 1:
             raise ValueError(f"batch must be 1 or more, not {batch}")
-        looks = look_ahead(partial(self._look, reader=reader), sources, threads, 2 * batch)
-        while chunk := list(islice(looks, batch)):
-            yield from self._answer(chunk)
+        answer = partial(self._answer, reader=reader)
+        yield from chain.from_iterable(work_ahead(answer, batches(sources, batch), threads))
 
     def cover(self, source: Source, patches: Sequence[Patch], reader: Reader = read_slice) -> Prediction | None:
         """What the network says once places are covered with the body's mean grey, and nothing else is changed.
@@ -138,26 +138,28 @@ class Classifier:
             return Answer("unreadable", (error.notice,), self.card.model_id)
         return slice_, find_anatomy(slice_.pixels)
 
-    def _answer(self, looks: Sequence[tuple[Slice, Anatomy] | Answer]) -> Iterator[Answer]:
-        """The answers of a batch: judge, predict, and say what is to be said of it."""
+    def _answer(self, sources: Sequence[Source], reader: Reader) -> list[Answer]:
+        """The answers of a batch: read, judge, predict, and say what is to be said of it."""
+        looks = [self._look(source, reader) for source in sources]
         read_ones = [look for look in looks if not isinstance(look, Answer)]
         slices, anatomies = [slice_ for slice_, _ in read_ones], [anatomy for _, anatomy in read_ones]
         judgements = self.gate.judge(slices, anatomies)
         predictions = iter(self._predict(slices, anatomies, judgements))
-        judged = iter(judgements)
+        judged, answers = iter(judgements), []
         for look in looks:
             if isinstance(look, Answer):
-                yield look
+                answers.append(look)
                 continue
             (slice_, anatomy), judgement = look, next(judged)
             if judgement.verdict == "refused":
-                yield Answer("refused", judgement.reasons + slice_.notices, self.card.model_id, slice_)
+                answers.append(Answer("refused", judgement.reasons + slice_.notices, self.card.model_id, slice_))
                 continue
             prediction = next(predictions)
             evidence = np.maximum(prediction.maps[prediction.top], 0)
             shortcut = self.gate.find_shortcut(evidence, prediction.placement, anatomy)
             notices = judgement.reasons + shortcut + slice_.notices
-            yield Answer(judgement.verdict, notices, self.card.model_id, slice_, prediction)
+            answers.append(Answer(judgement.verdict, notices, self.card.model_id, slice_, prediction))
+        return answers
 
     def _predict(
         self, slices: Sequence[Slice], anatomies: Sequence[Anatomy], judgements: Sequence[Judgement]
@@ -193,19 +195,27 @@ class Classifier:
         return predictions
 
 
-def look_ahead(look: Callable[[Source], Look], sources: Iterable[Source], threads: int, ahead: int) -> Iterator[Look]:
-    """What `look` makes of each source, in order; threads work on up to `ahead` that are not asked for yet."""
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """So many at once, taken as they are needed; the last ones may be fewer."""
+    rest = iter(items)
+    return iter(lambda: list(islice(rest, size)), [])
+
+
+def work_ahead(work: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Iterator[Made]:
+    """What `work` makes of each item, in order; each thread works on one that is not asked for yet, or one waits."""
     if not threads:
-        yield from map(look, sources)
+        yield from map(work, items)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Look]] = deque()
-        for source in sources:
-            waiting.append(pool.submit(look, source))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    pool, under_way = ThreadPoolExecutor(threads), deque[Future[Made]]()
+    try:
+        for item in items:
+            under_way.append(pool.submit(work, item))
+            if len(under_way) > threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read(
@@ -248,13 +258,14 @@ def read(
     return replace(slice_, pixels=np.ascontiguousarray(np.clip(pixels, 0, 1), np.float32))
 
 
-def load(path: str | Path | None = None, device: str = "cpu") -> Classifier:
+def load(path: str | Path | None = None, device: str = "cpu", cores: int | None = None) -> Classifier:
     """A classifier, read, verified and tested.
 
     Args:
         path: A checkpoint or an exported ONNX file, told apart by content; by default the checkpoint that ctscan
             brings. An ONNX file needs no torch.
         device: `cpu`, `cuda`, or `auto` for cuda where there is one; ONNX Runtime computes on the processor.
+        cores: How many a forward pass may use, all by default; of torch this holds for the whole process.
 
     Raises:
         ModelError: The file is not there or not exactly what ctscan wrote, or the device or a package is missing.
@@ -267,12 +278,12 @@ def load(path: str | Path | None = None, device: str = "cpu") -> Classifier:
     tolerance = GOLDEN_TOLERANCE
     if is_checkpoint(file):
         checkpoint = read_checkpoint(file)
-        runtime = TorchRuntime.from_checkpoint(checkpoint, choose_device(device))
+        runtime = TorchRuntime.from_checkpoint(checkpoint, choose_device(device), cores)
         classifier = Classifier(checkpoint.card, runtime, checkpoint.gate)
     elif device == "cuda":
         raise ModelError("--device cuda: an exported file is computed on the processor; give the checkpoint itself.")
     else:
-        onnx = OnnxRuntime(file)
+        onnx = OnnxRuntime(file, cores)
         classifier = Classifier(onnx.card, onnx, onnx.gate)
         tolerance = GOLDEN_TOLERANCE if onnx.export.get("precision") == "fp32" else GOLDEN_TOLERANCE_INT8
     card = classifier.card

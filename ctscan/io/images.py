@@ -309,7 +309,11 @@ def share_coloured(pixels: NDArray[Any]) -> float:
     whole = np.issubdtype(pixels.dtype, np.integer)
     step = COLOUR_STEP * float(np.iinfo(pixels.dtype).max if whole else pixels[..., :3].max())
     rows = range(0, len(pixels), ROWS_AT_ONCE)
-    coloured = sum(int((np.ptp(pixels[top : top + ROWS_AT_ONCE, :, :3], axis=2) > step).sum()) for top in rows)
+    coloured = 0
+    for top in rows:
+        blue, green, red = (pixels[top : top + ROWS_AT_ONCE, :, channel] for channel in range(3))
+        most, least = np.maximum(np.maximum(blue, green), red), np.minimum(np.minimum(blue, green), red)
+        coloured += int((most - least > step).sum())
     return float(coloured / (pixels.shape[0] * pixels.shape[1]))
 
 

@@ -51,12 +51,18 @@ class TorchRuntime:
     """The network in torch, in fp32 and evaluation mode. Nothing in it changes after it is built."""
 
     def __init__(self, net: SliceNet, device: str = "cpu") -> None:
+        from ctscan.model.network import fuse
+
         self._device = device
-        self._net = net.eval().requires_grad_(False).to(device)
+        self._net = fuse(net).to(device)
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu") -> TorchRuntime:
+    def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "cpu", cores: int | None = None) -> TorchRuntime:
         """Build the network that the card describes. Raises ModelError where the weights do not fit it."""
+        if cores:
+            import torch
+
+            torch.set_num_threads(cores)
         return cls(build_net(checkpoint), device)
 
     def run(self, squares: NDArray[np.float32]) -> Output:
@@ -74,9 +80,9 @@ class OnnxRuntime:
     ONNX Runtime lets threads share a session.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cores: int | None = None) -> None:
         """Read and verify a file. Raises ModelError for all that is not exactly what ctscan wrote."""
-        self._session = session = open_session(read_onnx(path))
+        self._session = session = open_session(read_onnx(path), cores)
         try:
             self.card, self.gate, self.export = read_onnx_metadata(session.get_modelmeta().custom_metadata_map)
         except ModelError as error:
@@ -107,15 +113,19 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def open_session(model: bytes) -> onnxruntime.InferenceSession:
+def count_cores() -> int:
+    """The cores that the system lets this process use; ONNX Runtime by itself counts the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_session(model: bytes, cores: int | None = None) -> onnxruntime.InferenceSession:
     """Give a model to ONNX Runtime. Raises ModelError where that is not installed or does not take the model."""
     ort = import_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
-    # cores that the system lets this process use; ONNX Runtime by itself counts the machine's
-    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    options.intra_op_num_threads = cores or count_cores()
     refusals = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
