@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ctscan.bundle import MODEL, bundled
 from ctscan.errors import ModelError, UnreadableSlice
 from ctscan.imaging.anatomy import Anatomy, find_anatomy
+from ctscan.imaging.lettering import has_lettering
 from ctscan.inference.answer import Answer, Prediction
 from ctscan.inference.confidence import calibrate, prediction_sets
 from ctscan.inference.gate import Gate, Judgement, Ungated
@@ -31,6 +32,7 @@ from ctscan.io.medical import Window, resolve
 from ctscan.model.card import Card
 from ctscan.model.checkpoint import Tensors, is_checkpoint, read_checkpoint
 from ctscan.model.runtime import OnnxRuntime, Runtime, TorchRuntime, choose_device, golden_logits
+from ctscan.notices import Notice
 
 GOLDEN_TOLERANCE = 1e-3  # logits, fp32: what processors differ by is below it, what a wrong weight does is above
 GOLDEN_TOLERANCE_INT8 = 0.1  # a value rounded to the next of 256 steps moves logits by 0.03, a saturated sum by more
@@ -157,7 +159,8 @@ class Classifier:
             prediction = next(predictions)
             evidence = np.maximum(prediction.maps[prediction.top], 0)
             shortcut = self.gate.find_shortcut(evidence, prediction.placement, anatomy)
-            notices = judgement.reasons + shortcut + slice_.notices
+            text = (Notice("lettering"),) if has_lettering(slice_.pixels, anatomy) else ()
+            notices = judgement.reasons + shortcut + text + slice_.notices
             answers.append(Answer(judgement.verdict, notices, self.card.model_id, slice_, prediction))
         return answers
 
