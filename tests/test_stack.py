@@ -16,9 +16,10 @@ from pydicom.encaps import encapsulate, generate_frames
 from ctscan.errors import UnreadableSlice
 from ctscan.io import stack
 from ctscan.io.images import Gap, Slice, read_slice, survey
-from ctscan.io.sandbox import read_stack
+from ctscan.io.sandbox import STACK_MEMORY, read_stack
 from ctscan.io.stack import MAX_BYTES, Stack
 from ctscan.notices import Notice
+from ctscan.page.door import MAX_SCAN
 from tests.test_dicom import CANARY, ENHANCED, PHANTOM, enhanced, make, write
 from tests.test_medical import dicom
 from tests.test_page import cv2_png
@@ -135,6 +136,18 @@ def test_a_scan_that_takes_too_much_is_refused_with_the_limit_and_the_command_li
         with pytest.raises(UnreadableSlice, match=r"2048 slices.*192 MiB.*ctscan predict FILE --series"):
             read_stack(nrrd_of(units=np.zeros(shape, np.uint8), dtype="u1", encoding="gzip"))
     assert MAX_BYTES < 2 * 13 * 2900 * 2900
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["frames", "across"])
+def test_the_largest_scans_fit_into_the_memory_that_is_promised(kind: str) -> None:
+    units = np.random.default_rng(0).integers(-1000, 1000, (255, 512, 512), np.int16)
+    file = make(units, SOPClassUID=ENHANCED, NumberOfFrames=255) if kind == "frames" else None
+    data = write(file) if file else nrrd_of("SPL", units=units)
+    del file
+    assert MAX_SCAN - (1 << 20) < len(data) < MAX_SCAN
+    assert STACK_MEMORY == 288 << 20
+    assert (read(data).units == units).all()
 
 
 def test_nothing_of_a_scan_names_anybody() -> None:

@@ -22,7 +22,7 @@ from ctscan.io.stack import check_room
 from ctscan.notices import Notice
 
 MAX_BYTES = 1 << 31  # of a volume's values
-BLOCK = 32 << 20  # bytes
+BLOCK = 96 << 20  # bytes
 TINY = float(np.finfo(np.float32).tiny)
 AIR = -200.0  # Hounsfield units: below it lie air and lungs, and no CT of a chest lacks them
 

@@ -44,8 +44,8 @@ START_TIME = 30.0  # s that a child may take to import what it needs
 READ_TIME = 4.0  # s of the processor that a file may take
 HANG_TIME = 20.0  # s that it may take by the clock, on a machine that has other things to do
 MEMORY = 256 << 20  # bytes that a child may take beyond what it has when it is ready
-# The same for all slices of a file: 128 MB of the file, all units where slices lie across it, and one slice.
-STACK_TIME, STACK_HANG_TIME, STACK_MEMORY = 60.0, 180.0, 448 << 20
+# The same for all slices of a file: 128 MB of it, a copy of its pixels or a block of slices across it, and one slice.
+STACK_TIME, STACK_HANG_TIME, STACK_MEMORY = 40.0, 120.0, 288 << 20
 OPEN_FILES = 16
 
 Outcome = TypeVar("Outcome")

@@ -51,7 +51,7 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
         desk: Of the slices that are answered at once.
         shelf: Of scans that are scrolled through.
     """
-    reading = CapacityLimiter(1)  # of whole scans: each takes up to 400 MB meanwhile
+    reading = CapacityLimiter(1)  # of whole scans: each takes up to 600 MB meanwhile, here and in its process
     pages = {language: views.home(language).encode() for language in LANGUAGES}
     packed = {language: gzip.compress(page, mtime=0) for language, page in pages.items()}
 
