@@ -28,11 +28,12 @@ import torch
 from benchmarks.timing import parser
 from ctscan.batch import here, predict_files
 from ctscan.bundle import MODEL, bundled
+from ctscan.cores import count_cores
 from ctscan.inference.classifier import Classifier, load
 from ctscan.io.images import read_slice
 from ctscan.io.sandbox import Decoder
 from ctscan.model.checkpoint import read_checkpoint
-from ctscan.model.runtime import build_net, count_cores
+from ctscan.model.runtime import build_net
 
 BATCH = 32
 BARE, ALONE = "bare forward", "bare forward on one core"

@@ -13,6 +13,7 @@ from benchmarks.timing import example, parser, print_ratio
 from ctscan.classes import CLASS_KEYS
 from ctscan.io.images import read_slice
 from ctscan.training.recipe import CTSCAN, override
+from ctscan.training.team import Team
 from ctscan.training.trainer import Trainer
 
 STEPS = 4  # a round, on one batch each
@@ -25,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     squares = np.repeat(CTSCAN.preprocess(read_slice(example()).pixels)[0][None], n, axis=0)
     weights = resnet18(weights=None).state_dict()
     recipe = override(CTSCAN, ["epochs=1000"])  # more than the benchmark takes
-    trainer = Trainer(recipe, squares, np.arange(n) % len(CLASS_KEYS), weights, torch.device("cpu"))
-    batches = [(squares.to(memory_format=torch.channels_last), labels) for squares, labels in trainer.batches()]
+    trainer = Trainer(recipe, squares, np.arange(n) % len(CLASS_KEYS), weights, Team(torch.device("cpu")))
+    batches = [(squares.to(memory_format=torch.channels_last), labels) for squares, labels, _ in trainer.batches()]
 
     def bare() -> None:
         for squares, labels in batches:

@@ -21,3 +21,13 @@ def bundled(name: str) -> Path:
     """
     inside = PACKAGE / name
     return inside if inside.exists() else PACKAGE.parent / name
+
+
+def remedy(part: str = "") -> str:
+    """What to do where a package is missing: a checkout has files of requirements, an installed package has extras.
+
+    Args:
+        part: The extra, `train` or `onnx`; empty for what the page needs.
+    """
+    file, extra = f"requirements{part and f'-{part}'}.txt", f"'ctscan{part and f'[{part}]'}'"
+    return f"`pip install {f'-r {file}' if (PACKAGE.parent / file).exists() else extra}` brings it"

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctscan import files, flags
-from ctscan.bundle import MODEL, bundled
+from ctscan.bundle import MODEL, bundled, remedy
+from ctscan.cores import count_cores, limit_threads
 from ctscan.errors import CtscanError
 
 if TYPE_CHECKING:
@@ -67,7 +68,6 @@ def predict(
     from ctscan.io.medical import parse
     from ctscan.io.sandbox import Decoder
     from ctscan.io.series import sources
-    from ctscan.model.runtime import count_cores
     from ctscan.scan import ScanReport
 
     if series and slice_ is not None:
@@ -128,19 +128,26 @@ def train(
     init: flags.Init = None,
     runs: flags.Runs = flags.RUNS,
     device: flags.Device = "auto",
+    devices: flags.Devices = 1,
+    node: flags.Node = None,
+    threads: flags.TorchThreads = None,
 ) -> None:
     """Train a classifier. The best epoch is chosen on valid; Ctrl-C keeps the best so far."""
-    from ctscan.evaluation.cross_validation import check_ledger
-    from ctscan.evaluation.studies import reading
-    from ctscan.training import trainer
+    from ctscan.evaluation import cross_validation, studies
+    from ctscan.training import team, trainer
 
+    nodes = team.Nodes.read(devices, node, threads)
+    if nodes.this:
+        trainer.assist(nodes, device)
+        return
     book = place(ledger or place(out, "--out").parent / "metrics.json", "--ledger")
-    check_ledger(book)
+    cross_validation.check_ledger(book)
     made = trainer.train(
-        data, chosen(recipe, changes), out, init=init, runs=runs, device=device, force=force, read_test=read_test
-    )
+        data, chosen(recipe, changes), out,
+        init=init, runs=runs, device=device, nodes=nodes, force=force, read_test=read_test
+    )  # fmt: skip
     if read_test:
-        keep(book, reading(made.card))
+        keep(book, studies.reading(made.card))
     print(f"{made.checkpoint}: {made.card.model_id}, best epoch {made.best.epoch}; log in {made.folder}")
 
 
@@ -206,9 +213,7 @@ def evaluate(
 @app.command()
 def audit(
     data: flags.Data,
-    manifest: Annotated[
-        Path | None, flags.file_option("write hashes, groups and folds: no picture, no file name")
-    ] = None,
+    manifest: flags.Manifest = None,
     report: Annotated[Path | None, flags.file_option("write an HTML file with pictures, for the data's owner")] = None,
     ledger: Annotated[Path | None, flags.file_option("add the counts to this metrics.json")] = None,
 ) -> None:
@@ -261,15 +266,12 @@ def search(
     """Search for a recipe on two grouped folds; the same call goes on where Ctrl-C ended it."""
     from ctscan.evaluation import search as searching
     from ctscan.evaluation.cross_validation import open_setting
-    from ctscan.results.ledger import update
     from ctscan.training.weights import imagenet_weights
 
     book = ledger and place(ledger, "--ledger")
-    setting = open_setting(data, bundled("checkpoints/manifest.json"), runs=runs)
-    entry = searching.search(chosen(recipe, changes), setting.pool, imagenet_weights(init), runs, trials, device)
-    if book:
-        update(book, entry)
-    show(entry)
+    pool = open_setting(data, bundled("checkpoints/manifest.json"), runs=runs).pool
+    entry = searching.search(chosen(recipe, changes), pool, imagenet_weights(init), runs, trials, device)
+    keep(book, entry) if book else show(entry)
 
 
 @app.command()
@@ -323,11 +325,10 @@ def reproduce(
     from ctscan.reproduce import reproduce as run
 
     place(root / "checkpoints" / "metrics.json", "--root")
-    steps = run(
+    for line in run(
         root, data, chosen(recipe, changes),
         pictures=pictures, volumes=volumes, patients=patients, init=init, runs=runs, draws=draws, device=device,
-    )  # fmt: skip
-    for line in steps:
+    ):  # fmt: skip
         print(line, flush=True)
 
 
@@ -380,6 +381,7 @@ def main(arguments: list[str] | None = None) -> int:
         reads the output has gone.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    limit_threads()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # or it tells of its caches to who has no home
     if isinstance(sys.stdout, TextIOWrapper):  # a path may have letters that the terminal has not
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -399,8 +401,7 @@ def main(arguments: list[str] | None = None) -> int:
         name = error.name or ""
         if name.startswith("ctscan"):
             raise
-        file = "requirements.txt" if name == "torch" else "requirements-train.txt"
-        return say(f"{PACKAGES.get(name, name)} is not installed: `pip install -r {file}` brings it.")
+        return say(f"{PACKAGES.get(name, name)} is not installed: {remedy('' if name == 'torch' else 'train')}.")
     except BrokenPipeError:  # as in `ctscan predict ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes as it ends
         return READER_GONE

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ctscan.bundle import remedy
 from ctscan.errors import ModelError
 from ctscan.files import write
 from ctscan.imaging.phantom import draw_phantom
@@ -133,7 +134,7 @@ def export_int8(
 def build_onnx(checkpoint: Checkpoint, examples: Path, say: Say) -> bytes:
     """A serialised ONNX model without metadata. Raises ModelError where it differs from PyTorch."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        require(package, "`pip install -r requirements-train.txt` brings it")
+        require(package, remedy("train"))
     net, size = build_net(checkpoint), checkpoint.card.preprocess.size
     side = STRIDE * torch.export.Dim("cells", min=2)  # the gate's squares are smaller
     # the exporter logs what it does and warns of what it will become; neither is for the user

@@ -31,6 +31,12 @@ Checkpoint = Annotated[Path | None, file_option("a checkpoint  [default: the one
 Ledger = Annotated[Path | None, file_option("keeps the results  [default: metrics.json beside the checkpoint]")]
 Init = Annotated[Path | None, file_option("starting weights as safetensors, instead of torchvision's download")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="change a field of the recipe")]
+Devices = Annotated[int, typer.Option(min=1, help="processes that train together here, each on a device of its own")]
+Node = Annotated[
+    str | None, typer.Option(metavar="K/N@HOST:PORT", help="this is node K of N, which meet at node 0, counted from 0")
+]
+TorchThreads = Annotated[int | None, typer.Option(min=1, help="of the processor  [default: one a core it may use]")]
+Manifest = Annotated[Path | None, file_option("write hashes, groups and folds: no picture, no file name")]
 Threshold = Annotated[float, typer.Option(min=0, max=1, help="correlation that joins slices to a visual group")]
 Draws = Annotated[int, typer.Option(min=100, help="of visual groups, for the intervals")]
 SliceIndex = Annotated[

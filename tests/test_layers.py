@@ -25,7 +25,7 @@ WINGS: dict[str, set[str]] = {
     "page": {"base", "imaging", "io", "model", "inference", "results"},
     "front": {"base", "imaging", "io", "model", "inference", "training", "results", "evaluation", "page"},
 }
-BASE = {"bundle", "classes", "errors", "files", "metrics", "notices"}
+BASE = {"bundle", "classes", "cores", "errors", "files", "metrics", "notices"}
 # What only some wings may know of, besides the front; torch also inside functions of the runtime.
 OUTSIDE = {
     "torch": {"model", "training", "evaluation"},

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,15 +20,11 @@ from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.classifier import load
 from ctscan.model.runtime import choose_device
+from ctscan.training.augmentation import build_augmentation
 from ctscan.training.data import Dataset, read_dataset
 from ctscan.training.recipe import CTSCAN, SEED, Augmentation, Recipe, override
-from ctscan.training.trainer import (
-    Trainer,
-    build_augmentation,
-    evaluate,
-    fit,
-    train,
-)
+from ctscan.training.team import Team
+from ctscan.training.trainer import Trainer, evaluate, fit, train
 from ctscan.training.weights import IMAGENET_URL, Weights, build_net, imagenet_weights
 from tests.conftest import ROOT, one_now, wait_until
 from tests.samples import write_data
@@ -53,7 +50,7 @@ def weights(init: Path) -> Weights:
 
 
 def small_trainer(recipe: Recipe, weights: Weights) -> Trainer:
-    return Trainer(recipe, np.zeros((8, 2, 64, 64), np.float32), LABELS, weights, CPU)
+    return Trainer(recipe, np.zeros((8, 2, 64, 64), np.float32), LABELS, weights, Team(CPU))
 
 
 def test_a_run_leaves_checkpoint_log_curves_and_scores(data: Path, init: Path, tmp_path: Path) -> None:
@@ -122,12 +119,12 @@ def test_ctrl_c_keeps_the_best_epoch(
 ) -> None:
     steps = 0
 
-    def step(trainer: Trainer, squares: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def step(trainer: Trainer, *batch: Any) -> torch.Tensor:
         nonlocal steps
         steps += 1
         if steps > 2 * trainer.steps:  # in the third epoch
             signal.raise_signal(signal.SIGINT)
-        return original(trainer, squares, labels)
+        return original(trainer, *batch)
 
     original = Trainer.step
     monkeypatch.setattr(Trainer, "step", step)
@@ -236,8 +233,8 @@ def test_the_seed_designs_rate_falls_by_ten_every_seven_epochs(weights: Weights)
 
 def test_a_last_batch_of_one_joins_the_one_before(weights: Weights) -> None:
     for n, sizes in ((9, [4, 5]), (10, [4, 4, 2]), (8, [4, 4])):
-        trainer = Trainer(SMALL, np.zeros((n, 1, 64, 64), np.float32), np.arange(n) % 4, weights, CPU)
-        assert [len(labels) for _, labels in trainer.batches()] == sizes
+        trainer = Trainer(SMALL, np.zeros((n, 1, 64, 64), np.float32), np.arange(n) % 4, weights, Team(CPU))
+        assert [len(labels) for _, labels, _ in trainer.batches()] == sizes
         assert trainer.steps == len(sizes)
 
 
@@ -254,7 +251,7 @@ def test_augmentation_keeps_shape_and_range_and_draws_for_each_slice(kind: Augme
     square = torch.from_numpy(Preprocess(96)(draw_phantom())[0])
     trainer.squares = torch.stack([square] * 8)
     torch.manual_seed(0)
-    ((batch, _),) = trainer.batches()
+    ((batch, _, _),) = trainer.batches()
     assert batch.shape == (8, 2, 96, 96)
     assert 0 <= float(batch.min()) <= float(batch.max()) <= 1
     different = len({float(b.sum()) for b in batch})

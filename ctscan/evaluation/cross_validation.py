@@ -47,6 +47,7 @@ from ctscan.results.summary import HEADLINE_THRESHOLD
 from ctscan.training.audit import known_or_new
 from ctscan.training.data import Dataset, Manifest, read_dataset
 from ctscan.training.recipe import Control, Recipe
+from ctscan.training.team import Team
 from ctscan.training.trainer import Device, Trainer, build_card, round_trip
 from ctscan.training.weights import Weights, imagenet_weights
 
@@ -221,7 +222,7 @@ def fit_fold(
 ) -> tuple[SliceNet, Output]:
     """Train on the squares of all folds but one; gives the network and what it says of the slices left out."""
     inside = pool.folds != fold
-    trainer = Trainer(recipe, squares[inside], pool.labels[inside], weights, torch.device(choose_device(device)))
+    trainer = Trainer(recipe, squares[inside], pool.labels[inside], weights, Team(torch.device(choose_device(device))))
     for _ in trainer.epochs(title):
         pass
     net = round_trip(recipe, trainer.net)

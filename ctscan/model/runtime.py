@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ctscan.bundle import remedy
+from ctscan.cores import count_cores
 from ctscan.errors import ModelError
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
@@ -105,17 +107,12 @@ def import_onnxruntime() -> Any:
     Its wheels look up a telemetry host and leave a device id in the user's home, unless the environment says no before
     the library is loaded. Raises ModelError where it is not installed.
     """
-    require("onnxruntime", "`pip install -r requirements-onnx.txt` brings it")
+    require("onnxruntime", remedy("onnx"))
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()  # of builds that ask here
     return onnxruntime
-
-
-def count_cores() -> int:
-    """The cores that the system lets this process use; ONNX Runtime by itself counts the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_session(model: bytes, cores: int | None = None) -> onnxruntime.InferenceSession:
@@ -125,7 +122,7 @@ def open_session(model: bytes, cores: int | None = None) -> onnxruntime.Inferenc
 
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
-    options.intra_op_num_threads = cores or count_cores()
+    options.intra_op_num_threads = cores or count_cores()  # ONNX Runtime by itself counts the machine's
     refusals = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -158,7 +155,7 @@ def require(package: str, remedy: str) -> None:
 
 def choose_device(name: str) -> str:
     """`auto` is cuda where there is one. Raises ModelError where torch or the named device is missing."""
-    require("torch", "`pip install -r requirements.txt` brings it, and an exported ONNX file does without")
+    require("torch", f"{remedy()}, and an exported ONNX file does without")
     import torch
 
     if name not in ("auto", "cpu", "cuda"):

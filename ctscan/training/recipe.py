@@ -38,7 +38,7 @@ class Recipe:
     weight_decay: NotNegative = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.09  # share of each target that is spread over all classes
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.91  # of the rate, from each block to the one below it
-    augmentation: Augmentation = "full"  # as in `trainer.build_augmentation`
+    augmentation: Augmentation = "full"  # as in `build_augmentation`
     strength: Annotated[float, Field(ge=0, le=2)] = 1.1  # of `full`: how far shifts, turns, greys and gaps go
     size: Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)] = 224  # side of the model's square, px
     crop: Crop = "hull"  # as in `Preprocess`, like the next three

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
-from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from ctscan.classes import CLASS_KEYS
@@ -39,8 +38,10 @@ from ctscan.model.card import Card
 from ctscan.model.checkpoint import Checkpoint, write_checkpoint
 from ctscan.model.network import SliceNet
 from ctscan.model.runtime import TorchRuntime, choose_device, golden_logits, load_tensors, run_in_batches, store_tensors
+from ctscan.training.augmentation import build_augmentation
 from ctscan.training.data import SPLITS, Dataset, read_dataset
-from ctscan.training.recipe import Augmentation, Recipe
+from ctscan.training.recipe import Recipe
+from ctscan.training.team import ONE, Nodes, Team, gather
 from ctscan.training.weights import Weights, build_net, imagenet_weights
 
 EVALUATION_BATCH = 32
@@ -81,6 +82,7 @@ def train(
     init: Path | None = None,
     runs: Path = Path("runs"),
     device: Device = "auto",
+    nodes: Nodes = ONE,
     force: bool = False,
     read_test: bool = True,
 ) -> Trained:
@@ -93,13 +95,14 @@ def train(
         init: Safetensors state dict of torchvision's resnet18; without it, it is downloaded.
         runs: Gets a folder for this run.
         device: Where to train.
+        nodes: In how many processes.
         force: Replace `out` where it exists.
         read_test: Score the test split, once, at the end.
 
     Raises:
         DataError: What it needs is missing or damaged, a file cannot be written, or the loss was never a finite number.
         ModelError: The device is missing.
-        KeyboardInterrupt: Interrupted before there was a checkpoint.
+        KeyboardInterrupt: Interrupted, or a process lost, before there was a checkpoint.
     """
     check_target(out, force)
     on = torch.device(choose_device(device))
@@ -113,7 +116,7 @@ def train(
     folder = Path(tempfile.mkdtemp(prefix=f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}-", dir=runs))
     write(folder / "recipe.json", json.dumps(recipe.settings, indent=1) + "\n")
     try:
-        fitted, history = fit(recipe, dataset.of("train"), dataset.of("valid"), weights, on, folder)
+        fitted, history = fit(recipe, dataset.of("train"), dataset.of("valid"), weights, on, folder, nodes)
         net = round_trip(recipe, fitted)
         card = describe(recipe, net, dataset, read_test)
     except KeyboardInterrupt:
@@ -174,34 +177,6 @@ def build_optimiser(net: SliceNet, recipe: Recipe, steps: int) -> tuple[torch.op
     return optimiser, StepLR(optimiser, step_size=7 * steps, gamma=0.1)
 
 
-def build_augmentation(kind: Augmentation, strength: float = 1.0) -> v2.Transform:
-    """What a training slice may look like instead: a transform of (2, S, S) float tensors in [0, 1].
-
-    Where it goes, its weights go too; greys, blur and gaps are its first channel's alone.
-
-    `full`: flip, affine, mild jitter of the window, blur, erasing, all but the flip in proportion to `strength`.
-    `seed`: what the seed design did.
-    """
-    bilinear = v2.InterpolationMode.BILINEAR
-    if kind == "none":
-        return v2.Identity()
-    if kind == "seed":
-        return v2.Compose([v2.RandomHorizontalFlip(0.7), v2.RandomRotation(10, bilinear)])
-    fifth, shift = 0.2 * strength, 0.08 * strength
-    affine = v2.RandomAffine(
-        15 * strength, translate=(shift, shift), scale=(1 - fifth, 1 + fifth), interpolation=bilinear
-    )
-    greys = v2.Compose(
-        [
-            v2.ColorJitter(brightness=fifth, contrast=fifth),
-            v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.2))], p=fifth),
-            v2.RandomErasing(p=0.25 * strength, scale=(0.02, 0.12)),
-        ]
-    )
-    recolour = v2.Lambda(lambda square: torch.cat([greys(square[:1]), square[1:]]))
-    return v2.Compose([v2.RandomHorizontalFlip(0.5), affine, recolour])
-
-
 class Trainer:
     """One network on its way: each step of `epochs` takes it once through the slices."""
 
@@ -211,13 +186,19 @@ class Trainer:
         squares: NDArray[np.float32],
         labels: NDArray[np.int64],
         weights: Weights,
-        device: torch.device,
+        team: Team,
     ) -> None:
-        """Squares (N, 2, S, S) in [0, 1], labels (N,)."""
-        self.recipe, self.device = recipe, device
+        """Squares (N, 2, S, S) in [0, 1], labels (N,). Raises DataError where weights or processes do not fit."""
+        least = 2 * team.size  # batch norm has nothing to say of a single slice
+        if min(len(labels), recipe.batch) < least:
+            raise DataError(f"{team.size} processes need {least} slices in every batch: take fewer, or --set batch.")
+        self.recipe, self.team, self.device = recipe, team, team.device
         self.squares, self.labels = torch.from_numpy(squares), torch.from_numpy(labels)
-        self.net = build_net(recipe, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.steps = max(1, len(labels) // recipe.batch + (len(labels) % recipe.batch > 1))
+        self.net = build_net(recipe, weights).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.joined = team.join(self.net)
+        if team.rank > 0:
+            torch.manual_seed(recipe.seed + team.rank)  # or all would shift and turn their slices alike
+        self.steps = max(1, len(labels) // recipe.batch + (len(labels) % recipe.batch >= least))
         self.optimiser, self.schedule = build_optimiser(self.net, recipe, self.steps)
         self.transform = build_augmentation(recipe.augmentation, recipe.strength)
 
@@ -229,9 +210,11 @@ class Trainer:
         """
         if self.recipe.precision != "auto":
             return self.recipe.precision == "bf16"
-        ratio = self.trial(False) / self.trial(True)
-        print(f"bf16 is {ratio:.2f} times as fast as fp32 here: {'bf16' if ratio > 1 else 'fp32'}", file=sys.stderr)
-        return ratio > 1
+        ratio = 0.0
+        if self.team.rank == 0:
+            ratio = self.trial(False) / self.trial(True)
+            print(f"bf16 is {ratio:.2f} times as fast as fp32 here: {'bf16' if ratio > 1 else 'fp32'}", file=sys.stderr)
+        return self.team.agree(ratio > 1)
 
     def trial(self, bf16: bool) -> float:
         """Seconds of the fastest of a few passes there and back over a small batch, by a copy of the network."""
@@ -248,42 +231,66 @@ class Trainer:
                 seconds.append(time.perf_counter() - start)
         return min(seconds)
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of batches in a new order, every slice with an augmentation of its own."""
-        parts = list(torch.randperm(len(self.labels)).split(self.recipe.batch))
-        if len(parts) > self.steps:  # batch norm has nothing to say of a single slice: it joins the batch before
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """One epoch of batches in a new order, every slice with an augmentation of its own.
+
+        Of each batch this process's share, and what its mean weighs in the mean over all processes.
+        """
+        parts = list(self.team.agree(torch.randperm(len(self.labels))).split(self.recipe.batch))
+        if len(parts) > self.steps:  # a last one with too few slices joins the batch before
             parts[-2:] = [torch.cat(parts[-2:])]
         for index in parts:
-            yield torch.stack([self.transform(square) for square in self.squares[index]]), self.labels[index]
+            mine = index[self.team.rank :: self.team.size]
+            weight = self.team.size * len(mine) / len(index)
+            yield torch.stack([self.transform(square) for square in self.squares[mine]]), self.labels[mine], weight
 
-    def step(self, squares: Tensor, labels: Tensor) -> Tensor:
-        """One step of the optimiser on a batch; gives the loss."""
+    def step(self, squares: Tensor, labels: Tensor, weight: float = 1) -> Tensor:
+        """One step of the optimiser on a share of a batch; gives the loss of the whole batch."""
         squares, labels = squares.to(self.device, memory_format=torch.channels_last), labels.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            logits = self.net(squares).logits.float()
-            loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            logits = self.joined(squares).logits.float()
+            loss = weight * functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
         self.schedule.step()
-        return loss.detach()
+        return self.team.mean(loss.detach())
 
     def epochs(self, title: str) -> Iterator[tuple[float, float]]:
         """Train, with a bar of that title; gives each epoch's first learning rate and the mean loss of its steps."""
         total = self.steps * self.recipe.epochs
-        with tqdm(total=total, desc=title, unit="step", dynamic_ncols=True) as progress:
+        with tqdm(total=total, desc=title, unit="step", dynamic_ncols=True, disable=self.team.rank > 0) as progress:
             for _ in range(self.recipe.epochs):
                 self.net.train()
                 rate, losses = float(self.optimiser.param_groups[0]["lr"]), 0.0
-                for number, (squares, labels) in enumerate(self.batches(), 1):
-                    losses += float(self.step(squares, labels))
+                for number, batch in enumerate(self.batches(), 1):
+                    losses += float(self.step(*batch))
                     progress.update()
                     progress.set_postfix(loss=f"{losses / number:.3f}")
                 yield rate, losses / self.steps
 
 
+def take_steps(team: Team) -> None:
+    """What all processes but the first do of a training."""
+    given: tuple[Recipe, NDArray[np.float32], NDArray[np.int64], Weights] = team.agree()
+    for _ in Trainer(*given, team).epochs(""):
+        pass
+
+
+def assist(nodes: Nodes, device: Device) -> None:
+    """Take this node's part in a training that another node leads. Raises as `train`."""
+    with gather(nodes, torch.device(choose_device(device)), take_steps) as team:
+        take_steps(team)
+
+
 def fit(
-    recipe: Recipe, train: Dataset, valid: Dataset, weights: Weights, device: torch.device, folder: Path
+    recipe: Recipe,
+    train: Dataset,
+    valid: Dataset,
+    weights: Weights,
+    device: torch.device,
+    folder: Path,
+    nodes: Nodes = ONE,
 ) -> tuple[SliceNet, list[Epoch]]:
     """Train, and keep the epoch with the lowest cross-entropy on `valid`. Ctrl-C ends with the best so far.
 
@@ -295,20 +302,20 @@ def fit(
         KeyboardInterrupt: Interrupted before there was an epoch to keep.
     """
     see = recipe.preprocess.square
-    trainer = Trainer(recipe, train.squares(see), train.labels, weights, device)
-    unseen = valid.squares(see)
+    given, unseen = (recipe, train.squares(see), train.labels, weights), valid.squares(see)
     history: list[Epoch] = []
     best, lowest = None, math.inf
-    start = time.monotonic()
     try:
-        for number, (rate, train_loss) in enumerate(trainer.epochs(f"{recipe.name} on {device}"), 1):
-            now = evaluate(trainer.net, unseen, valid.labels, device)
-            seconds = time.monotonic() - start
-            history.append(Epoch(number, rate, train_loss, now.cross_entropy, now.accuracy, seconds))
-            if now.cross_entropy < lowest:  # NaN is below nothing
-                best, lowest = copy.deepcopy(trainer.net), now.cross_entropy
-            write_log(folder, history)
-            start = time.monotonic()
+        with gather(nodes, device, take_steps) as team:
+            trainer, start = Trainer(*team.agree(given), team), time.monotonic()
+            for number, (rate, train_loss) in enumerate(trainer.epochs(f"{recipe.name} on {device}"), 1):
+                now = evaluate(trainer.net, unseen, valid.labels, team.device)
+                seconds = time.monotonic() - start
+                history.append(Epoch(number, rate, train_loss, now.cross_entropy, now.accuracy, seconds))
+                if now.cross_entropy < lowest:  # NaN is below nothing
+                    best, lowest = copy.deepcopy(trainer.net), now.cross_entropy
+                write_log(folder, history)
+                start = time.monotonic()
     except KeyboardInterrupt:
         if best is None:
             raise
