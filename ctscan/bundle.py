@@ -27,7 +27,7 @@ def remedy(part: str = "") -> str:
     """What to do where a package is missing: a checkout has files of requirements, an installed package has extras.
 
     Args:
-        part: The extra, `train` or `onnx`; empty for what the page needs.
+        part: The extra, `train`, `onnx` or `ray`; empty for what the page needs.
     """
     file, extra = f"requirements{part and f'-{part}'}.txt", f"'ctscan{part and f'[{part}]'}'"
     return f"`pip install {f'-r {file}' if (PACKAGE.parent / file).exists() else extra}` brings it"

@@ -53,6 +53,8 @@ def predict(
     no_paths: Annotated[bool, typer.Option("--no-paths", help="with --out: rows do not name the files")] = False,
     batch: Annotated[int, typer.Option(min=1, help="with --out: files that are answered at once")] = 32,
     threads: flags.Threads = None,
+    engine: flags.EngineName = "here",
+    address: flags.Address = None,
     force: Annotated[bool, typer.Option("--force", help="replace the file of --out")] = False,
     checkpoint: flags.Checkpoint = None,
     device: flags.Device = "cpu",
@@ -63,6 +65,7 @@ def predict(
     """
     from contextlib import closing
 
+    from ctscan import cluster
     from ctscan.batch import here, list_files, predict_files
     from ctscan.inference.classifier import load
     from ctscan.io.medical import parse
@@ -76,8 +79,12 @@ def predict(
         raise CtscanError("Give either --out or --series.")
     if report and not (series and len(files) == 1):
         raise CtscanError("--report goes with --series and one FILE.")
-    if not out and (recursive or maps or no_paths):
-        raise CtscanError("--recursive, --maps and --no-paths go with --out.")
+    if not out and (recursive or maps or no_paths or engine != "here"):
+        raise CtscanError("--recursive, --maps, --no-paths and --engine go with --out.")
+    if engine == "here" and address:
+        raise CtscanError("--address goes with --engine ray.")
+    if engine == "ray" and device != "cpu":
+        raise CtscanError("--engine ray computes on processors, and takes no --device.")
     try:
         asked = parse(window)
     except ValueError as error:
@@ -85,15 +92,20 @@ def predict(
     if report:
         place(report, "--report")
     status, listed, scan = 0, list_files(files, recursive) if out else [], ScanReport()
-    threads = threads or count_cores()
-    with closing(Decoder(children=threads if out else 1)) as decoder:  # it comes up while the model is loaded
+    cores = threads or count_cores()
+    with closing(
+        Decoder(children=cores if out and engine == "here" else 1)
+    ) as decoder:  # it comes up while the model is loaded
         classifier = load(checkpoint, device, cores=1 if out else None)
         if out:
-            read = partial(decoder.read, slice=slice_, window=asked)
-            engine = here(classifier, read, batch=batch, threads=threads, overlays=maps is not None)
+            read, model_id = partial(decoder.read, slice=slice_, window=asked), classifier.card.model_id
+            job = cluster.Job(model_id, checkpoint and checkpoint.absolute(), slice_, asked, maps is not None)
             counts = predict_files(
-                engine, listed, out,
-                model_id=classifier.card.model_id, batch=batch, maps=maps, paths=not no_paths, force=force,
+                cluster.on_cluster(job, batch=batch, workers=threads, address=address)
+                if engine == "ray"
+                else here(classifier, read, batch=batch, threads=cores, overlays=job.overlays),
+                listed, out,
+                model_id=model_id, batch=batch, maps=maps, paths=not no_paths, force=force,
             )  # fmt: skip
             print(f"{out}: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
             return 0
@@ -401,7 +413,8 @@ def main(arguments: list[str] | None = None) -> int:
         name = error.name or ""
         if name.startswith("ctscan"):
             raise
-        return say(f"{PACKAGES.get(name, name)} is not installed: {remedy('' if name == 'torch' else 'train')}.")
+        extra = {"torch": "", "ray": "ray", "s3fs": "ray"}.get(name, "train")
+        return say(f"{PACKAGES.get(name, name)} is not installed: {remedy(extra)}.")
     except BrokenPipeError:  # as in `ctscan predict ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes as it ends
         return READER_GONE

@@ -54,6 +54,13 @@ Table = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, help="with --out: batches at once, a core each  [default: the cores there are]")
 ]
+EngineName = Annotated[
+    Literal["here", "ray"], typer.Option(help="with --out: compute on this machine, or on a cluster of Ray")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="with --engine ray: a cluster that runs  [default: starts one here]"),
+]
 Outside = Annotated[
     Path | None, folder_option("instead: class folders from elsewhere, our classes or tumour and normal")
 ]
