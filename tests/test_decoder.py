@@ -238,7 +238,7 @@ def test_no_child_outlives_its_parent(end: signal.Signals) -> None:
 
 
 def test_a_child_holds_no_torch_no_gradio_and_no_pillow() -> None:
-    program = "import sys, ctscan.io.sandbox; print(*sys.modules)"
+    program = "import sys, ctscan.io.child; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, check=True)
     assert not {"torch", "torchvision", "gradio", "PIL", "onnxruntime", "multiprocessing"} & set(done.stdout.split())
 
@@ -291,7 +291,7 @@ def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 def test_the_app_says_so_too_in_one_line_and_exits_2(checkpoint_path: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif any('ctscan.io.sandbox' in argument for argument in sys.orig_argv): sys.exit(1)\n"
+        "import sys\nif any('ctscan.io.child' in argument for argument in sys.orig_argv): sys.exit(1)\n"
     )
     command = [sys.executable, str(ROOT / "app.py"), "--checkpoint", str(checkpoint_path), "--port", str(free_port())]
     settings = os.environ | {"PYTHONPATH": str(tmp_path)}

@@ -173,7 +173,7 @@ def decoders(app: App) -> list[int]:
     return [
         p
         for p in children_of(app.process.pid)
-        if any("ctscan.io.sandbox" in part for part in psutil.Process(p).cmdline())
+        if any("ctscan.io.child" in part for part in psutil.Process(p).cmdline())
     ]
 
 

@@ -20,24 +20,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Timer
 from typing import IO, Any, TypeVar, cast
 
-import cv2
-
 from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.io import messages
 from ctscan.io.headers import MAX_PIXELS
-from ctscan.io.images import MEDICAL, Slice, Survey, read_slice, survey
+from ctscan.io.images import Slice, Survey
 from ctscan.io.medical import Window, resolve
 from ctscan.io.stack import EXACT, Stack
 from ctscan.notices import Notice
-
-if sys.platform != "win32":
-    import resource
 
 CHILDREN = 2  # as many as the page answers at once
 START_TIME = 30.0  # s that a child may take to import what it needs
@@ -46,15 +40,13 @@ HANG_TIME = 20.0  # s that it may take by the clock, on a machine that has other
 MEMORY = 256 << 20  # bytes that a child may take beyond what it has when it is ready
 # The same for all slices of a file: 128 MB of it, a copy of its pixels or a block of slices across it, and one slice.
 STACK_TIME, STACK_HANG_TIME, STACK_MEMORY = 40.0, 120.0, 288 << 20
-OPEN_FILES = 16
 
 Outcome = TypeVar("Outcome")
 LATE, LOST = Notice("too_slow"), Notice("lost")
 OUT_OF_TIME = -signal.SIGPROF if sys.platform != "win32" else None  # status of a child whose own timer ended it
 
 ROOT = Path(__file__).parent.parent.parent  # from where Python finds the package, installed or not
-STATM = Path("/proc/self/statm")
-PROGRAM = "from ctscan.io.sandbox import main; main()"
+PROGRAM = "from ctscan.io.child import main; main()"
 ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OPENCV_LOG_LEVEL": "SILENT",
@@ -238,68 +230,3 @@ class Child:
             yield
         finally:
             timer.cancel()
-
-
-# --- the child
-
-
-def main() -> None:
-    """Read files from standard input until it ends, as it does when the parent is gone, however it went."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # for the parent, which may still need this process, and ends it
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    files, answers = sys.stdin.buffer, sys.stdout.buffer
-    cv2.setNumThreads(1)
-    for module in MEDICAL.values():  # while files may still be opened
-        import_module(module)
-    limit_resources(int(sys.argv[2]))
-    messages.send(answers, b"")
-    with suppress(EOFError, BrokenPipeError):
-        while True:
-            wanted = json.loads(messages.receive(files, messages.MAX_FIELDS))
-            data = messages.receive(files, sys.maxsize)
-            outcome: Slice | Survey | Notice | None = None
-            try:
-                with limited_time(float(sys.argv[1])):
-                    if "every" in wanted:
-                        messages.send_stack(answers, data, wanted["every"])
-                    else:
-                        outcome = survey(data, **wanted) if "key" in wanted else read_slice(data, **wanted)
-            except UnreadableSlice as error:
-                outcome = error.notice
-            if outcome:  # said with the time stopped: what ran out behind an answer would be laid to the next file
-                messages.send_outcome(answers, outcome)
-            del data, outcome  # or they would be held while the next is read
-
-
-def limit_resources(memory: int) -> None:
-    """Give up what reading needs no more: files, processes, and memory beyond `memory` bytes.
-
-    Where the system has no such limits (Windows), the pixels that a header may state and the time still have.
-    """
-    if sys.platform == "win32":
-        return
-    limits = {
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_NOFILE: OPEN_FILES,
-    }
-    if STATM.exists():  # Linux; elsewhere a limit on memory is accepted and not kept
-        pages = int(STATM.read_text(encoding="ascii").split()[0])
-        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + memory
-    for limit, most in limits.items():
-        with suppress(ValueError, OSError):  # a system may set its own, lower ones
-            resource.setrlimit(limit, (most, most))
-
-
-@contextmanager
-def limited_time(seconds: float) -> Iterator[None]:
-    """End this process where it computes longer, also when its parent is gone. Windows has the parent's clock alone."""
-    if sys.platform != "win32":
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        if sys.platform != "win32":
-            signal.setitimer(signal.ITIMER_PROF, 0)
