@@ -25,8 +25,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from tqdm.auto import tqdm
 
+from ctscan.bundle import remedy
 from ctscan.errors import CtscanError, DataError
-from ctscan.files import SYSTEM_NAMES, prepare, write
+from ctscan.files import SYSTEM_NAMES, make_folder, prepare, write
 from ctscan.imaging.render import encode_png
 from ctscan.inference.classifier import Classifier, Reader, batches, work_ahead
 
@@ -127,7 +128,7 @@ def predict_files(
     if out.suffix.lower() == ".parquet":
         import_pyarrow()
     if maps:
-        maps.mkdir(parents=True, exist_ok=True)
+        make_folder(maps, "--maps")
     digest = sha256("\0".join(map(str, files)).encode(errors="surrogateescape")).hexdigest()
     journal = target.with_name(f"{target.name}.part")
     done = resume(journal, {"model_id": model_id, "files": len(files), "digest": digest, "paths": paths})
@@ -224,5 +225,5 @@ def import_pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
-        raise CtscanError("pyarrow is not installed: `pip install -r requirements-train.txt` brings it.") from None
+        raise CtscanError(f"pyarrow is not installed: {remedy('train')}.") from None
     return pyarrow, pyarrow.parquet

@@ -14,6 +14,7 @@ import sys
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -399,6 +400,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)
     try:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", gettempdir())  # or torchvision's import leaves a folder there
         with command.make_context("ctscan", arguments or sys.argv[1:] or ["--help"]) as context:
             status = command.invoke(context)
         if sys.stdout:  # a service may have none

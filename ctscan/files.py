@@ -40,6 +40,16 @@ def prepare(path: Path) -> Path:
     return target
 
 
+def make_folder(path: Path, flag: str) -> None:
+    """Make the folder that `flag` asks for. Raises DataError, which names it, where nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be made ({error.strerror}); try another {flag}.") from None
+    if not os.access(path, os.W_OK):
+        raise DataError(f"{path} may not be written to; try another {flag}.")
+
+
 def write(path: Path, content: bytes | str | Iterable[bytes]) -> None:
     """Write a file; what lies there stays until all of the new one is on the disk, and stays where that fails.
 

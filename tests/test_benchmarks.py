@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ RATIOS = {
     "medical": 9,
     "training": 1,
     "runtimes": 1,
+    "rivals": 3 + bool(find_spec("transformers")),
 }  # lines of each
 
 LONG = ("app", "batch", "page")  # minutes: they start the app, or read many files

@@ -17,7 +17,7 @@ import pytest
 
 from ctscan.cli import main
 from ctscan.errors import DataError
-from ctscan.files import prepare, write
+from ctscan.files import make_folder, prepare, write
 from ctscan.model.checkpoint import read_checkpoint
 from tests.conftest import ROOT, Ctscan, one_now
 from tests.samples import write_data
@@ -53,6 +53,15 @@ def test_any_name_that_the_system_takes_is_written(name: str, tmp_path: Path) ->
         write(path, content)
         assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_names_its_flag(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b", "--runs")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
+        with pytest.raises(DataError, match="try another --runs") as caught:
+            make_folder(path, "--runs")
+        assert str(path) in str(caught.value)
 
 
 def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:

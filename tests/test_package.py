@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 import ctscan
-from ctscan.bundle import bundled
+from ctscan.bundle import bundled, remedy
 from tests.caller import Caller
 from tests.conftest import free_port, one_now, wait_until
 from tests.samples import write_data
@@ -116,8 +116,10 @@ def test_an_installed_wheel_predicts_without_home_and_with_nothing_to_write_to(i
     for folder in folders:
         folder.chmod(0o555)
     (tmp_path / "slice.png").write_bytes(next(bundled("examples").glob("*.png")).read_bytes())
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     try:
-        done = run(installed.with_name("ctscan"), "predict", "slice.png", cwd=tmp_path)
+        done = run(installed.with_name("ctscan"), "predict", "slice.png", cwd=tmp_path, TMPDIR=str(temporary))
     finally:
         for folder in folders:
             folder.chmod(0o755)
@@ -125,7 +127,7 @@ def test_an_installed_wheel_predicts_without_home_and_with_nothing_to_write_to(i
     ours = run(Path(sys.executable), "-m", "ctscan", "predict", str(tmp_path / "slice.png"), cwd=ROOT)
     assert json.loads(done.stdout) == json.loads(ours.stdout)
     assert json.loads(done.stdout)["verdict"] == "ok"
-    assert [p for p in tmp_path.iterdir() if p.name != "slice.png"] == []
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["slice.png", "temporary"]
     assert [p for p in sorted(site.rglob("*")) if p not in before and "__pycache__" not in p.parts] == []
 
 
@@ -209,6 +211,14 @@ def test_what_nobody_may_write_or_nothing_brings_is_one_line_that_names_the_flag
     assert len(said) == 1
     assert flag in said[0]
     assert not [word for word in ("Traceback", "atplotlib") if word in done.stderr]
+
+
+def test_what_is_missing_is_installed_as_ctscan_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert remedy("train") == "`pip install -r requirements-train.txt` brings it"
+    assert remedy() == "`pip install -r requirements.txt` brings it"
+    monkeypatch.setattr("ctscan.bundle.PACKAGE", tmp_path / "site-packages" / "ctscan")
+    assert remedy("train") == "`pip install 'ctscan[train]'` brings it"
+    assert remedy() == "`pip install 'ctscan'` brings it"
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
 from ctscan.evaluation.intervals import Answers
-from ctscan.files import prepare, write
+from ctscan.files import make_folder, prepare, write
 from ctscan.imaging.anatomy import Anatomy, Mask, Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -157,7 +157,7 @@ def cross_validate(
     check_classes(pool, range(folds))
     missing = [fold for fold in range(folds) if not has_fold(folder, fold)]
     if missing:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "--runs")
         start = imagenet_weights(setting.init)
         check_start(folder, start)
         squares = pool.squares(view(control, recipe.preprocess))

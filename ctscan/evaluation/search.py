@@ -32,6 +32,7 @@ from ctscan.errors import DataError
 from ctscan.evaluation.calibration import fit_temperature
 from ctscan.evaluation.cross_validation import check_start, fit_fold
 from ctscan.evaluation.intervals import Answers
+from ctscan.files import make_folder
 from ctscan.metrics import softmax
 from ctscan.results.records import Search
 from ctscan.training.data import Dataset
@@ -77,7 +78,7 @@ def search(base: Recipe, pool: Dataset, weights: Weights, runs: Path, trials: in
     build_net(base, weights)  # before a trial is spent on weights that no trial can begin with
     key = [base.digest, repr(SPACE), pool.hashes, pool.folds.tolist()]
     folder = runs / f"search-{sha256(json.dumps(key).encode()).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "--runs")
     check_start(folder, weights)
     squares = pool.squares(base.preprocess.square)
     try:

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from ctscan.bundle import MODEL, bundled
+from ctscan.cores import limit_threads
 from ctscan.errors import CtscanError
 from ctscan.inference.classifier import load
 from ctscan.io.sandbox import Decoder
@@ -100,6 +101,7 @@ def main() -> int:
         os.chdir("/")
     if os.environ.get("GRADIO_WATCH_DIRS"):
         print("app.py: `gradio app.py` reloads nothing here; start it again after a change.", file=sys.stderr)
+    limit_threads()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for others would spin on the cores of these
     try:
         with private_folder() as folder, closing(Decoder()) as decoder:  # whose processes come up meanwhile

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
-from ctscan.files import prepare, write
+from ctscan.files import make_folder, prepare, write
 from ctscan.metrics import Score, score
 from ctscan.model.card import Card
 from ctscan.model.checkpoint import Checkpoint, write_checkpoint
@@ -112,7 +112,7 @@ def train(
         print(f"{split}: {len(dataset.of(split))} slices", file=sys.stderr)
         for _, line in dataset.of(split).skipped:
             print(f"{split}: skipped {line}", file=sys.stderr)
-    runs.mkdir(parents=True, exist_ok=True)
+    make_folder(runs, "--runs")
     folder = Path(tempfile.mkdtemp(prefix=f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}-", dir=runs))
     write(folder / "recipe.json", json.dumps(recipe.settings, indent=1) + "\n")
     try:
