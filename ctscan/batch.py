@@ -30,33 +30,42 @@ from ctscan.errors import CtscanError, DataError
 from ctscan.files import SYSTEM_NAMES, make_folder, prepare, write
 from ctscan.imaging.render import encode_png
 from ctscan.inference.classifier import Classifier, Reader, batches, work_ahead
+from ctscan.io.store import is_stored, list_stored
 
 Row: TypeAlias = dict[str, Any]
 Made: TypeAlias = tuple[Row, bytes]  # a row, and the overlay as PNG: nothing where none is wanted, or is to be had
-Engine: TypeAlias = Callable[[Sequence[Path]], Iterator[Made]]  # of each file, in order
+Place: TypeAlias = Path | str  # on this machine, or in an object store
+Engine: TypeAlias = Callable[[Sequence[Place]], Iterator[Made]]  # of each file, in order
 
 KINDS = (".csv", ".jsonl", ".parquet")
 LISTED = " "  # between the values of a list in a cell; codes and class keys hold none
 
 
-def list_files(paths: Sequence[Path], recursive: bool) -> list[Path]:
+def place_of(given: str) -> Place:
+    """What a path means as it was typed: of an address in a store no sign may be lost."""
+    return given if is_stored(given) else Path(given)
+
+
+def list_files(paths: Sequence[Place], recursive: bool) -> list[Place]:
     """The files among some paths: each that is given, and those of a folder, sorted; what systems leave is left out.
 
     Raises:
         DataError: A path is not there, a folder cannot be read, or no file is left.
     """
-    files: list[Path] = []
+    files: list[Place] = []
     for path in paths:
-        if not path.is_dir():
-            files.append(path)  # that it is not there is said in its row
-            continue
         try:
-            found = path.rglob("*") if recursive else path.iterdir()
-            files += sorted(
-                entry
-                for entry in found
-                if entry.is_file() and not SYSTEM_NAMES & {part.lower() for part in entry.relative_to(path).parts}
-            )
+            if isinstance(path, str):
+                files += list_stored(path, recursive)
+            elif not path.is_dir():
+                files.append(path)  # that it is not there is said in its row
+            else:
+                found = path.rglob("*") if recursive else path.iterdir()
+                files += sorted(
+                    entry
+                    for entry in found
+                    if entry.is_file() and not SYSTEM_NAMES & {part.lower() for part in entry.relative_to(path).parts}
+                )
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}).") from None
     if not files:
@@ -80,7 +89,7 @@ def here(
     return lambda files: chain.from_iterable(work_ahead(work, batches(files, batch), threads))
 
 
-def make_rows(classifier: Classifier, reader: Reader, overlays: bool, files: Sequence[Path]) -> list[Made]:
+def make_rows(classifier: Classifier, reader: Reader, overlays: bool, files: Sequence[Place]) -> list[Made]:
     """The rows of a batch; overlays are of the likeliest class of each scored file."""
     made = []
     for answer in classifier.many(files, max(1, len(files)), reader):
@@ -92,7 +101,7 @@ def make_rows(classifier: Classifier, reader: Reader, overlays: bool, files: Seq
 
 def predict_files(
     engine: Engine,
-    files: Sequence[Path],
+    files: Sequence[Place],
     out: Path,
     *,
     model_id: str,

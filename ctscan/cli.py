@@ -25,8 +25,12 @@ from ctscan.cores import count_cores, limit_threads
 from ctscan.errors import CtscanError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pydantic import BaseModel
 
+    from ctscan.batch import Place
+    from ctscan.inference.classifier import Reader
     from ctscan.results.records import Entry
     from ctscan.training.recipe import Recipe
 
@@ -67,7 +71,7 @@ def predict(
     from contextlib import closing
 
     from ctscan import cluster
-    from ctscan.batch import here, list_files, predict_files
+    from ctscan.batch import here, list_files, place_of, predict_files
     from ctscan.inference.classifier import load
     from ctscan.io.medical import parse
     from ctscan.io.sandbox import Decoder
@@ -86,13 +90,16 @@ def predict(
         raise CtscanError("--address goes with --engine ray.")
     if engine == "ray" and device != "cpu":
         raise CtscanError("--engine ray computes on processors, and takes no --device.")
+    places = [place_of(file) for file in files]
+    if series and not all(isinstance(place, Path) for place in places):
+        raise CtscanError("--series reads files of this machine.")
     try:
         asked = parse(window)
     except ValueError as error:
         raise CtscanError(f"--window: {error}.") from None
     if report:
         place(report, "--report")
-    status, listed, scan = 0, list_files(files, recursive) if out else [], ScanReport()
+    status, listed, scan = 0, list_files(places, recursive) if out else [], ScanReport()
     cores = threads or count_cores()
     with closing(
         Decoder(children=cores if out and engine == "here" else 1)
@@ -110,12 +117,11 @@ def predict(
             )  # fmt: skip
             print(f"{out}: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
             return 0
-        for file in files:
-            if series:
-                rows = enumerate(sources(file, decoder.read, decoder.survey, asked))
-            else:
-                rows = enumerate([(file, partial(decoder.read, slice=slice_, window=asked))])
-            for number, (path, reader) in rows:
+        for file in places:
+            rows: Iterable[tuple[Place, Reader]] = [(file, partial(decoder.read, slice=slice_, window=asked))]
+            if series and isinstance(file, Path):
+                rows = sources(file, decoder.read, decoder.survey, asked)
+            for number, (path, reader) in enumerate(rows):
                 answer = classifier(path, reader)
                 for notice in answer.notices:
                     if notice.code == "cannot_open":  # a file's name may tell of a patient: on stderr, in no answer

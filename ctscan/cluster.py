@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ctscan.batch import Engine, Made, make_rows
+from ctscan.batch import Engine, Made, Place, make_rows
 from ctscan.cores import count_cores
 from ctscan.errors import CtscanError, ModelError
 from ctscan.inference.classifier import load
@@ -55,9 +55,7 @@ class Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Names of files, as the system has them -> rows as JSON, with pictures."""
-        made = make_rows(
-            self._classifier, self._read, self._overlays, [Path(os.fsdecode(name)) for name in batch["file"]]
-        )
+        made = make_rows(self._classifier, self._read, self._overlays, [os.fsdecode(name) for name in batch["file"]])
         return {"row": [json.dumps(row) for row, _ in made], "overlay": [picture for _, picture in made]}
 
 
@@ -71,12 +69,12 @@ def on_cluster(job: Job, *, batch: int = 32, workers: int | None = None, address
         address: Of a cluster that runs, as `ray start` says it; without one a cluster is started on this machine.
     """
 
-    def rows(files: Sequence[Path]) -> Iterator[Made]:
+    def rows(files: Sequence[Place]) -> Iterator[Made]:
         if not files:
             return
         ray = connect(address, workers)
         most = min(workers or int(ray.cluster_resources()["CPU"]), -(-len(files) // batch))
-        names = [{"file": os.fsencode(os.path.abspath(file))} for file in files]  # noqa: PTH100 - links stay as they are
+        names = [{"file": os.fsencode(file if isinstance(file, str) else file.absolute())} for file in files]
         try:
             batches = ray.data.from_items(names, override_num_blocks=-(-len(names) // batch))
             made = batches.map_batches(

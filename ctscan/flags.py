@@ -81,5 +81,8 @@ Volumes = Annotated[
 Patients = Annotated[Path | None, folder_option("instead: patients with known histology, listed in manifest.csv")]
 Maps = Annotated[Path | None, folder_option("with --out: gets the overlay of each file's likeliest class")]
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", help="pictures of axial slices, DICOM, NIfTI or NRRD files")
+    list[str],
+    typer.Argument(
+        metavar="FILE...", help="pictures of axial slices, DICOM, NIfTI or NRRD files, here or at s3://BUCKET/"
+    ),
 ]

@@ -243,7 +243,7 @@ def read(
         resolve(window)
         reader = partial(reader, slice=slice, window=window)
     if isinstance(source, str | os.PathLike):
-        return reader(read_file(Path(source)))
+        return reader(read_file(source))
     if isinstance(source, bytes | bytearray | memoryview):
         return reader(bytes(source))
     if not isinstance(source, Slice | np.ndarray):

@@ -6,6 +6,7 @@ JPEG decoder, and strangers' bytes come here. The header is read first, by `head
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -20,6 +21,7 @@ from ctscan.errors import UnreadableSlice
 from ctscan.imaging.render import fitted
 from ctscan.io import headers
 from ctscan.io.headers import DAMAGED, UNDECODABLE
+from ctscan.io.store import is_stored, read_stored
 from ctscan.notices import Notice
 
 LUMA_BGR = (0.114, 0.587, 0.299)  # ITU-R BT.601
@@ -128,11 +130,17 @@ def read_slice(data: bytes, slice: int | None = None, window: str | tuple[float,
     return replace(picture, notices=(*picture.notices, Notice("no_window"))) if window else picture
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a file. Raises UnreadableSlice, for what is far too large after reading so much of it."""
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file, on this machine or in an object store.
+
+    Raises UnreadableSlice, for what is far too large after reading so much of it.
+    """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)  # not all: a device may never end
+        if is_stored(path):
+            data = read_stored(str(path), MAX_FILE + 1)
+        else:
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_FILE + 1)  # not all: a device may never end
     except (OSError, ValueError) as error:  # ValueError: no name that the system could have
         reason = getattr(error, "strerror", None) or "no such file"
         raise UnreadableSlice(Notice("cannot_open", {"reason": reason})) from None
