@@ -38,6 +38,8 @@ from ctscan.notices import Notice, catalogue
 from tests.conftest import COMMITTED, ROOT
 from tests.samples import png_of
 
+ABDOMEN = ROOT.parent / "shared" / "volumes" / "totalsegmentator" / "upper_abdomen_dicom"
+
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
 AT = Thresholds(refused=0.5, unusual=0.8, far=2.0, strange=20.0, tone=0.04, greys=64, outside=0.2)
 WRONG: dict[str, tuple[str, Callable[[Pixels], Pixels]]] = {
@@ -101,7 +103,7 @@ def test_neighbours_are_scikit_learns(features: Output) -> None:
     shapes = {"weights": (6, 640), "bias": (6,), "mean": (128,), "whitening": (128, 128), "tones": (9, 6)}
     zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     reference = Reference(neighbours=known, usual=np.ones(1, np.float32), **zeros)
-    judged = measure(features, np.zeros((120, 6), np.float32), np.zeros(120, int), reference)
+    judged = measure(features, np.zeros((120, 6), np.float32), [0] * 120, [True] * 120, reference)
     asked = unit(features.pooled[60:])
     expected = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(known).kneighbors(asked)[0].mean(axis=1)
     assert [signal.distance for signal in judged[60:]] == pytest.approx(expected, abs=1e-4)
@@ -115,11 +117,21 @@ def test_tones_are_of_the_body_alone() -> None:
     assert tone_of(posterised, find_anatomy(posterised))[1] <= 8
 
 
+# --- what is CT and no chest
+
+
+@pytest.mark.skipif(not ABDOMEN.exists(), reason="real slices are not here")
+def test_no_slice_of_an_abdomen_without_lung_is_answered(committed: Classifier) -> None:
+    """Some of these the network takes for a chest."""
+    for path in sorted(ABDOMEN.iterdir()):
+        assert committed(path).verdict in ("refused", "unusual")
+
+
 # --- verdicts
 
 
 def signals(**changed: object) -> Signals:
-    calm = Signals((0.95, 0.01, 0.01, 0.01, 0.01, 0.01), 1.0, 10.0, 0.01, 200)
+    calm = Signals((0.95, 0.01, 0.01, 0.01, 0.01, 0.01), 1.0, 10.0, 0.01, 200, True)
     return replace(calm, **changed)  # type: ignore[arg-type]
 
 
@@ -145,6 +157,7 @@ def test_what_a_picture_shows_is_the_reason(kind: int) -> None:
         ({"strangeness": 20.1}, "strange"),
         ({"tone": 0.05}, "other_window"),
         ({"greys": 16}, "few_greys"),
+        ({"lungs": False}, "no_lungs"),
     ],
 )
 def test_distance_makes_unusual_and_never_refuses(changed: dict[str, float], reason: str) -> None:

@@ -50,15 +50,15 @@ def subjects() -> list[Subject]:
     kinds = [CHEST] * 60 + [KINDS[1 + i % 5] for i in range(60)]
     groups = ["data set"] * 50 + ["other hospitals"] * 10 + ["elsewhere"] * 60
     return [
-        Subject(square, tone, 200, k, g, f"source {i // 4}", None)
+        Subject(square, tone, 200, True, k, g, f"source {i // 4}", None)
         for i, (k, g) in enumerate(zip(kinds, groups, strict=True))
     ]
 
 
 def test_mahalanobis_is_scikit_learns(features: Output, subjects: list[Subject]) -> None:
     reference = fit(features, subjects)
-    tones, greys = np.stack([s.tone for s in subjects]), np.array([s.greys for s in subjects])
-    found = [s.strangeness for s in measure(features, tones, greys, reference)]
+    tones, greys = np.stack([s.tone for s in subjects]), [s.greys for s in subjects]
+    found = [s.strangeness for s in measure(features, tones, greys, [True] * len(greys), reference)]
     squared = LedoitWolf().fit(features.shallow[:50]).mahalanobis(features.shallow)
     assert found == pytest.approx(np.sqrt(squared), rel=1e-3)
 
@@ -76,7 +76,7 @@ def test_the_linear_layer_is_scikit_learns(features: Output, subjects: list[Subj
 
 
 def signals(**changed: object) -> Signals:
-    calm = Signals((0.95, 0.01, 0.01, 0.01, 0.01, 0.01), 1.0, 10.0, 0.01, 200)
+    calm = Signals((0.95, 0.01, 0.01, 0.01, 0.01, 0.01), 1.0, 10.0, 0.01, 200, True)
     return replace(calm, **changed)  # type: ignore[arg-type]
 
 
@@ -85,7 +85,7 @@ def test_thresholds_keep_what_they_promise() -> None:
     chests = [signals(kinds=(p, 1 - p, 0, 0, 0, 0), tone=t) for p, t in generator.random((1000, 2)) ** [0.05, 1]]
     square, tone = np.zeros((1, 8, 8), np.float32), np.zeros(6, np.float32)
     own = [
-        Subject(square, tone, 200, CHEST, "data set" if i < 800 else "other hospitals", str(i), None)
+        Subject(square, tone, 200, True, CHEST, "data set" if i < 800 else "other hospitals", str(i), None)
         for i in range(1000)
     ]
     outside = generator.random(800) ** 3
@@ -131,7 +131,7 @@ def test_the_gate_sees_the_subject_that_it_was_fitted_to(committed: Classifier) 
     seen = subject(slice_, committed.card.gate.size, CHEST, "data set", "", 0)
     output = committed.runtime.run(seen.square[None])
     assert isinstance(committed.gate, Gate)
-    expected = measure(output, seen.tone[None], np.array([seen.greys]), committed.gate.reference)
+    expected = measure(output, seen.tone[None], [seen.greys], [seen.lungs], committed.gate.reference)
     assert committed.gate.measure([slice_], [find_anatomy(slice_.pixels)]) == expected
 
 

@@ -93,6 +93,7 @@ class Subject:
     square: Array  # (2, S, S): the whole picture
     tone: Array  # (TONES,)
     greys: int
+    lungs: bool
     kind: str  # of KINDS, what it really shows
     group: str  # the row of the tables that it counts in
     source: str  # visual group or repository: what must not stand on both sides
@@ -204,7 +205,7 @@ def subject(slice_: Slice, size: int, kind: str, group: str, source: str, part: 
     anatomy = find_anatomy(slice_.pixels)
     tone, greys = tone_of(slice_.pixels, anatomy)
     square = view(size).square(slice_.pixels, anatomy)
-    return Subject(square, tone, greys, kind, group, source, find_fault(slice_), part)
+    return Subject(square, tone, greys, bool(anatomy.lungs), kind, group, source, find_fault(slice_), part)
 
 
 def show(
@@ -280,8 +281,8 @@ def cross_fit(subjects: Sequence[Subject], output_of: Callable[[int], Output]) -
         output, inside = output_of(part), parts == part
         reference = fit(take(output, ~inside), [s for s in subjects if s.part != part])
         asked = [s for s in subjects if s.part == part]
-        tones, greys = np.stack([s.tone for s in asked]), np.array([s.greys for s in asked])
-        judged = measure(take(output, inside), tones, greys, reference)
+        tones, greys, lungs = np.stack([s.tone for s in asked]), [s.greys for s in asked], [s.lungs for s in asked]
+        judged = measure(take(output, inside), tones, greys, lungs, reference)
         signals |= dict(zip(np.flatnonzero(inside).tolist(), judged, strict=True))
     return [signals[place] for place in range(len(subjects))]
 

@@ -92,6 +92,7 @@ class Signals:
     strangeness: float  # Mahalanobis' distance
     tone: float  # distance in how greys are spread
     greys: int  # of 256, in use inside the body
+    lungs: bool  # whether the rules of anatomy find one
 
     @property
     def chest(self) -> float:
@@ -136,7 +137,8 @@ class Gate:
         pairs = list(zip(slices, anatomies, strict=True))
         squares = np.stack([self._view.square(slice_.pixels, anatomy) for slice_, anatomy in pairs])
         tones, greys = zip(*(tone_of(slice_.pixels, anatomy) for slice_, anatomy in pairs), strict=True)
-        return measure(self._runtime.run(squares), np.stack(tones), np.array(greys), self.reference)
+        lungs = [bool(anatomy.lungs) for anatomy in anatomies]
+        return measure(self._runtime.run(squares), np.stack(tones), greys, lungs, self.reference)
 
     def find_shortcut(self, evidence: Array, placement: Placement, anatomy: Anatomy) -> tuple[Notice, ...]:
         """A notice where too much of a class's evidence, (h, w) over the square, lies where no disease can be."""
@@ -187,6 +189,8 @@ def decide(signals: Signals, at: Thresholds) -> Judgement:
         "other_window": signals.tone > at.tone,
         "few_greys": signals.greys < at.greys,
     }
+    if not signals.lungs:  # whatever the network takes it for: some slices of a belly it takes for a chest
+        reasons["no_lungs"] = True
     given = tuple(Notice(code) for code, holds in reasons.items() if holds)
     return Judgement("unusual", given) if given else Judgement("ok")
 
@@ -196,8 +200,10 @@ def view(size: int) -> Preprocess:
     return Preprocess(size, "whole", "none", "keep")
 
 
-def measure(output: Output, tones: Array, greys: NDArray[np.int64], reference: Reference) -> list[Signals]:
-    """What the trunk says of N whole pictures, their greys (N, TONES) and the number in use (N,) -> N signals."""
+def measure(
+    output: Output, tones: Array, greys: Sequence[int], lungs: Sequence[bool], reference: Reference
+) -> list[Signals]:
+    """What the trunk says of N whole pictures, their greys (N, TONES), the number in use and whether there are lungs."""
     features = np.concatenate([output.pooled, output.shallow], axis=1)
     kinds = softmax(features @ reference.weights.T + reference.bias)
     squared = 2 - 2 * (unit(output.pooled) @ reference.neighbours.T)
@@ -205,7 +211,7 @@ def measure(output: Output, tones: Array, greys: NDArray[np.int64], reference: R
     strange = np.linalg.norm((output.shallow - reference.mean) @ reference.whitening, axis=1)
     tone = np.array([nearest(np.linalg.norm(reference.tones - t, axis=1)) for t in tones])
     return [
-        Signals(tuple(map(float, kinds[i])), float(far[i]), float(strange[i]), float(tone[i]), int(greys[i]))
+        Signals(tuple(map(float, kinds[i])), float(far[i]), float(strange[i]), float(tone[i]), greys[i], lungs[i])
         for i in range(len(features))
     ]
 
