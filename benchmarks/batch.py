@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         def table(classifier: Classifier, maps: Path | None = None) -> None:
             engine = here(classifier, decoder.read, batch=BATCH, threads=cores, overlays=maps is not None)
             out = Path(made) / "rows.jsonl"
-            predict_files(engine, files, out, model_id=classifier.card.model_id, maps=maps, force=True)
+            predict_files(engine, files, out, run={"model_id": classifier.card.model_id}, maps=maps, force=True)
 
         def forward(cores: int) -> None:
             torch.set_num_threads(cores)

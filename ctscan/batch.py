@@ -15,7 +15,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from itertools import chain, islice
@@ -26,6 +26,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ctscan.bundle import remedy
+from ctscan.classes import CLASS_KEYS
 from ctscan.errors import CtscanError, DataError
 from ctscan.files import SYSTEM_NAMES, make_folder, prepare, write
 from ctscan.imaging.render import encode_png
@@ -46,13 +47,16 @@ def place_of(given: str) -> Place:
     return given if is_stored(given) else Path(given)
 
 
-def list_files(paths: Sequence[Place], recursive: bool) -> list[Place]:
+def list_files(paths: Sequence[Place], recursive: bool, written: Sequence[Path] = ()) -> list[Place]:
     """The files among some paths: each that is given, and those of a folder, sorted; what systems leave is left out.
+
+    So are the files and folders that are `written` in this run, or were in an earlier one.
 
     Raises:
         DataError: A path is not there, a folder cannot be read, or no file is left.
     """
     files: list[Place] = []
+    own = [name.resolve() for path in written for name in (path, journal_of(path))]
     for path in paths:
         try:
             if isinstance(path, str):
@@ -64,7 +68,9 @@ def list_files(paths: Sequence[Place], recursive: bool) -> list[Place]:
                 files += sorted(
                     entry
                     for entry in found
-                    if entry.is_file() and not SYSTEM_NAMES & {part.lower() for part in entry.relative_to(path).parts}
+                    if entry.is_file()
+                    and not SYSTEM_NAMES & {part.lower() for part in entry.relative_to(path).parts}
+                    and not any(entry.resolve().is_relative_to(name) for name in own)
                 )
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}).") from None
@@ -104,7 +110,7 @@ def predict_files(
     files: Sequence[Place],
     out: Path,
     *,
-    model_id: str,
+    run: Mapping[str, Any],
     batch: int = 32,
     maps: Path | None = None,
     paths: bool = True,
@@ -116,7 +122,7 @@ def predict_files(
         engine: What makes rows of files.
         files: In the order of the rows.
         out: The table: its ending says whether CSV, lines of JSON or Parquet.
-        model_id: What answers.
+        run: What answers, and all else that decides about a row: a cut run goes on with the same alone.
         batch: How many rows are put on the disk at once.
         maps: Gets the overlays that the engine draws, named by the number of their row.
         paths: Whether rows name the files: names may tell of a patient.
@@ -139,8 +145,9 @@ def predict_files(
     if maps:
         make_folder(maps, "--maps")
     digest = sha256("\0".join(map(str, files)).encode(errors="surrogateescape")).hexdigest()
-    journal = target.with_name(f"{target.name}.part")
-    done = resume(journal, {"model_id": model_id, "files": len(files), "digest": digest, "paths": paths})
+    journal = journal_of(target)
+    about = {"files": len(files), "digest": digest, "paths": paths, "maps": maps is not None}
+    done = resume(journal, {**run, **about})
     with tqdm(total=len(files), initial=done, unit="file", smoothing=0.05) as bar, journal.open("ab") as file:
         made = engine(files[done:])
         try:
@@ -148,7 +155,9 @@ def predict_files(
                 for number, (row, picture) in enumerate(rows, done):
                     if maps and picture:
                         write(maps / f"{number:06d}.png", picture)
-                    named = {"path": os.fsdecode(files[number])} if paths else {}
+                    # a name need not be text, as one from an old disk: what is none of it becomes signs that are
+                    name = os.fsencode(files[number]).decode(errors="backslashreplace")
+                    named = {"path": name} if paths else {}
                     file.write(json.dumps(named | row).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -159,6 +168,11 @@ def predict_files(
     counts = write_table(journal, target)
     journal.unlink()
     return counts
+
+
+def journal_of(out: Path) -> Path:
+    """Where the rows of a table are kept until it is whole."""
+    return out.with_name(f"{out.name}.part")
 
 
 def resume(journal: Path, run: dict[str, Any]) -> int:
@@ -174,7 +188,7 @@ def resume(journal: Path, run: dict[str, Any]) -> int:
             if not line.endswith(b"\n"):
                 break
             if not lines and line != head:
-                raise DataError(f"{journal} is of another model or of other files: delete it to begin anew.")
+                raise DataError(f"{journal} is of another model, other files or other flags: delete it to begin anew.")
             whole, lines = whole + len(line), lines + 1
         file.truncate(whole)
         if not lines:
@@ -207,8 +221,8 @@ def write_table(journal: Path, target: Path) -> Counter[str]:
 
 
 def csv_lines(journal: Path) -> Iterator[bytes]:
-    """The kept rows under the names of their columns: a file without scores has fewer of these than the others."""
-    columns = max((list(flatten(row)) for row in read_rows(journal)), key=len)
+    """The kept rows under the names of their columns, which all have."""
+    columns = list(flatten(next(read_rows(journal))))
     for cells in chain([dict(zip(columns, columns, strict=True))], map(flatten, read_rows(journal))):
         text = io.StringIO()
         csv.DictWriter(text, columns, lineterminator="\n").writerow(cells)
@@ -220,7 +234,7 @@ def flatten(row: dict[str, Any]) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for name, value in row.items():
         if name == "probabilities":
-            cells |= {f"{name}.{key}": share for key, share in (value or {}).items()}
+            cells |= {f"{name}.{key}": share for key, share in (value or dict.fromkeys(CLASS_KEYS)).items()}
         elif isinstance(value, list):
             cells[name] = LISTED.join(value)
         else:

@@ -21,20 +21,18 @@ import typer
 
 from ctscan import files, flags
 from ctscan.bundle import MODEL, bundled, remedy
-from ctscan.cores import count_cores, limit_threads
+from ctscan.cores import limit_threads
 from ctscan.errors import CtscanError
+from ctscan.flags import place, say
+from ctscan.predict import predict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pydantic import BaseModel
 
-    from ctscan.batch import Place
-    from ctscan.inference.classifier import Reader
     from ctscan.results.records import Entry
     from ctscan.training.recipe import Recipe
 
-MENDABLE, INTERRUPTED, READER_GONE = 2, 130, 141  # exit statuses; the last two are a shell's for SIGINT and SIGPIPE
+INTERRUPTED, READER_GONE = 130, 141  # exit statuses, a shell's for SIGINT and SIGPIPE
 PACKAGES = {"sklearn": "scikit-learn", "skimage": "scikit-image"}  # module -> what pip calls it, where that differs
 
 app = typer.Typer(
@@ -45,94 +43,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def predict(
-    files: flags.Files,
-    slice_: flags.SliceIndex = None,
-    window: flags.Window = None,
-    series: flags.Series = False,
-    report: flags.Report = None,
-    out: flags.Table = None,
-    recursive: Annotated[bool, typer.Option("--recursive", help="with --out: folders, and those in them")] = False,
-    maps: flags.Maps = None,
-    no_paths: Annotated[bool, typer.Option("--no-paths", help="with --out: rows do not name the files")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="with --out: files that are answered at once")] = 32,
-    threads: flags.Threads = None,
-    engine: flags.EngineName = "here",
-    address: flags.Address = None,
-    force: Annotated[bool, typer.Option("--force", help="replace the file of --out")] = False,
-    checkpoint: flags.Checkpoint = None,
-    device: flags.Device = "cpu",
-) -> int:
-    """Answer for each file: one line of JSON a file, in order, as the page's API gives it; with --series, a slice.
-
-    With --out the files, and those of folders, become the rows of a table.
-    """
-    from contextlib import closing
-
-    from ctscan import cluster
-    from ctscan.batch import here, list_files, place_of, predict_files
-    from ctscan.inference.classifier import load
-    from ctscan.io.medical import parse
-    from ctscan.io.sandbox import Decoder
-    from ctscan.io.series import sources
-    from ctscan.scan import ScanReport
-
-    if series and slice_ is not None:
-        raise CtscanError("Give either --slice or --series.")
-    if out and series:
-        raise CtscanError("Give either --out or --series.")
-    if report and not (series and len(files) == 1):
-        raise CtscanError("--report goes with --series and one FILE.")
-    if not out and (recursive or maps or no_paths or engine != "here"):
-        raise CtscanError("--recursive, --maps, --no-paths and --engine go with --out.")
-    if engine == "here" and address:
-        raise CtscanError("--address goes with --engine ray.")
-    if engine == "ray" and device != "cpu":
-        raise CtscanError("--engine ray computes on processors, and takes no --device.")
-    places = [place_of(file) for file in files]
-    if series and not all(isinstance(place, Path) for place in places):
-        raise CtscanError("--series reads files of this machine.")
-    try:
-        asked = parse(window)
-    except ValueError as error:
-        raise CtscanError(f"--window: {error}.") from None
-    if report:
-        place(report, "--report")
-    status, listed, scan = 0, list_files(places, recursive) if out else [], ScanReport()
-    cores = threads or count_cores()
-    with closing(
-        Decoder(children=cores if out and engine == "here" else 1)
-    ) as decoder:  # it comes up while the model is loaded
-        classifier = load(checkpoint, device, cores=1 if out else None)
-        if out:
-            read, model_id = partial(decoder.read, slice=slice_, window=asked), classifier.card.model_id
-            job = cluster.Job(model_id, checkpoint and checkpoint.absolute(), slice_, asked, maps is not None)
-            counts = predict_files(
-                cluster.on_cluster(job, batch=batch, workers=threads, address=address)
-                if engine == "ray"
-                else here(classifier, read, batch=batch, threads=cores, overlays=job.overlays),
-                listed, out,
-                model_id=model_id, batch=batch, maps=maps, paths=not no_paths, force=force,
-            )  # fmt: skip
-            print(f"{out}: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
-            return 0
-        for file in places:
-            rows: Iterable[tuple[Place, Reader]] = [(file, partial(decoder.read, slice=slice_, window=asked))]
-            if series and isinstance(file, Path):
-                rows = sources(file, decoder.read, decoder.survey, asked)
-            for number, (path, reader) in enumerate(rows):
-                answer = classifier(path, reader)
-                for notice in answer.notices:
-                    if notice.code == "cannot_open":  # a file's name may tell of a patient: on stderr, in no answer
-                        status = say(f"{path}: {notice.values['reason']}.")
-                if report:
-                    scan.add(number, answer)
-                where = {"slice": number, "position": answer.slice.position if answer.slice else None}
-                print(json.dumps((where if series else {}) | answer.to_dict()), flush=True)
-    if report:
-        scan.write(report)
-    return status
+app.command()(predict)
 
 
 @app.command()
@@ -372,21 +283,6 @@ def show(record: BaseModel) -> None:
     from ctscan.results.records import figures
 
     print(*figures("", record.model_dump()), sep="\n")
-
-
-def place(path: Path, flag: str) -> Path:
-    """The path as it is. Raises CtscanError, which names the flag, where no file can be written there."""
-    try:
-        files.prepare(path)
-    except CtscanError as error:
-        raise CtscanError(f"{str(error).rstrip('.')}; try another {flag}.") from None
-    return path
-
-
-def say(line: object) -> int:
-    """Print a line for the person at the keyboard, on standard error; the exit status of what they can mend."""
-    print("ctscan:", " ".join(str(line).split()), file=sys.stderr)
-    return MENDABLE
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,13 +1,18 @@
-"""Flags that several commands take, or that take many words, as the command line names and explains them."""
+"""Flags that several commands take, or that take many words, and what is said of one that cannot be used."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from ctscan.errors import CtscanError
+from ctscan.files import prepare
+
 RUNS = Path("runs")  # the default
+MENDABLE = 2  # exit status
 
 
 def file_option(help_: str) -> Any:
@@ -86,3 +91,18 @@ Files = Annotated[
         metavar="FILE...", help="pictures of axial slices, DICOM, NIfTI or NRRD files, here or at s3://BUCKET/"
     ),
 ]
+
+
+def place(path: Path, flag: str) -> Path:
+    """The path as it is. Raises CtscanError, which names the flag, where no file can be written there."""
+    try:
+        prepare(path)
+    except CtscanError as error:
+        raise CtscanError(f"{str(error).rstrip('.')}; try another {flag}.") from None
+    return path
+
+
+def say(line: object) -> int:
+    """Print a line for the person at the keyboard, on standard error; the exit status of what they can mend."""
+    print("ctscan:", " ".join(str(line).split()), file=sys.stderr)
+    return MENDABLE

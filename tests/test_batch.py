@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from ctscan.batch import Place, here, list_files, predict_files, read_rows, resume
+from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
 from ctscan.inference.classifier import Classifier, Reader, load
 from ctscan.io.images import Slice, read_file, read_slice
@@ -52,10 +54,12 @@ def run(
     reader: Reader = read_slice,
     batch: int = 4,
     threads: int = 2,
+    about: dict[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, int]:
     engine = here(classifier, reader, batch=batch, threads=threads, overlays="maps" in options)
-    return predict_files(engine, files, out, model_id=classifier.card.model_id, batch=batch, **options)
+    run = {"model_id": classifier.card.model_id, **(about or {})}
+    return predict_files(engine, files, out, run=run, batch=batch, **options)
 
 
 def test_folders_are_listed_in_order_without_what_systems_leave(folder: Path) -> None:
@@ -104,6 +108,34 @@ def test_all_kinds_of_tables_hold_the_same(committed: Classifier, folder: Path) 
         assert cell["notice_codes"].split() == row["notice_codes"]
 
 
+def test_a_table_in_the_folder_that_is_read_is_no_row_of_itself(folder: Path) -> None:
+    out, maps = folder / "rows.csv", folder / "maps"
+    before = list_files([folder], recursive=True, written=[out, maps])
+    maps.mkdir()
+    for path in (out, folder / "rows.csv.part", maps / "000000.png"):
+        path.write_bytes(EXAMPLES[0].read_bytes())
+    assert list_files([folder], recursive=True, written=[out, maps]) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text here")
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_name_that_is_no_text_and_a_table_without_scores_have_their_columns(
+    committed: Classifier, tmp_path: Path, kind: str
+) -> None:
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/M\xfcller.png"))
+    odd.write_bytes(b"?")
+    out = tmp_path / f"rows.{kind}"
+    assert run(committed, [odd], out) == {"unreadable": 1}
+    if kind == "csv":
+        (row,) = csv.DictReader(out.read_text(encoding="utf-8").splitlines())
+        assert [row[f"probabilities.{key}"] for key in CLASS_KEYS] == [""] * 4
+    elif kind == "jsonl":
+        row = json.loads(out.read_text(encoding="utf-8"))
+    else:
+        (row,) = pyarrow.parquet.read_table(out).to_pylist()
+    assert row["path"].endswith(r"/M\xfcller.png")
+
+
 def test_a_run_goes_on_behind_the_last_whole_line(committed: Classifier, folder: Path) -> None:
     files, whole, cut = list_files([folder], recursive=False), folder.parent / "a.jsonl", folder.parent / "b.jsonl"
     run(committed, files, whole)
@@ -124,6 +156,10 @@ def test_a_run_goes_on_behind_the_last_whole_line(committed: Classifier, folder:
         file.write(b'{"path": "torn')
     with pytest.raises(DataError, match="other files"):
         run(committed, files[1:], cut)
+    with pytest.raises(DataError, match="other flags"):
+        run(committed, files, cut, about={"window": "lung"})
+    with pytest.raises(DataError, match="other flags"):
+        run(committed, files, cut, maps=folder.parent / "maps")
     run(committed, files, cut)
     assert [json.loads(x)["path"] for x in cut.read_text().splitlines()] == [str(path) for path in files]
     assert [json.loads(x)["verdict"] for x in cut.read_text().splitlines()] == [

@@ -203,7 +203,7 @@ def view(size: int) -> Preprocess:
 def measure(
     output: Output, tones: Array, greys: Sequence[int], lungs: Sequence[bool], reference: Reference
 ) -> list[Signals]:
-    """What the trunk says of N whole pictures, their greys (N, TONES), the number in use and whether there are lungs."""
+    """What the trunk says of N pictures, their greys (N, TONES), those in use, whether there are lungs -> signals."""
     features = np.concatenate([output.pooled, output.shallow], axis=1)
     kinds = softmax(features @ reference.weights.T + reference.bias)
     squared = 2 - 2 * (unit(output.pooled) @ reference.neighbours.T)
