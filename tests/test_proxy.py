@@ -92,7 +92,9 @@ def behind_nginx(app: App, folder: Path, path: str = "/", *, cut: bool = False, 
     make = [OPENSSL, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
     subprocess.run([*make, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     server = SERVER
+    scans = "location {}series {{\n        proxy_pass {};"
     for theirs, ours in {
+        scans.format("/", "http://127.0.0.1:7860"): scans.format(path, f"{app.address}{'/series' * cut}"),
         "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
         "/etc/ssl/certs/ctscan.pem": str(certificate),
         "/etc/ssl/private/ctscan.key": str(key),
@@ -103,7 +105,7 @@ def behind_nginx(app: App, folder: Path, path: str = "/", *, cut: bool = False, 
         server = server.replace(theirs, ours)
     if change:
         server, changed = re.subn(rf"{change.split()[0]} [^;]*;", change, server)
-        assert changed == 1
+        assert changed
     (folder / "nginx.conf").write_text(AROUND.format(folder=folder, server=server), encoding="utf-8")
     command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     log = folder / "error.log"
@@ -173,7 +175,8 @@ def test_a_program_asks_as_it_does_without_a_proxy(site: Site) -> None:
 
 def test_nginx_lets_pass_what_the_app_takes_and_no_more(site: Site) -> None:
     assert site.post("answer", bytes(MAX_BYTES))["state"] == "unreadable"
-    assert site.open("answer", bytes(MAX_BYTES + 1))[0] == 413
+    assert site.open("answer", bytes(2 * MAX_BYTES))[0] == 413
+    assert site.post("series", bytes(2 * MAX_BYTES))["state"] == "unreadable"
 
 
 def test_a_browser_asks_over_tls(site: Site, browser: Browser) -> None:

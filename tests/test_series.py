@@ -194,7 +194,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], set[str]]] = {
     "a path of Windows": (lambda: zip_of({"C:\\b.dcm": SLICES[0]}), {"odd_archive"}),
     "a path up, of Windows": (lambda: zip_of({"..\\b.dcm": SLICES[0]}), {"odd_archive"}),
     "six thousand files": (lambda: zip_of({str(n): b"" for n in range(6000)}), {"odd_archive"}),
-    "a password": (with_password, {"no_series"}),
+    "a password": (with_password, {"locked_archive"}),
     "a gigabyte": (of_a_gigabyte, {"no_series"}),
     "a zip in a zip": (nested_zip, {"no_series"}),
     "another way to pack": (lambda: zip_of(SLICES, zipfile.ZIP_LZMA), {"no_series"}),

@@ -212,6 +212,13 @@ def test_what_is_no_single_whole_volume_is_named() -> None:
     assert code(gzip.compress(b"a report " * 100)) == "archive"
 
 
+def test_a_nifti_of_colours_is_refused_as_no_greys() -> None:
+    colours = np.zeros((8, 8, 8), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    with pytest.raises(UnreadableSlice) as refused:
+        read_slice(nibabel.Nifti1Image(colours, np.eye(4)).to_bytes())
+    assert refused.value.notice.code == "several_volumes"
+
+
 def test_a_slice_that_is_not_there_is_named() -> None:
     for data in (nifti(), nrrd_of()):
         with pytest.raises(UnreadableSlice, match="0 to 35"):

@@ -79,7 +79,7 @@ def _open(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], Series]:
         raise UnreadableSlice(Notice("odd_archive", {"most": MAX_FILES}))
     series = arrange([_look(archive, file) for file in files])
     if not series.order:
-        raise UnreadableSlice(Notice("no_series"))
+        raise UnreadableSlice(Notice("locked_archive" if any(file.flag_bits & 1 for file in files) else "no_series"))
     return files, series
 
 

@@ -24,6 +24,7 @@ from ctscan.io.medical import Window, refusing
 from ctscan.notices import Notice
 
 TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+NOT_GREY = (32, 128, 1792, 2048, 2304)  # complex numbers and colours
 MAX_EXTENSIONS = 16 << 20  # bytes between header and values
 # size of the header -> where and how: dimensions, type, steps, offset, scaling, codes, quaternion, rows of the matrix
 LAYOUTS: dict[int, tuple[Any, ...]] = {
@@ -78,6 +79,8 @@ def _read_header(stream: IO[bytes]) -> tuple[Grid, int]:
     steps = struct.unpack_from(order + step, head, at_step)
     slope, intercept = struct.unpack_from(order + scale, head, at_scale)
     (offset,) = struct.unpack_from(order + place, head, at_place)
+    if kind in NOT_GREY:
+        raise UnreadableSlice(Notice("several_volumes"))
     if kind not in TYPES or not 3 <= count <= 7 or not 0 <= offset <= MAX_EXTENSIONS:
         raise UnreadableSlice(UNDECODABLE)
     if any(n != 1 for n in shape[3:count]):
