@@ -13,13 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ctscan.files import write
 from ctscan.imaging.render import data_uri
 from ctscan.inference.answer import Answer
 from ctscan.notices import catalogue
-from ctscan.results.report import filters
+from ctscan.results.report import html_templates
 
 WIDE, TALL = 1000, 220  # of the chart, in its own units
 
@@ -82,16 +81,10 @@ class ScanReport:
 
     def write(self, path: Path) -> None:
         """Write the file. Raises DataError where it cannot be written."""
-        environment = Environment(
-            loader=PackageLoader("ctscan.results"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters |= filters()
         words = catalogue()
-        html = environment.get_template("scan.html.j2").render(
-            scan=self, wide=WIDE, tall=TALL, names=words["classes"], t=words["page"]
+        html = (
+            html_templates("ctscan.results")
+            .get_template("scan.html.j2")
+            .render(scan=self, wide=WIDE, tall=TALL, names=words["classes"], t=words["page"])
         )
         write(path, html)

@@ -164,7 +164,7 @@ def test_the_first_alone_writes_and_shows(data: Path, init: Path, tmp_path: Path
     assert "arning" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # once in many runs on a busy machine the first does not end: see docs/training.md
 def test_ctrl_c_before_an_epoch_is_one_line_and_leaves_no_process(data: Path, init: Path, tmp_path: Path) -> None:
     with started([*train_command(data, init, "epochs=1", "batch=4"), "--devices", "2"], tmp_path) as running:
         wait_until(lambda: bool(children_of(running.pid)), 90)

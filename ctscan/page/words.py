@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from ctscan.imaging import render
 from ctscan.notices import LANGUAGES, catalogue
-from ctscan.results.report import filters
+from ctscan.results.report import html_templates
 
 if TYPE_CHECKING:
     from ctscan.page.views import ClassView
@@ -31,15 +31,7 @@ def templates(language: str, shared: Mapping[str, Any]) -> Environment:
         language: Of a catalogue.
         shared: What they say in every language.
     """
-    environment = Environment(
-        loader=PackageLoader("ctscan.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    words = catalogue(language)
-    environment.filters |= filters(language)
+    environment, words = html_templates("ctscan.page", language), catalogue(language)
     environment.globals |= shared
     environment.globals |= {
         "language": language,

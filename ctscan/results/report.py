@@ -67,6 +67,15 @@ def filters(language: str = "en") -> dict[str, Callable[..., str]]:
     return {f.__name__: partial(f, language=language) for f in (percent, span, share, points, decimal)}
 
 
+def html_templates(package: str, language: str = "en") -> Environment:
+    """The templates of a package for HTML: numbers as a language writes them, what is filled in escaped."""
+    environment = Environment(
+        loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= filters(language)
+    return environment
+
+
 def render(template: str, facts: Facts) -> str:
     """One of the texts, from a template of this package."""
     environment = Environment(
