@@ -50,7 +50,6 @@ def predict(
     from ctscan.io.medical import parse
     from ctscan.io.sandbox import Decoder
     from ctscan.io.series import sources
-    from ctscan.scan import ScanReport
 
     if series and slice_ is not None:
         raise CtscanError("Give either --slice or --series.")
@@ -71,18 +70,23 @@ def predict(
         asked = parse(window)
     except ValueError as error:
         raise CtscanError(f"--window: {error}.") from None
+    scan = None
     if report:
+        from ctscan.scan import ScanReport  # only here: templates are slow to import
+
         place(report, "--report")
+        scan = ScanReport()
     listed = list_files(places, recursive, written=[out, *([maps] if maps else [])]) if out else []
-    cores, scan, status = threads or count_cores(), ScanReport(), 0
+    cores, status = threads or count_cores(), 0
     with closing(Decoder(children=cores if out and engine == "here" else 1)) as decoder:  # up while the model is loaded
         classifier = load(checkpoint, device, cores=1 if out else None)
         read, model_id = partial(decoder.read, slice=slice_, window=asked), classifier.card.model_id
         if out:
             job = Job(model_id, checkpoint and checkpoint.absolute(), slice_, asked, maps is not None)
-            work = here(classifier, read, batch=batch, threads=cores, overlays=job.overlays)
             if engine == "ray":
                 work = on_cluster(job, batch=batch, workers=threads, address=address)
+            else:
+                work = here(classifier, read, batch=batch, threads=cores, overlays=job.overlays)
             run = {"model_id": model_id, "slice": slice_, "window": asked}
             counts = predict_files(work, listed, out, run=run, batch=batch, maps=maps, paths=not no_paths, force=force)
             print(f"{out}: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
@@ -96,10 +100,10 @@ def predict(
                 for notice in answer.notices:
                     if notice.code == "cannot_open":  # a file's name may tell of a patient: on stderr, in no answer
                         status = say(f"{path}: {notice.values['reason']}.")
-                if report:
+                if scan:
                     scan.add(number, answer)
                 where = {"slice": number, "position": answer.slice.position if answer.slice else None}
                 print(json.dumps((where if series else {}) | answer.to_dict()), flush=True)
-    if report:
+    if scan and report:
         scan.write(report)
     return status

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ctscan.errors import DataError
 from ctscan.inference.classifier import load
 from ctscan.training.recipe import CTSCAN, Recipe, override
-from ctscan.training.team import Nodes, Team, gather
+from ctscan.training.team import PROGRAM, Nodes, Team, gather
 from ctscan.training.trainer import Trainer
 from ctscan.training.weights import Weights, imagenet_weights
 from tests.conftest import ROOT, free_port, wait_until
@@ -164,7 +164,16 @@ def test_the_first_alone_writes_and_shows(data: Path, init: Path, tmp_path: Path
     assert "arning" not in done.stderr
 
 
-@pytest.mark.nightly  # once in many runs on a busy machine the first does not end: see docs/training.md
+@pytest.mark.slow
+def test_a_child_whose_parent_is_gone_before_it_comes_up_ends_too(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    place = (str(tmp_path / "meet"), 1, 2, "cpu", 0, 1, gone.pid)
+    program = PROGRAM.format(path=sys.path, place=place)
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False).returncode
+
+
+@pytest.mark.slow
 def test_ctrl_c_before_an_epoch_is_one_line_and_leaves_no_process(data: Path, init: Path, tmp_path: Path) -> None:
     with started([*train_command(data, init, "epochs=1", "batch=4"), "--devices", "2"], tmp_path) as running:
         wait_until(lambda: bool(children_of(running.pid)), 90)

@@ -67,7 +67,7 @@ class Anatomy:
     @cached_property
     def hull(self) -> Mask:
         """(H, W): the convex hull of the body, whose outline tells less than the body's own."""
-        return self._enlarge(_convex_hull(self.outline))
+        return self._enlarge(convex_hull(self.outline))
 
     @cached_property
     def lungs(self) -> list[Mask]:
@@ -84,7 +84,7 @@ class Anatomy:
     @cached_property
     def lung_hulls(self) -> Mask:
         """(H, W): the convex hull of each lung and a margin, so that a tumour at its wall lies inside too."""
-        hulls = np.any([np.zeros_like(self.outline), *map(_convex_hull, self.lungs)], axis=0)
+        hulls = np.any([np.zeros_like(self.outline), *map(convex_hull, self.lungs)], axis=0)
         return self._enlarge(_widen(hulls))
 
     @cached_property
@@ -92,7 +92,7 @@ class Anatomy:
         """(H, W): the convex hull of both lungs with their margin; the body's hull where no lung was found."""
         if not self.lungs:
             return self.hull
-        both = _convex_hull(np.any(self.lungs, axis=0))
+        both = convex_hull(np.any(self.lungs, axis=0))
         return self._enlarge(_widen(both)) & self.hull
 
     @cached_property
@@ -160,7 +160,8 @@ def _fill(mask: Mask) -> Mask:
     return cv2.drawContours(np.zeros(mask.shape, np.uint8), outlines, -1, 1, cv2.FILLED).astype(bool)
 
 
-def _convex_hull(mask: Mask) -> Mask:
+def convex_hull(mask: Mask) -> Mask:
+    """(H, W): the smallest convex area around a mask that is not empty."""
     rows = np.flatnonzero(mask.any(axis=1))
     ends = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)  # nothing else can be on it
     points = np.concatenate([np.stack([columns, rows], axis=1) for columns in ends]).astype(np.int32)

@@ -6,13 +6,11 @@ colours darker than what is around it, is not looked for.
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ctscan.imaging.anatomy import Anatomy, Mask, Pixels
+from ctscan.imaging.anatomy import Anatomy, Mask, Pixels, convex_hull
 from ctscan.imaging.render import fit, to_bytes
 
 LONGEST = 1024  # px of the picture that is looked at
@@ -57,10 +55,7 @@ def _large_parts(anatomy: Anatomy) -> NDArray[np.uint8]:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(bright, np.ones((3, 3), np.uint8)))
     tall = [n for n in range(1, count) if stats[n, cv2.CC_STAT_HEIGHT] >= TALL * len(grey)]
     parts: list[Mask] = [anatomy.outline, *(labels == n for n in tall)]
-    hulls = np.zeros(grey.shape, np.uint8)
-    for part in parts:
-        points: NDArray[Any] = cv2.findNonZero(part.astype(np.uint8))
-        cv2.fillConvexPoly(hulls, cv2.convexHull(points), 1)
+    hulls = np.any([convex_hull(part) for part in parts], axis=0).astype(np.uint8)
     return cv2.dilate(hulls, np.ones((MARGIN, MARGIN), np.uint8)).astype(np.uint8)
 
 

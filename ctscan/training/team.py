@@ -105,7 +105,9 @@ def gather(nodes: Nodes, device: torch.device, work: Work) -> Iterator[Team]:
             return
         with TemporaryDirectory() as folder:
             at = nodes.meet or f"{folder}/meet"
-            places = [(at, first + n, size, device.type, n, threads) for n in range(nodes.devices)]
+            # a child may come up when this process is gone: then another is its parent than the one it is told
+            parents = [os.getppid(), *[os.getpid()] * (nodes.devices - 1)]
+            places = [(at, first + n, size, device.type, n, threads, parent) for n, parent in enumerate(parents)]
             for place in places[1:]:  # in sessions of their own, which the terminal's Ctrl-C does not reach
                 program = PROGRAM.format(path=sys.path, place=place)
                 children.append(subprocess.Popen([sys.executable, "-c", program], start_new_session=True))
@@ -125,10 +127,12 @@ def gather(nodes: Nodes, device: torch.device, work: Work) -> Iterator[Team]:
         torch.set_num_threads(before)
 
 
-def take(at: str, rank: int, size: int, device: str, local: int, threads: int, children: Sequence[Child] = ()) -> Team:
-    """Meet the others, at HOST:PORT or, on one node, at a file. Raises as `gather`."""
+def take(
+    at: str, rank: int, size: int, device: str, local: int, threads: int, parent: int, children: Sequence[Child] = ()
+) -> Team:
+    """Meet the others, at HOST:PORT or, on one node, at a file, unless the parent is gone. Raises as `gather`."""
     torch.set_num_threads(threads)
-    (host, _, port), parent = at.rpartition(":"), os.getppid()
+    host, _, port = at.rpartition(":")
     store: Store
     if port.isdigit():
         store = TCPStore(host, int(port), size, is_master=rank == 0, wait_for_workers=False)
