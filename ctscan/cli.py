@@ -123,6 +123,8 @@ def evaluate(
         keep(book, studies.read_patients(classifier, patients, draws))
     if data:
         check_ledger(place(book, "--ledger"))
+        if cross_validate or against or control:
+            files.make_folder(runs, "--runs")
         setting = open_setting(
             data, path.parent / "manifest.json", threshold=threshold, runs=runs, draws=draws, device=device, init=init
         )
@@ -199,6 +201,7 @@ def search(
     from ctscan.training.weights import imagenet_weights
 
     book = ledger and place(ledger, "--ledger")
+    files.make_folder(runs, "--runs")
     pool = open_setting(data, bundled("checkpoints/manifest.json"), runs=runs).pool
     entry = searching.search(chosen(recipe, changes), pool, imagenet_weights(init), runs, trials, device)
     keep(book, entry) if book else show(entry)
@@ -255,6 +258,7 @@ def reproduce(
     from ctscan.reproduce import reproduce as run
 
     place(root / "checkpoints" / "metrics.json", "--root")
+    files.make_folder(runs, "--runs")
     for line in run(
         root, data, chosen(recipe, changes),
         pictures=pictures, volumes=volumes, patients=patients, init=init, runs=runs, draws=draws, device=device,

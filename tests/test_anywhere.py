@@ -135,17 +135,19 @@ def test_draining_below_a_sub_path(below: str) -> None:
 def test_in_a_strange_temporary_folder_it_leaves_nothing(
     others: str, best_checkpoint: Path, slice_png: bytes, tmp_path: Path
 ) -> None:
-    folder, link = tmp_path / "a [b] *?#", tmp_path / "link"
+    folder, link, home = tmp_path / "a [b] *?#", tmp_path / "link", tmp_path / "home"
     folder.mkdir()
+    home.mkdir()
     link.symlink_to(folder)
     gradio = folder / "gradio"
     gradio.write_text("of somebody else") if others == "file" else gradio.mkdir(mode=0o500)
-    with running_app(best_checkpoint, link if others == "file" else folder) as app:
+    with running_app(best_checkpoint, link if others == "file" else folder, {"HOME": str(home)}) as app:
         assert Caller(app.address).classify(slice_png)
         assert [path for path in folder.iterdir() if path != gradio and not path.name.startswith("ctscan-")] == []
         app.process.send_signal(signal.SIGHUP)
         assert app.process.wait(timeout=30) == 0
     assert list(folder.iterdir()) == [gradio]
+    assert list(home.rglob("*")) == []
 
 
 @pytest.mark.slow
@@ -187,23 +189,10 @@ def test_a_child_is_found_where_python_itself_was_found_by_a_relative_path() -> 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="signals to a group")
-def test_gradios_own_command_starts_it_and_is_told_that_nothing_is_reloaded(tmp_path: Path) -> None:
-    caller, said = Caller(f"http://127.0.0.1:{free_port()}"), tmp_path / "said"
-    settings = os.environ | {"GRADIO_SERVER_PORT": caller.address.rpartition(":")[2]}
+def test_gradios_own_command_starts_nothing_that_could_outlive_it() -> None:
     command = [sys.executable, "-c", "from gradio.cli import cli; cli()", "app.py"]
-    with (
-        said.open("w") as file,
-        subprocess.Popen(command, cwd=ROOT, env=settings, stdout=file, stderr=file, start_new_session=True) as process,
-    ):
-        try:
-            wait_until(lambda: is_up(caller), 90)
-        finally:
-            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-    wait_until(lambda: not is_up(caller))
-    assert "Traceback" not in said.read_text()
-    assert "app.py: `gradio app.py` reloads nothing here; start it again after a change.\n" in said.read_text()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # ends with its child
+    assert done.stderr == "app.py: `gradio app.py` reloads nothing here; start it by `python app.py`.\n"
 
 
 # --- other people's environments
@@ -243,8 +232,7 @@ def test_it_starts_and_answers_in_any_environment_and_tells_a_proxy_nothing(
     heard = app.connections.read_text().splitlines() if app.connections.exists() else []
     assert [line for line in heard if "('127.0.0.1',)" not in line] == []  # where it listens
     assert list(temporary.iterdir()) == []
-    lines = app.log.read_text().splitlines()
-    assert [line for line in lines if "reloads nothing" not in line] == [f"ctscan: {app.address}"]
+    assert app.log.read_text() == f"ctscan: {app.address}\n"
 
 
 @pytest.mark.parametrize("value", ["many", "-1", "0", "99999", "7860.5"])

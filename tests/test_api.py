@@ -132,7 +132,10 @@ def test_an_odd_slice_or_window_is_a_sentence_that_quotes_nothing(app: App, chos
     assert app.log.read_text() == before
 
 
-@pytest.mark.parametrize("query", ["slice=-1", "slice=x", "window=blue", "slice=1&window=1/2/3", "slice=" + "9" * 99])
+ODD = ["slice=-1", "slice=x", "window=blue", "slice=1&window=1/2/3", "slice=" + "9" * 99, "slice=3&slice=4"]
+
+
+@pytest.mark.parametrize("query", [*ODD, "window=lung&window=lung"])
 @pytest.mark.parametrize("path", ["answer?", "check?", "cover?at=1,1,1&"])
 def test_the_page_says_the_same_of_an_odd_slice_or_window(app: App, path: str, query: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:

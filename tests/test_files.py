@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import resource
 import shlex
+import shutil
 import socket
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -28,14 +31,19 @@ NAMES = ["a?b=c#d", "50%20 off", "{SCHEMA_VERSION}", "Lunge ä 肺", "new\nline"
 
 
 @contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """No file of this process may be longer, as on a disk that fills up."""
+def full_disk(folder: Path, size: int) -> Iterator[None]:
+    """A disk of so many bytes lies at the folder; where none may be mounted, no file may be longer."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    disk = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    is_mounted = bool(shutil.which("mount")) and subprocess.run(disk, capture_output=True, check=False).returncode == 0
+    if not is_mounted:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        if is_mounted:
+            subprocess.run(["umount", str(folder)], check=True)
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
@@ -107,11 +115,12 @@ def test_what_is_no_file_is_refused_and_stays(tmp_path: Path) -> None:
 
 def test_on_a_full_disk_the_old_file_stays_and_no_half_of_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write(path, "old")
-    with disk_of(1000), pytest.raises(DataError, match="File too large"):
-        write(path, bytes(10_000))
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    with full_disk(tmp_path, 8192):
+        write(path, "old")
+        with pytest.raises(DataError, match=r"No space left on device|File too large"):
+            write(path, bytes(10_000))
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
 
 
 def test_nothing_in_the_package_is_written_in_another_way() -> None:
@@ -178,13 +187,13 @@ def test_on_a_full_disk_a_command_ends_in_one_line_and_leaves_no_half(
 ) -> None:
     at = tmp_path / "full"
     at.mkdir()
-    with disk_of(2000):
+    with full_disk(at, 4096):
         done = run_ctscan(*asked(way, at, data=data, init=init, checkpoint=checkpoint_path))
+        assert not [path for path in at.rglob("*") if path.name.endswith((".partial", ".safetensors", ".onnx"))]
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("ctscan: ")]
     assert str(at) in line
     assert "Traceback" not in done.stderr
-    assert not [path for path in at.rglob("*") if path.name.endswith((".partial", ".safetensors", ".onnx"))]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +220,20 @@ def test_a_device_is_refused_in_one_line_before_the_work(
     assert [said for said in done.stderr.splitlines() if said.startswith("ctscan: ") and str(pipe) in said]
     assert pipe.is_fifo()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "line", ["train --init {init}", "search --init {init}", "evaluate --cross-validate", "reproduce --init {init}"]
+)
+def test_runs_that_cannot_be_kept_are_refused_before_the_data_is_read(
+    line: str, init: Path, tmp_path: Path, run_ctscan: Ctscan
+) -> None:
+    places = ["--data", tmp_path / "none", "--runs", "/dev/null/runs"]
+    places += ["--root", tmp_path] if line.startswith("reproduce") else []
+    places += ["--ledger", tmp_path / "l.json"] if line.startswith("evaluate") else []
+    done = run_ctscan(*line.format(init=init).split(), *places)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"ctscan: /dev/null/runs cannot be made \(.+\); try another --runs\.\n", done.stderr)
 
 
 def test_a_name_that_the_terminal_cannot_show_is_no_traceback(

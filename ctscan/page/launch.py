@@ -91,7 +91,6 @@ def main() -> int:
     """
     settings = parse_flags()
     logging.basicConfig(format="%(message)s")  # before a library brings a handler that frames every line
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # Gradio's; it tells who has no home of its caches
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it serves, a stopped Space ends as with Ctrl-C
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under `nohup`
         signal.signal(signal.SIGHUP, signal.default_int_handler)
@@ -99,13 +98,14 @@ def main() -> int:
         Path.cwd()
     except FileNotFoundError:  # it is gone, and Gradio asks for it as it is imported
         os.chdir("/")
-    if os.environ.get("GRADIO_WATCH_DIRS"):
-        print("app.py: `gradio app.py` reloads nothing here; start it again after a change.", file=sys.stderr)
     limit_threads()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for others would spin on the cores of these
     try:
+        if os.environ.get("GRADIO_WATCH_DEMO_PATH") == sys.argv[0]:  # by Gradio's command, whose end we would outlive
+            raise CtscanError("`gradio app.py` reloads nothing here; start it by `python app.py`.")
         with private_folder() as folder, closing(Decoder()) as decoder:  # whose processes come up meanwhile
             clean(os.environ, folder)
+            sys.modules["matplotlib"] = None  # type: ignore[assignment]  # or Gradio's first answer fills its font cache
             from ctscan.page.server import listen, serve  # imports Gradio, so after the environment is clean
             from ctscan.page.views import Views
 

@@ -203,9 +203,10 @@ def language_of(request: Request) -> str:
 
 
 def choice_of(request: Request) -> Choice | None:
-    """The slice and the window that the address asks for; None where it asks for what there cannot be."""
+    """The slice and the window that the address asks for; None where it asks for what there cannot be, or for two."""
+    slices, windows = map(request.query_params.getlist, ("slice", "window"))
     try:
-        return read_choice(request.query_params.get("slice"), request.query_params.get("window"))
+        return read_choice(*(slices or [None]), *(windows or [None])) if max(len(slices), len(windows)) < 2 else None
     except ValueError:
         return None
 

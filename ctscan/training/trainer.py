@@ -105,6 +105,7 @@ def train(
         KeyboardInterrupt: Interrupted, or a process lost, before there was a checkpoint.
     """
     check_target(out, force)
+    make_folder(runs, "--runs")
     on = torch.device(choose_device(device))
     weights = imagenet_weights(init)
     dataset = read_dataset(data)
@@ -112,7 +113,6 @@ def train(
         print(f"{split}: {len(dataset.of(split))} slices", file=sys.stderr)
         for _, line in dataset.of(split).skipped:
             print(f"{split}: skipped {line}", file=sys.stderr)
-    make_folder(runs, "--runs")
     folder = Path(tempfile.mkdtemp(prefix=f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}-", dir=runs))
     write(folder / "recipe.json", json.dumps(recipe.settings, indent=1) + "\n")
     try:
