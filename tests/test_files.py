@@ -43,7 +43,7 @@ def full_disk(folder: Path, size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         if is_mounted:
-            subprocess.run(["umount", str(folder)], check=True)
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)  # whatever still has a file open
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:

@@ -21,6 +21,7 @@ from ctscan.imaging.phantom import draw_phantom
 from ctscan.io.images import Slice, read_slice
 from ctscan.io.sandbox import Decoder
 from ctscan.io.volumes import _read_nifti, _read_nrrd
+from ctscan.notices import Notice
 from tests.samples import damaged
 from tests.test_hostile import GROWTH, Growth
 
@@ -148,6 +149,13 @@ def test_a_volume_of_one_value_or_of_none_is_a_slice_or_a_sentence() -> None:
     assert code(nrrd_of(dtype="<f4", units=np.full(UNITS.shape, np.nan))) == "not_numbers"
 
 
+@pytest.mark.parametrize("dtype", ["<i2", "<f4"])
+def test_soft_tissue_that_was_cut_out_of_a_scan_still_has_units(dtype: str) -> None:
+    slice_ = read_slice(nrrd_of(dtype=dtype, units=UNITS.clip(-75, 175)), 7, WIDE)
+    assert slice_.unit == "HU"
+    assert np.abs(units_of(slice_) - UNITS[7].clip(-75, 175)).max() < 1
+
+
 def assert_is_the_middle_slice(slice_: Slice) -> None:
     assert np.abs(units_of(slice_) - UNITS[18]).max() < 1
     assert [notice.code for notice in slice_.notices] == ["middle_slice", "taken_for_units"]
@@ -187,14 +195,16 @@ def test_slope_and_intercept_are_applied() -> None:
 
 
 def test_a_volume_that_lies_askew_a_little_is_read_and_one_between_two_axes_is_not() -> None:
-    for degrees, is_read in ((10, True), (44, False)):
+    for degrees, is_read in ((10, True), (20, True), (44, False)):
         turned = np.radians(degrees)
         tilt = np.array([[1, 0, 0], [0, np.cos(turned), -np.sin(turned)], [0, np.sin(turned), np.cos(turned)]])
         affine = np.eye(4)
         affine[:3, :3] = tilt @ np.diag([-0.8, -0.7, 3.0])
         data = nibabel.Nifti1Image(UNITS.transpose(2, 1, 0), affine).to_bytes()
         if is_read:
-            assert np.abs(units_of(read_slice(data, 7, WIDE)) - UNITS[7]).max() < 1
+            slice_ = read_slice(data, 7, WIDE)
+            assert np.abs(units_of(slice_) - UNITS[7]).max() < 1
+            assert slice_.notices[-1] == Notice("tilted", {"degrees": pytest.approx(degrees)})
         else:
             assert code(data) == "no_orientation"
 

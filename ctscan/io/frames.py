@@ -15,13 +15,12 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from ctscan.errors import UnreadableSlice
-from ctscan.io.medical import along_body, tilt_of, towards
+from ctscan.io.medical import along_body, tilt, towards
 from ctscan.notices import Notice
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those that begin so: its multi-frame kinds
 NO_CONTRAST = ("", "NO", "NONE", "N", "NO CONTRAST", "WITHOUT", "UNENHANCED")  # as scanners write it
 THICK = 10.0  # mm
-TILTED = 1.0  # degrees
 # How the two makers whose names for kernels say it call those that are not for the lung. Siemens counts sharpness in
 # tens: up to 45 they smooth, from 50 on lungs are read in them.
 SIEMENS = re.compile(r"(?:B|Br|I)(\d\d)[a-z]?")
@@ -108,9 +107,8 @@ def remarks_on(file: Dataset, frame: int) -> tuple[Notice, ...]:
     }
     notices = tuple(notice for notice, holds in said.items() if holds)
     directions = directions_of(file, frame)
-    tilt = 0.0 if directions is None else tilt_of(*directions)
-    if tilt > TILTED:
-        notices += (Notice("tilted", {"degrees": tilt}),)
+    if directions is not None:
+        notices += tilt(*directions)
     if thickness is not None and thickness > THICK:
         notices += (Notice("thick_slice", {"thickness": thickness}),)
     return notices + kernel_of(file, frame)

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import DAMAGED, MAX_PIXELS, UNDECODABLE, check_size
 from ctscan.io.images import Gap, Slice
-from ctscan.io.medical import Window, along_body, attempt, in_window, into_view, pick, resolve, to_scale, towards
+from ctscan.io.medical import Window, along_body, attempt, in_window, into_view, pick, resolve, tilt, to_scale, towards
 from ctscan.io.stack import check_room
 from ctscan.notices import Notice
 
 MAX_BYTES = 1 << 31  # of a volume's values
 BLOCK = 96 << 20  # bytes
 TINY = float(np.finfo(np.float32).tiny)
-AIR = -200.0  # Hounsfield units: below it lie air and lungs, and no CT of a chest lacks them
+FAT, AIR = -50.0, -200.0  # Hounsfield units: below it lies the one, a clipped volume's too, and the other
 
 Start: TypeAlias = Callable[[], IO[bytes]]
 
@@ -101,19 +101,20 @@ class Grid:
         return along_body(self.origin + self.directions[:, level] * stored, column, row)
 
     def _spread(self, start: Start) -> tuple[float, float] | None:
-        """The window from the least to the largest value, where none is as low as air in Hounsfield units; else None.
+        """The window from the least to the largest value, where none is as low as fat in Hounsfield units; else None.
 
-        Of a CT the first plane nearly always holds air, and no further one is looked at.
+        Of a CT the first plane nearly always holds such, and no further one is looked at. Greys of 8 bits with a sign
+        reach below fat too.
         """
-        stream, low, high = start(), inf, -inf
+        stream, low, high, least = start(), inf, -inf, FAT if self.dtype.itemsize > 1 else AIR
         for _ in range(self.shape[2]):
             plane = self._take(stream)
             ends = self._linear(np.array([np.fmin.reduce(plane, axis=None), np.fmax.reduce(plane, axis=None)]))
             for end in ends[np.isfinite(ends)].tolist():
                 low, high = min(low, end), max(high, end)
-            if low <= AIR:
+            if low <= least:
                 break
-        return ((low + high) / 2, max(high - low, TINY)) if AIR < low < inf else None
+        return ((low + high) / 2, max(high - low, TINY)) if least < low < inf else None
 
     def _show(
         self,
@@ -136,7 +137,7 @@ class Grid:
             said = Notice("unknown_units", {"low": centre - width / 2, "high": centre + width / 2})
         return Slice(
             pixels,
-            (*notices, said, *to_scale(spacing)),
+            (*notices, said, *to_scale(spacing), *tilt(self.directions[:, column], self.directions[:, row])),
             unit=None if spread else "HU",
             spacing=spacing,
             is_radiological=True,

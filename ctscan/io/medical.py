@@ -22,6 +22,7 @@ PRESETS = WINDOWS | {"bone": (500.0, 2000.0)}
 DEFAULT_WINDOW = "training"
 AS_STORED = "file"  # the window that the file itself states
 ALONG = 0.85  # cosine: up to 30 degrees off, a tilted gantry for one, a slice counts as axial
+TILTED = 1.0  # degrees
 OBLONG = 1.2  # of its shorter side: a pixel with a longer one visibly distorts a body
 
 
@@ -123,10 +124,11 @@ def along_body(place: NDArray[np.float64], across: NDArray[np.float64], down: ND
     return float(place @ normal) / length * (1 if normal[2] > 0 else -1)
 
 
-def tilt_of(across: NDArray[np.float64], down: NDArray[np.float64]) -> float:
-    """Degrees between the normal of an axial plane and the axis of the body."""
+def tilt(across: NDArray[np.float64], down: NDArray[np.float64]) -> tuple[Notice, ...]:
+    """A notice where the normal of an axial plane is not the axis of the body."""
     normal = np.cross(across, down)
-    return float(np.degrees(np.arccos(min(1.0, abs(normal[2]) / float(np.linalg.norm(normal))))))
+    degrees = float(np.degrees(np.arccos(min(1.0, abs(normal[2]) / float(np.linalg.norm(normal))))))
+    return (Notice("tilted", {"degrees": degrees}),) if degrees > TILTED else ()
 
 
 def into_view(plane: NDArray[Any], across: tuple[int, bool], down: tuple[int, bool]) -> NDArray[Any]:
