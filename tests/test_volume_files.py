@@ -21,7 +21,6 @@ from ctscan.imaging.phantom import draw_phantom
 from ctscan.io.images import Slice, read_slice
 from ctscan.io.sandbox import Decoder
 from ctscan.io.volumes import _read_nifti, _read_nrrd
-from ctscan.notices import Notice
 from tests.samples import damaged
 from tests.test_hostile import GROWTH, Growth
 
@@ -204,7 +203,8 @@ def test_a_volume_that_lies_askew_a_little_is_read_and_one_between_two_axes_is_n
         if is_read:
             slice_ = read_slice(data, 7, WIDE)
             assert np.abs(units_of(slice_) - UNITS[7]).max() < 1
-            assert slice_.notices[-1] == Notice("tilted", {"degrees": pytest.approx(degrees)})
+            assert slice_.notices[-1].code == "tilted"
+            assert slice_.notices[-1].values["degrees"] == pytest.approx(degrees)
         else:
             assert code(data) == "no_orientation"
 

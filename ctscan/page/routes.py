@@ -204,9 +204,10 @@ def language_of(request: Request) -> str:
 
 def choice_of(request: Request) -> Choice | None:
     """The slice and the window that the address asks for; None where it asks for what there cannot be, or for two."""
-    slices, windows = map(request.query_params.getlist, ("slice", "window"))
+    asked = request.query_params
     try:
-        return read_choice(*(slices or [None]), *(windows or [None])) if max(len(slices), len(windows)) < 2 else None
+        is_one = all(len(asked.getlist(name)) < 2 for name in ("slice", "window"))
+        return read_choice(asked.get("slice"), asked.get("window")) if is_one else None
     except ValueError:
         return None
 
