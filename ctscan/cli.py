@@ -106,6 +106,7 @@ def evaluate(
     """Say what a checkpoint is worth on test; with a flag, what its recipe, its scores or its maps are worth."""
     from ctscan.evaluation import studies
     from ctscan.evaluation.cross_validation import check_ledger, open_setting
+    from ctscan.evaluation.patients import judge_patients
     from ctscan.inference.classifier import load
     from ctscan.training.recipe import RECIPES
 
@@ -120,7 +121,7 @@ def evaluate(
         print(f"{unread} files could not be read, {refused} slices were refused")
     if patients:
         check_ledger(book)
-        keep(book, studies.read_patients(classifier, patients, draws))
+        keep(book, judge_patients(classifier, patients, draws))
     if data:
         check_ledger(place(book, "--ledger"))
         if cross_validate or against or control:

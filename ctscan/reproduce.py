@@ -11,6 +11,7 @@ from ctscan.errors import DataError
 from ctscan.evaluation import studies
 from ctscan.evaluation.cross_validation import CONTROLS, open_setting
 from ctscan.evaluation.gate import fit_gate
+from ctscan.evaluation.patients import judge_patients
 from ctscan.export import export_onnx
 from ctscan.files import write
 from ctscan.inference.classifier import load
@@ -83,7 +84,7 @@ def reproduce(
     explain = partial(studies.explain, setting, checkpoint, volumes)
     yield step("maps", "map_tests", explain, model_id=model_id)
     if patients:
-        read = partial(studies.read_patients, load(checkpoint), patients, draws)
+        read = partial(judge_patients, load(checkpoint), patients, draws)
         yield step("patients from elsewhere", "patient_readings", read, model_id=model_id)
     export_onnx(read_checkpoint(checkpoint), checkpoint.with_suffix(".onnx"), root / "examples", print)
     report.write(root)

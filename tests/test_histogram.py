@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ctscan.evaluation.histogram import body_quantiles, match
+from ctscan.evaluation.studies import body_quantiles, match
 from ctscan.imaging.anatomy import find_anatomy
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
@@ -19,7 +19,7 @@ OTHER = np.where(BODY, np.clip(SLICE**2 + 0.1, 0, 1), SLICE).astype(np.float32)
 
 def test_a_matched_slice_has_the_reference_and_the_order_of_its_greys() -> None:
     reference = np.mean([body_quantiles(SLICE), body_quantiles(OTHER)], axis=0)
-    matched = match(SLICE, BODY, reference)
+    matched = match(SLICE, reference)
     assert np.abs(np.quantile(matched[BODY], (np.arange(256) + 0.5) / 256) - reference).max() < 0.01
     assert (np.diff(matched[BODY][np.argsort(SLICE[BODY])]) >= 0).all()
     assert np.array_equal(matched[~BODY], SLICE[~BODY])
@@ -28,14 +28,14 @@ def test_a_matched_slice_has_the_reference_and_the_order_of_its_greys() -> None:
 def test_two_windows_of_a_slice_become_one() -> None:
     reference = body_quantiles(OTHER)
     assert np.abs(SLICE - OTHER).mean() > 0.04
-    assert np.abs(match(SLICE, BODY, reference) - match(OTHER, BODY, reference)).mean() < 1e-3
+    assert np.abs(match(SLICE, reference) - match(OTHER, reference)).mean() < 1e-3
 
 
 def test_matching_to_itself_changes_nothing() -> None:
-    assert np.abs(match(SLICE, BODY, body_quantiles(SLICE)) - SLICE).mean() < 1e-3
+    assert np.abs(match(SLICE, body_quantiles(SLICE)) - SLICE).mean() < 1e-3
 
 
 def test_ranks_hear_little_of_it() -> None:
-    matched = match(SLICE, BODY, body_quantiles(OTHER))
+    matched = match(SLICE, body_quantiles(OTHER))
     one, other = (Preprocess().square(pixels) for pixels in (SLICE, matched))
     assert np.abs(one - other).mean() < 0.02

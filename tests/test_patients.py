@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from ctscan.classes import NORMAL
 from ctscan.errors import DataError
-from ctscan.evaluation.patients import ADENOCARCINOMA, AIR, SQUAMOUS, Case, Said, ask, judge_patients, read_cases
-from ctscan.evaluation.volumes import tumour_odds
+from ctscan.evaluation.patients import ADENOCARCINOMA, AIR, SQUAMOUS, Case, judge_patients, read_cases
+from ctscan.evaluation.volumes import Said, ask, tumour_odds
 from ctscan.inference.classifier import load
 from ctscan.io.volumes import WINDOWS
 from tests.test_volumes import LUNGLESS, draw_units
@@ -57,13 +57,13 @@ def test_slices_come_back_in_their_units_with_the_box_where_an_expert_drew_it(ca
 @pytest.fixture(scope="module")
 def said(cases: list[Case], best_checkpoint: Path) -> dict[str, list[Said]]:
     classifier = load(best_checkpoint)
-    return {window: [ask(classifier, case, window) for case in cases] for window in WINDOWS}
+    return {window: [ask(classifier, case.scan, 0, window) for case in cases] for window in WINDOWS}
 
 
 def test_what_is_counted_is_what_is_said_of_each_slice(
-    cases: list[Case], said: dict[str, list[Said]], best_checkpoint: Path
+    folder: Path, said: dict[str, list[Said]], best_checkpoint: Path
 ) -> None:
-    found = judge_patients(load(best_checkpoint), cases, 100)
+    found = judge_patients(load(best_checkpoint), folder, 100)
     assert (found.patients, found.slices) == (6, 8)
     for given in found.windows:
         answers = said[given.window]

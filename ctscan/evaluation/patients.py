@@ -27,11 +27,8 @@ from tqdm.auto import tqdm
 from ctscan.classes import CLASS_KEYS, NORMAL
 from ctscan.errors import DataError
 from ctscan.evaluation.intervals import bootstrap
-from ctscan.evaluation.maps import share_inside
-from ctscan.evaluation.volumes import tumour_odds
-from ctscan.imaging.anatomy import find_anatomy
+from ctscan.evaluation.volumes import Said, ask, tumour_odds
 from ctscan.inference.classifier import Classifier
-from ctscan.io.images import Slice
 from ctscan.io.volumes import WINDOWS, Volume
 from ctscan.metrics import auroc
 from ctscan.results.records import Agreement, PatientReadings, PatientWindow
@@ -51,18 +48,6 @@ class Case:
     lesion: str  # `yes`, `maybe`, `not seen`; `outside` where the slice lies away from it; empty without one
     is_boxed: bool  # whether a radiologist or oncologist said where it is
     scan: Volume  # of this slice alone, the box of the lesion as its outline
-
-
-@dataclass(frozen=True, eq=False)
-class Said:
-    """What a model says of one case under one window."""
-
-    verdict: str
-    logits: NDArray[np.float32]  # (K,)
-    inside: float  # share of the likeliest class's evidence in the box; NaN without evidence
-    even: float  # the box's share of the thorax
-    hit: bool  # the strongest place lies in the box
-    hit_of_centre: bool  # the thorax's centre does
 
 
 def read_cases(folder: Path) -> list[Case]:
@@ -91,15 +76,22 @@ def read_cases(folder: Path) -> list[Case]:
     return cases
 
 
-def judge_patients(classifier: Classifier, cases: list[Case], draws: int = 1000) -> PatientReadings:
+def judge_patients(classifier: Classifier, folder: Path, draws: int = 1000) -> PatientReadings:
     """All that is asked of these patients; about two forward passes a slice and window.
 
     Args:
         classifier: What answers.
-        cases: Of two patients or more.
+        folder: As for `read_cases`, of two patients or more.
         draws: Of patients, for the intervals.
+
+    Raises:
+        DataError: As `read_cases`.
     """
-    said = {window: [ask(classifier, case, window) for case in tqdm(cases, window, leave=False)] for window in WINDOWS}
+    cases = read_cases(folder)
+    said = {
+        window: [ask(classifier, case.scan, 0, window) for case in tqdm(cases, window, leave=False)]
+        for window in WINDOWS
+    }
     top = {window: np.array([answer.logits.argmax() for answer in answers]) for window, answers in said.items()}
     return PatientReadings(
         model_id=classifier.card.model_id,
@@ -109,26 +101,6 @@ def judge_patients(classifier: Classifier, cases: list[Case], draws: int = 1000)
         agreement=tuple(
             Agreement(windows=pair, same=int((top[pair[0]] == top[pair[1]]).sum())) for pair in combinations(WINDOWS, 2)
         ),
-    )
-
-
-def ask(classifier: Classifier, case: Case, window: str) -> Said:
-    """One case under one window."""
-    pixels, box = case.scan.slice(0, window)
-    anatomy = find_anatomy(pixels)
-    square, placement = classifier.card.preprocess(pixels, anatomy)
-    (judgement,) = classifier.gate.judge([Slice(pixels)], [anatomy])
-    output = classifier.runtime.run(square[None])
-    top = int(output.logits[0].argmax())
-    evidence = placement.invert(np.maximum(output.maps[0, top], 0))
-    rows, columns = np.nonzero(anatomy.thorax)
-    return Said(
-        verdict=judgement.verdict,
-        logits=output.logits[0],
-        inside=share_inside(evidence, box),
-        even=float(box[anatomy.thorax].mean()),
-        hit=bool(box.flat[evidence.argmax()]),
-        hit_of_centre=bool(box[round(rows.mean()), round(columns.mean())]),
     )
 
 

@@ -6,7 +6,6 @@ control         a training that must fail, on the same folds
 calibrate       temperature and conformal sets from the recipe's answers out of fold
 explain         the checkpoint's maps put to the test; whole scans, outlined slices against the others
 score_outside   class folders from elsewhere
-read_patients   patients from elsewhere with known histology
 """
 
 from __future__ import annotations
@@ -31,12 +30,11 @@ from ctscan.evaluation.cross_validation import (
     read_folds,
     shuffle_labels,
 )
-from ctscan.evaluation.histogram import body_quantiles, match
 from ctscan.evaluation.intervals import Answers, average, bootstrap, difference, evaluate
 from ctscan.evaluation.maps import judge_maps
-from ctscan.evaluation.patients import judge_patients, read_cases
 from ctscan.evaluation.volumes import judge_volumes
 from ctscan.imaging.anatomy import Pixels, find_anatomy
+from ctscan.imaging.preprocess import ranks
 from ctscan.inference.classifier import Classifier, load
 from ctscan.io.volumes import read_free_volumes, read_volumes
 from ctscan.metrics import softmax
@@ -51,7 +49,6 @@ from ctscan.results.records import (
     Difference,
     Evaluation,
     MapTests,
-    PatientReadings,
     PublishedEvaluation,
     Reading,
     Score,
@@ -64,6 +61,7 @@ from ctscan.training.recipe import Recipe, read_recipe
 
 BATCH = 32
 EXPLAINED = 50  # slices; ROAD fills each of them in eighteen times
+SHARES = (np.arange(256) + 0.5) / 256  # at which the greys of a body are kept: the middles of even parts
 PAIRED = ("accuracy", "balanced_accuracy", "auroc.normal", "nll")
 COMPARED = ("accuracy", "balanced_accuracy", "auroc_macro", "auroc.normal")
 
@@ -162,10 +160,9 @@ def grouped(
     of_train = [body_quantiles(record.pixels) for record in setting.data.of("train").records]
     reference = np.asarray(np.mean(of_train, axis=0))  # grey by grey of the same rank: no slice need have it
 
-    def see(pixels: Pixels) -> Pixels:
-        return recipe.preprocess.square(match(pixels, find_anatomy(pixels).body, reference))
-
-    matched = answer_again(out, setting.folder(recipe), see, setting.device).answers
+    matched = answer_again(
+        out, setting.folder(recipe), lambda pixels: recipe.preprocess.square(match(pixels, reference)), setting.device
+    ).answers
     entry = CrossValidation(
         recipe=recipe.digest,
         recipe_name=recipe.name,
@@ -183,6 +180,22 @@ def grouped(
         gap = subtract(answer_test(setting, classifier)[0], out.answers, names=COMPARED)
         entry = entry.model_copy(update={"model_id": classifier.card.model_id, "published_minus_grouped": gap})
     return entry
+
+
+def body_quantiles(pixels: Pixels) -> NDArray[np.float64]:
+    """Slice (H, W) -> (256,), never falling: the greys of its body at `SHARES` of the pixels."""
+    return np.asarray(np.quantile(pixels[find_anatomy(pixels).body], SHARES), np.float64)
+
+
+def match(pixels: Pixels, reference: NDArray[np.float64]) -> Pixels:
+    """The slice with the greys of its body moved, in their order, to those of `body_quantiles`; the rest stays.
+
+    Greys that are one in the slice stay one: what a window has cut off does not come back. A model that knows a class
+    by its window loses it when every slice has one histogram.
+    """
+    inside, matched = find_anatomy(pixels).body, pixels.copy()
+    matched[inside] = np.interp(ranks(pixels, inside), SHARES, reference)
+    return matched
 
 
 def control(
@@ -320,8 +333,3 @@ def score_outside(folder: Path, classifier: Classifier, draws: int = 1000) -> tu
         two = np.log(np.clip(np.stack([1 - normal, normal], axis=1), 1e-12, 1)).astype(np.float32)
         answers = replace(answers, logits=two)
     return evaluate(answers, keys, draws, folder.name), len(data.skipped), int((~scored).sum())
-
-
-def read_patients(classifier: Classifier, folder: Path, draws: int = 1000) -> PatientReadings:
-    """Patients from elsewhere with known histology. Raises DataError where the folder is not as `read_cases` says."""
-    return judge_patients(classifier, read_cases(folder), draws)

@@ -11,21 +11,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.classes import NORMAL
+from ctscan.evaluation.maps import share_inside
 from ctscan.imaging.anatomy import find_anatomy
 from ctscan.inference.classifier import Classifier
 from ctscan.io.images import Slice
 from ctscan.io.volumes import WINDOWS, Volume
 from ctscan.metrics import auroc
-from ctscan.model.runtime import run_in_batches
 from ctscan.results.records import Alarms, Ranking, VolumeReadings
 
 MARGIN = 3  # slices: one that lies nearer to an outlined one may still show a part of the mass
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What a model says of one slice under one window."""
+
+    verdict: str
+    logits: NDArray[np.float32]  # (K,)
+    inside: float  # share of the likeliest class's evidence in the lesion; NaN without evidence
+    even: float  # the lesion's share of the thorax
+    hit: bool  # the strongest place lies in the lesion
+    hit_of_centre: bool  # the thorax's centre does
 
 
 def judge_volumes(
@@ -46,14 +59,8 @@ def judge_volumes(
             left_out.append(volume.name)
             continue
         for window in WINDOWS:
-            slices = [Slice(volume.slice(z, window)[0]) for z in (*marked, *others)]
-            anatomies = [find_anatomy(slice_.pixels) for slice_ in slices]
-            squares = [
-                classifier.card.preprocess.square(slice_.pixels, anatomy)
-                for slice_, anatomy in zip(slices, anatomies, strict=True)
-            ]
-            logits = run_in_batches(classifier.runtime, np.stack(squares)).logits
-            verdicts = Counter(judgement.verdict for judgement in classifier.gate.judge(slices, anatomies))
+            said = [ask(classifier, volume, z, window) for z in (*marked, *others)]
+            logits, verdicts = np.stack([one.logits for one in said]), Counter(one.verdict for one in said)
             about: dict[str, Any] = {"volume": volume.name, "window": window}
             about |= {"refused": verdicts["refused"], "unusual": verdicts["unusual"]}
             if marked:
@@ -64,6 +71,26 @@ def judge_volumes(
                 alarms.append(Alarms(slices=len(others), alarms=called, **about))
     model_id = classifier.card.model_id
     return VolumeReadings(model_id=model_id, outlined=tuple(rankings), free=tuple(alarms)), left_out
+
+
+def ask(classifier: Classifier, volume: Volume, z: int, window: str) -> Said:
+    """One slice under one window, scored whatever the gate says of it."""
+    pixels, lesion = volume.slice(z, window)
+    anatomy = find_anatomy(pixels)
+    square, placement = classifier.card.preprocess(pixels, anatomy)
+    (judgement,) = classifier.gate.judge([Slice(pixels)], [anatomy])
+    output = classifier.runtime.run(square[None])
+    top = int(output.logits[0].argmax())
+    evidence = placement.invert(np.maximum(output.maps[0, top], 0))
+    rows, columns = np.nonzero(anatomy.thorax)
+    return Said(
+        verdict=judgement.verdict,
+        logits=output.logits[0],
+        inside=share_inside(evidence, lesion),
+        even=float(lesion[anatomy.thorax].mean()),
+        hit=bool(lesion.flat[evidence.argmax()]),
+        hit_of_centre=bool(lesion[round(rows.mean()), round(columns.mean())]),
+    )
 
 
 def slices_away(volume: Volume) -> list[int]:
