@@ -25,7 +25,7 @@ from ctscan.results.ledger import read_ledger, to_json, update
 from ctscan.results.records import Entry, Estimate, Fold, Ledger, Reading, Score, Search
 from ctscan.results.report import BEGIN, END, decimal, generate, percent, points, render, share
 from ctscan.results.summary import Facts, facts_of
-from ctscan.training.recipe import PLAIN
+from ctscan.training.recipe import PLAIN, read_recipe
 from tests.conftest import COMMITTED, ROOT, free_port
 
 METRICS = COMMITTED.parent / "metrics.json"
@@ -279,7 +279,7 @@ def test_a_model_that_the_ledger_does_not_know_leaves_the_texts(tmp_path: Path) 
 
 def test_the_figures_are_about_the_recipe_of_the_checkpoint(facts: Facts) -> None:
     assert facts.grouped is not None
-    assert facts.grouped.recipe == facts.card.recipe_digest
+    assert facts.grouped.recipe == read_recipe(facts.card.recipe).digest
     assert facts.plain is not None
     assert facts.plain.recipe == PLAIN.digest
 

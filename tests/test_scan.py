@@ -15,7 +15,8 @@ import pytest
 import ctscan
 from ctscan.bundle import bundled
 from ctscan.errors import DataError
-from ctscan.evaluation.scan import SHOWN, VOLUME, read_slices
+from ctscan.evaluation.scan import SHOWN, VOLUME, summarise
+from ctscan.io.images import Slice
 from ctscan.io.volumes import read_volumes
 from ctscan.notices import catalogue
 from ctscan.page.views import Views
@@ -155,9 +156,10 @@ def test_the_readings_are_those_of_the_bundled_model(scan: BundledScan) -> None:
     if not folder.is_dir():
         pytest.skip("the volumes are not here")
     volume = next(volume for volume in read_volumes(folder) if volume.name == VOLUME)
-    places = [4, scan.record.outlined[0], 50]
+    places, classify = [4, scan.record.outlined[0], 50], ctscan.load()
     for window in SHOWN:
-        for place, reading in zip(places, read_slices(ctscan.load(), volume, places, window), strict=True):
+        answers = classify.many(Slice(volume.slice(place, window)[0]) for place in places)
+        for place, reading in zip(places, map(summarise, answers), strict=True):
             stored = scan.record.slices[place].readings[window]
             assert (stored.verdict, stored.possible) == (reading.verdict, reading.possible)
             assert (stored.probabilities or ()) == pytest.approx(reading.probabilities or (), abs=2e-3)

@@ -13,9 +13,7 @@ No slice is left out for what the gate says of it. Nothing is chosen by these re
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -131,15 +129,14 @@ def judge_window(window: str, cases: list[Case], said: list[Said], draws: int) -
         }
 
     ranked = bootstrap([patients], rank, draws, window)
-    count = partial(count_patients, cases)
     return PatientWindow(
         window=window,
-        adenocarcinoma=count(kinds & adenocarcinoma),
-        squamous=count(kinds & ~adenocarcinoma),
+        adenocarcinoma=len(np.unique(patients[kinds & adenocarcinoma])),
+        squamous=len(np.unique(patients[kinds & ~adenocarcinoma])),
         subtype=ranked.get("subtype"),
         lesions=int(shown.sum()),
         free=int(free.sum()),
-        free_patients=count(free),
+        free_patients=len(np.unique(patients[free])),
         lesion=ranked.get("lesion"),
         alarms=int((logits.argmax(axis=1) != NORMAL)[free].sum()),
         refused=sum(answer.verdict == "refused" for answer in said),
@@ -150,8 +147,3 @@ def judge_window(window: str, cases: list[Case], said: list[Said], draws: int) -
         inside=float(np.nanmean(shares[:, 0])) if len(boxed) else None,
         even=float(shares[:, 1].mean()) if len(boxed) else None,
     )
-
-
-def count_patients(cases: list[Case], which: Iterable[bool]) -> int:
-    """How many patients the chosen slices are of."""
-    return len({case.patient for case, chosen in zip(cases, which, strict=True) if chosen})

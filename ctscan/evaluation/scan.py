@@ -55,7 +55,10 @@ def write_scan(classifier: Classifier, volume: Volume, folder: Path, room: int =
         raise DataError(f"{volume.name} does not say how far apart its slices are.")
     between, pixel = volume.spacing
     greys, box = shrink(volume)
-    readings = {window: read_slices(classifier, volume, list(range(len(greys))), window) for window in SHOWN}
+    readings = {}
+    for window in SHOWN:
+        answers = classifier.many(Slice(volume.slice(z, window)[0]) for z in range(len(greys)))
+        readings[window] = list(map(summarise, answers))
     record = Scan(
         model_id=classifier.card.model_id,
         volume=volume.name,
@@ -78,11 +81,6 @@ def write_scan(classifier: Classifier, volume: Volume, folder: Path, room: int =
     write(folder / PICTURE, encode(greys, room))
     write(folder / RECORD, record.model_dump_json() + "\n")
     return record
-
-
-def read_slices(classifier: Classifier, volume: Volume, places: list[int], window: str) -> list[Reading]:
-    """What the classifier says of some slices under a window, at their full resolution."""
-    return [summarise(answer) for answer in classifier.many(Slice(volume.slice(z, window)[0]) for z in places)]
 
 
 def summarise(answer: Answer) -> Reading:

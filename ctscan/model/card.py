@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -91,11 +90,6 @@ class Card:
     def model_id(self) -> str:
         """A name that two different sets of weights never share."""
         return f"resnet18-{self.tensors_sha256[:12]}"
-
-    @property
-    def recipe_digest(self) -> str:
-        """The recipe's name by content."""
-        return sha256(json.dumps(self.recipe, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def temperature(self) -> float:
