@@ -21,11 +21,13 @@ STEPS = 4  # a round, on one batch each
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the ratio on copies of one slice; the pixels do not matter to the clock."""
-    rounds = parser(__doc__, 5).parse_args(arguments).rounds
-    n = CTSCAN.batch * STEPS
-    squares = np.repeat(CTSCAN.preprocess(read_slice(example()).pixels)[0][None], n, axis=0)
+    given = parser(__doc__, 5)
+    given.add_argument("--size", type=int, default=CTSCAN.size, help="side of a square, px (default: %(default)s)")
+    flags = given.parse_args(arguments)
+    recipe = override(CTSCAN, ["epochs=1000", f"size={flags.size}"])  # more epochs than the benchmark takes
+    n = recipe.batch * STEPS
+    squares = np.repeat(recipe.preprocess(read_slice(example()).pixels)[0][None], n, axis=0)
     weights = resnet18(weights=None).state_dict()
-    recipe = override(CTSCAN, ["epochs=1000"])  # more than the benchmark takes
     trainer = Trainer(recipe, squares, np.arange(n) % len(CLASS_KEYS), weights, Team(torch.device("cpu")))
     batches = [(squares.to(memory_format=torch.channels_last), labels) for squares, labels, _ in trainer.batches()]
 
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             trainer.optimiser.step()
 
     epochs = trainer.epochs("benchmark")
-    print_ratio("training step, all told / bare step", lambda: next(epochs), bare, rounds)
+    print_ratio("training step, all told / bare step", lambda: next(epochs), bare, flags.rounds)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +20,7 @@ from ctscan.notices import catalogue
 from ctscan.page.choice import read_choice
 from ctscan.page.views import Views
 from ctscan.results.summary import Facts
-from tests.conftest import ROOT, App
+from tests.conftest import ROOT, App, Ctscan
 from tests.test_volume_files import nifti
 
 EXAMPLE = ROOT / "examples" / "01-lower-lobe-mass-wide-window.png"
@@ -60,10 +58,9 @@ def test_an_unreadable_file_is_an_answer_too(client: Client, tmp_path: Path) -> 
     assert overlay_png is None
 
 
-def test_the_command_line_gives_the_same_answer(client: Client, best_checkpoint: Path) -> None:
+def test_the_command_line_gives_the_same_answer(client: Client, best_checkpoint: Path, run_ctscan: Ctscan) -> None:
     given, _ = client.predict(handle_file(EXAMPLE), api_name="/classify")
-    command = [sys.executable, "-m", "ctscan", "predict", str(EXAMPLE), "--checkpoint", str(best_checkpoint)]
-    line = json.loads(subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout)
+    line = json.loads(run_ctscan("predict", EXAMPLE, "--checkpoint", best_checkpoint).stdout)
     assert line.keys() == given.keys()
     for key in CLASS_KEYS:
         assert line["probabilities"][key] == pytest.approx(given["probabilities"][key], abs=1e-5)

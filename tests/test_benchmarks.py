@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
-import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.conftest import ROOT, Ctscan
+from tests.conftest import ROOT, Command, Ctscan
 
 RATIO = re.compile(r"^(.+ / .+): (\d+\.\d+)   \(", re.MULTILINE)
 BENCHMARKS = {p.stem for p in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "timing"}
@@ -36,17 +37,22 @@ def test_every_benchmark_is_run() -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.nightly if name in LONG else pytest.mark.slow) for name in RATIOS]
 )
-def test_a_benchmark_prints_its_ratios(name: str, tmp_path: Path, run_ctscan: Ctscan) -> None:
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--rounds", "1"]
+def test_a_benchmark_prints_its_ratios(name: str, tmp_path: Path, run_ctscan: Ctscan, command: Command) -> None:
+    given = [name, "--rounds", "1"]
     if name == "runtimes":
         assert run_ctscan("export", "--onnx", tmp_path / "model.onnx").returncode == 0
-        command += ["--onnx", str(tmp_path / "model.onnx")]
-    if name == "medical":
-        command += ["--slices", "20"]
-    if name == "batch":
-        command += ["--files", "8"]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    ratios = RATIO.findall(done.stdout)
+        given += ["--onnx", str(tmp_path / "model.onnx")]
+    given += {"medical": ["--slices", "8"], "batch": ["--files", "8"], "training": ["--size", "64"]}.get(name, [])
+    threads, cores = torch.get_num_threads(), os.sched_getaffinity(0)
+
+    def run() -> int:
+        import_module(f"benchmarks.{name}").main()
+        return 0
+
+    try:
+        ratios = RATIO.findall(command(run, *given).stdout)
+    finally:
+        torch.set_num_threads(threads)
+        os.sched_setaffinity(0, cores)
     assert len(ratios) == RATIOS[name]
     assert all(float(ratio) > 0 for _, ratio in ratios)

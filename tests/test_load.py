@@ -39,7 +39,6 @@ SLOPE = 0.02  # MiB a request
 # behind once in a hundred requests would be twenty.
 CLOSING = 4  # files: each client's last connection may not be closed yet; a leak of one in a hundred would be twenty
 POOL_GROWTH = 6
-READY = 60  # s
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
 
 linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
@@ -257,14 +256,6 @@ def test_answers_that_nobody_fetches_do_not_pile_up(caller: Caller, best: Classi
     caller.fetch(ask_until_taken(caller, path))  # comes after all of them
     assert any(is_forgotten(caller, event) for event in events[: WAITING + AT_ONCE])
     assert caller.fetch(events[-1]) == right(best, picture)
-
-
-@pytest.mark.slow
-def test_it_is_ready_within_a_minute(best_checkpoint: Path, tmp_path: Path) -> None:
-    began = time.monotonic()
-    with running_app(best_checkpoint, tmp_path) as app:
-        assert Caller(app.address).health()["status"] == "ok"
-        assert time.monotonic() - began < READY
 
 
 # --- a long day

@@ -124,8 +124,7 @@ def test_an_installed_wheel_predicts_without_home_and_with_nothing_to_write_to(i
         for folder in folders:
             folder.chmod(0o755)
     assert (done.returncode, done.stderr) == (0, "")
-    ours = run(Path(sys.executable), "-m", "ctscan", "predict", str(tmp_path / "slice.png"), cwd=ROOT)
-    assert json.loads(done.stdout) == json.loads(ours.stdout)
+    assert json.loads(done.stdout) == ctscan.load()(tmp_path / "slice.png").to_dict()
     assert json.loads(done.stdout)["verdict"] == "ok"
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["slice.png", "temporary"]
     assert [p for p in sorted(site.rglob("*")) if p not in before and "__pycache__" not in p.parts] == []
@@ -156,7 +155,7 @@ def run_as(stranger: list[str], *arguments: object) -> subprocess.CompletedProce
     return run(Path(command), *rest, cwd=Path("/"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # as the next one does, with the same model
 def test_nobody_predicts_from_anywhere(installed: Path, stranger: list[str]) -> None:
     done = run_as(stranger, installed.with_name("ctscan"), "predict", min(bundled("examples").glob("*.png")))
     assert (done.returncode, done.stderr) == (0, "")
@@ -198,7 +197,6 @@ def test_nobody_serves_the_page_from_anywhere(installed: Path, stranger: list[st
         ("audit --data {data} --manifest m.json", "--manifest"),
         ("reproduce --data {data}", "--root"),
         ("report", "--root"),
-        count=2,
     ),
 )
 def test_what_nobody_may_write_or_nothing_brings_is_one_line_that_names_the_flag(
@@ -222,7 +220,7 @@ def test_what_is_missing_is_installed_as_ctscan_was(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "evaluate", "search", "export", "gate", "reproduce"])
+@pytest.mark.parametrize("command", one_now("train", "evaluate", "search", "export", "gate", "reproduce"))
 def test_help_needs_no_file(command: str, installed: Path, stranger: list[str]) -> None:
     done = run_as(stranger, installed.with_name("ctscan"), command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
