@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ctscan.cli import main
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Ctscan
 
 SLICES = 40
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
@@ -31,14 +31,14 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_costs_no_row_and_doubles_none(tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_costs_no_row_and_doubles_none(tmp_path: Path, run_ctscan: Ctscan) -> None:
     folder, out = tmp_path / "slices", tmp_path / "rows.jsonl"
     folder.mkdir()
     for number in range(SLICES):
         (folder / f"{number:02d} ä.png").write_bytes(EXAMPLES[number % len(EXAMPLES)].read_bytes())
     (folder / "07 ä.png").write_bytes(b"?")
-    command = [sys.executable, "-m", "ctscan", "predict", str(folder), "--out"]
-    on_ray = [*command, str(out), "--engine", "ray", "--threads", "2", "--batch", "2", "--maps", str(tmp_path / "maps")]
+    on_ray = [sys.executable, "-m", "ctscan", "predict", str(folder), "--out", str(out)]
+    on_ray += ["--engine", "ray", "--threads", "2", "--batch", "2", "--maps", str(tmp_path / "maps")]
     with subprocess.Popen(on_ray, cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
         part, deadline = out.with_name("rows.jsonl.part"), time.monotonic() + 240
         while not (part.exists() and part.read_bytes().count(b"\n") > 4) and time.monotonic() < deadline:
@@ -51,7 +51,7 @@ def test_a_worker_that_is_killed_costs_no_row_and_doubles_none(tmp_path: Path) -
         _, said = run.communicate(timeout=240)
     assert run.returncode == 0, said
     local = tmp_path / "local.jsonl"
-    subprocess.run([*command, str(local)], cwd=ROOT, capture_output=True, check=True)
+    assert run_ctscan("predict", folder, "--out", local).returncode == 0
     ours, theirs = rows_of(local), rows_of(out)
     assert len(theirs) == SLICES
     for one, other in zip(ours, theirs, strict=True):

@@ -288,7 +288,7 @@ def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) ->
         assert outcome(none.read, DATA) == LOST
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # as for any other mistake: the tests of the page
 def test_the_app_says_so_too_in_one_line_and_exits_2(checkpoint_path: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nif any('ctscan.io.child' in argument for argument in sys.orig_argv): sys.exit(1)\n"

@@ -77,27 +77,6 @@ def test_nothing_is_fetched_but_what_pip_installs() -> None:
     assert json.loads(said("CMD")[0]) == ["python", "app.py"]  # no shell, so that SIGTERM comes to the app
 
 
-@pytest.mark.slow
-def test_what_is_copied_runs_is_healthy_and_asks_nobody(tmp_path: Path) -> None:
-    site = tmp_path / "app"
-    for name in copied():
-        source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        site.mkdir(exist_ok=True)
-        copy(source, site / name)
-    checkpoint, program = site / "checkpoints" / "resnet18.safetensors", site / "app.py"
-    _, command = said("HEALTHCHECK")[0].split("CMD", 1)
-    _, *arguments = json.loads(command)
-    with running_app(checkpoint, tmp_path / "temporary", program=program) as app:
-        asked = [part.replace("http://127.0.0.1:7860", app.address) for part in arguments]
-        assert subprocess.run([sys.executable, *asked], check=False).returncode == 0
-        example = next((site / "examples").glob("*.png")).read_bytes()
-        assert Caller(app.address).classify(example)["verdict"] == "ok"
-        lines = app.connections.read_text(encoding="utf-8").splitlines() if app.connections.exists() else []
-        assert [line for line in lines if "('127.0.0.1'" not in line] == []  # where it listens
-    assert subprocess.run([sys.executable, *asked], check=False, stderr=subprocess.DEVNULL).returncode == 1
-
-
 # --- a Space
 
 
@@ -136,14 +115,28 @@ def test_hf_knows_the_flags_of_the_document() -> None:
 
 
 @pytest.mark.slow
-def test_a_space_answers_out_of_the_clone_and_leaves_it_as_it_was(clone: Path, tmp_path: Path) -> None:
+def test_what_the_image_copies_is_all_that_a_space_needs_to_be_healthy_asks_nobody_and_stays_as_it_was(
+    clone: Path, tmp_path: Path
+) -> None:
+    for path in clone.iterdir():
+        if path.name not in {*copied(), ".git"}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    removed = git(clone, "status", "--porcelain")
     checkpoint, program = clone / "checkpoints" / "resnet18.safetensors", clone / "app.py"
+    _, command = said("HEALTHCHECK")[0].split("CMD", 1)
+    _, *arguments = json.loads(command)
     with running_app(checkpoint, tmp_path / "temporary", SPACE, program=program) as app:
+        asked = [part.replace("http://127.0.0.1:7860", app.address) for part in arguments]
+        assert subprocess.run([sys.executable, *asked], check=False).returncode == 0
         example = min((clone / "examples").glob("*.png")).read_bytes()
         assert Caller(app.address).classify(example)["verdict"] == "ok"
+        lines = app.connections.read_text(encoding="utf-8").splitlines() if app.connections.exists() else []
+        assert [line for line in lines if "('0.0.0.0'" not in line] == []  # where it listens
+    assert subprocess.run([sys.executable, *asked], check=False, stderr=subprocess.DEVNULL).returncode == 1
     port = app.address.rpartition(":")[2]
     assert app.log.read_text() == f"ctscan: http://0.0.0.0:{port}\n"  # where the Space's own proxy finds it
-    assert git(clone, "status", "--porcelain") == ""
+    assert git(clone, "status", "--porcelain") == removed
+    git(clone, "checkout", "--quiet", "--", ".")
 
 
 @pytest.mark.slow

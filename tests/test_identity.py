@@ -8,8 +8,6 @@ import gzip
 import io
 import json
 import struct
-import subprocess
-import sys
 import traceback
 import urllib.error
 import urllib.request
@@ -27,11 +25,12 @@ from gradio_client import Client, handle_file
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
+from ctscan.cli import main
 from ctscan.errors import UnreadableSlice
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.inference.classifier import Classifier
 from ctscan.io.images import Slice, read_slice
-from tests.conftest import ANSWERED, ROOT, App, running_app
+from tests.conftest import ANSWERED, ROOT, App, Ctscan, running_app
 from tests.test_dicom import make as make_dicom
 from tests.test_dicom import write as write_dicom
 
@@ -256,21 +255,22 @@ def test_no_answer_quotes_the_file(name: str, classifier: Classifier) -> None:
     assert given.slice is None or isinstance(given.slice, Slice)
 
 
-def test_the_command_line_prints_no_name(folder: Path, checkpoint_path: Path) -> None:
+def test_the_command_line_prints_no_name(
+    folder: Path, checkpoint_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     files = sorted(folder.iterdir())
-    command = [sys.executable, "-m", "ctscan", "predict", *map(str, files), "--checkpoint", str(checkpoint_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    assert len(done.stdout.splitlines()) == len(files) == len(FILES)
-    assert not betrays(done.stdout)
-    assert not betrays(done.stderr)
+    assert main(["predict", *map(str, files), "--checkpoint", str(checkpoint_path)]) == 0
+    printed = capfd.readouterr()  # of the C libraries too
+    assert len(printed.out.splitlines()) == len(files) == len(FILES)
+    assert not betrays((printed.out + printed.err).encode())
 
 
-def test_the_command_line_names_only_the_file_that_is_not_there(folder: Path, checkpoint_path: Path) -> None:
+def test_the_command_line_names_only_the_file_that_is_not_there(
+    folder: Path, checkpoint_path: Path, run_ctscan: Ctscan
+) -> None:
     """The user typed that name, and must learn which of several is meant."""
     missing, there = folder / f"{CANARY}-none.png", folder / f"{CANARY}-marked.png"
-    command = [sys.executable, "-m", "ctscan", "predict", str(there), str(missing)]
-    command += ["--checkpoint", str(checkpoint_path)]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    done = run_ctscan("predict", there, missing, "--checkpoint", checkpoint_path)
     assert done.returncode == 2
     named = [line for line in done.stderr.splitlines() if CANARY in line]
     assert named == [f"ctscan: {missing}: No such file or directory."]

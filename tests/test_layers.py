@@ -85,7 +85,7 @@ def test_reading_preprocessing_and_rendering_run_without_torch() -> None:
     program = (
         "import sys; import ctscan, ctscan.io.images, ctscan.imaging.preprocess, ctscan.model.checkpoint;"
         "import ctscan.imaging.render, ctscan.inference.classifier, ctscan.metrics;"
-        "import ctscan.results.summary;"
+        "import ctscan.results.summary, ctscan.training.recipe;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'torchvision', 'onnxruntime', 'gradio', 'sklearn', 'scipy')))"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -360,10 +358,3 @@ def test_what_a_user_can_mend_is_one_line_and_exit_2(
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert done.stderr.startswith("app.py: ")
     assert flags[-1] in done.stderr
-
-
-def test_a_broken_start_is_one_line_of_the_program_too(checkpoint_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "app.py"), "--checkpoint", str(checkpoint_path), "--examples", "none"]
-    done = subprocess.run(command, text=True, capture_output=True, timeout=90, check=False)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1

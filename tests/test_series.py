@@ -6,8 +6,6 @@ import io
 import json
 import re
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -24,7 +22,7 @@ from ctscan.errors import CtscanError, UnreadableSlice
 from ctscan.io.images import Slice, Survey, read_slice, survey
 from ctscan.io.sandbox import Decoder
 from ctscan.io.series import arrange, sources
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Ctscan
 from tests.process_tree import is_running
 from tests.test_dicom import CANARY, PHANTOM, WIDE, enhanced, in_syntax, make, units_of, write
 from tests.test_hostile import GROWTH, Growth
@@ -319,16 +317,13 @@ def test_files_without_a_place_make_no_series() -> None:
 # --- the command line
 
 
-def predict(*arguments: str | Path, checkpoint: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ctscan", "predict", *map(str, arguments), "--checkpoint", str(checkpoint)]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
-
-
-def test_the_command_line_has_a_row_a_slice_with_its_place(tmp_path: Path, checkpoint_path: Path) -> None:
+def test_the_command_line_has_a_row_a_slice_with_its_place(
+    tmp_path: Path, checkpoint_path: Path, run_ctscan: Ctscan
+) -> None:
     folder = fill(tmp_path / "scan", [at(40)[:-5000], *SHUFFLED])
     page = tmp_path / "scan.html"
     window = ["--window", "-600/1500"]
-    done = predict(folder, "--series", *window, "--report", str(page), checkpoint=checkpoint_path)
+    done = run_ctscan("predict", folder, "--series", *window, "--report", page, "--checkpoint", checkpoint_path)
     *rows, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert (last["slice"], last["verdict"], last["notice_codes"]) == (8, "unreadable", ["damaged"])
     assert [(row["slice"], row["position"]) for row in rows] == list(enumerate(PHANTOMS))
@@ -351,8 +346,8 @@ def test_the_command_line_has_a_row_a_slice_with_its_place(tmp_path: Path, check
         (["--window", "1/0"], "--window: a window has a centre and a width above 0"),
     ],
 )
-def test_what_is_typed_wrongly_is_one_line(arguments: list[str], sentence: str, checkpoint_path: Path) -> None:
-    done = predict("slice.dcm", *arguments, checkpoint=checkpoint_path)
+def test_what_is_typed_wrongly_is_one_line(arguments: list[str], sentence: str, run_ctscan: Ctscan) -> None:
+    done = run_ctscan("predict", "slice.dcm", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"ctscan: {sentence}")
 
