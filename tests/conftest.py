@@ -95,6 +95,12 @@ def classifier(checkpoint_path: Path) -> Classifier:
 
 
 @pytest.fixture(scope="session")
+def committed() -> Classifier:
+    """The one that ctscan brings."""
+    return load()
+
+
+@pytest.fixture(scope="session")
 def best_checkpoint(checkpoint_path: Path) -> Path:
     """The committed checkpoint where there is one, else the random one."""
     return COMMITTED if COMMITTED.exists() else checkpoint_path

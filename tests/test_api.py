@@ -14,7 +14,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import ValidationError
 
 from ctscan.classes import CLASS_KEYS
-from ctscan.inference.classifier import load
+from ctscan.inference.classifier import Classifier
 from ctscan.io.images import read_slice
 from ctscan.notices import catalogue
 from ctscan.page.choice import read_choice
@@ -31,17 +31,16 @@ def client(app: App) -> Client:
     return Client(app.address, verbose=False)
 
 
-def test_classify_gives_the_answer_and_the_overlay(client: Client, best_checkpoint: Path) -> None:
+def test_classify_gives_the_answer_and_the_overlay(client: Client, committed: Classifier) -> None:
     given, overlay_png = client.predict(handle_file(EXAMPLE), api_name="/classify")
-    classifier = load(best_checkpoint)
-    expected = classifier(EXAMPLE.read_bytes())
+    expected = committed(EXAMPLE.read_bytes())
     probabilities = given.pop("probabilities")
     assert list(probabilities) == list(CLASS_KEYS)
     assert sum(probabilities.values()) == pytest.approx(1, abs=1e-6)
     assert given == {k: v for k, v in expected.to_dict().items() if k != "probabilities"}
     for key, value in (expected.to_dict()["probabilities"] or {}).items():
         assert probabilities[key] == pytest.approx(value, abs=1e-6)
-    views = Views(classifier, (), Facts(classifier.card))
+    views = Views(committed, (), Facts(committed.card))
     assert Path(overlay_png).read_bytes() == views.classify(EXAMPLE.read_bytes())[1]
     drawn = cv2.imread(overlay_png)
     assert drawn is not None
@@ -74,10 +73,9 @@ def test_classify_is_the_only_endpoint(client: Client, app: App) -> None:
         assert list(json.load(response)["named_endpoints"]) == ["/classify"]
 
 
-def test_clients_side_by_side_get_each_their_own_answer(app: App, best_checkpoint: Path) -> None:
+def test_clients_side_by_side_get_each_their_own_answer(app: App, committed: Classifier) -> None:
     files = sorted((ROOT / "examples").glob("*.png"))
-    classifier = load(best_checkpoint)
-    expected = [classifier(file.read_bytes()).to_dict()["probabilities"] or {} for file in files]
+    expected = [committed(file.read_bytes()).to_dict()["probabilities"] or {} for file in files]
 
     def ask(file: Path) -> dict[str, float]:
         given, _ = Client(app.address, verbose=False).predict(handle_file(file), api_name="/classify")
@@ -90,15 +88,14 @@ def test_clients_side_by_side_get_each_their_own_answer(app: App, best_checkpoin
 
 
 def test_a_slice_and_a_window_of_a_medical_file_can_be_asked_for(
-    client: Client, app: App, best_checkpoint: Path, tmp_path: Path
+    client: Client, app: App, committed: Classifier, tmp_path: Path
 ) -> None:
     path = tmp_path / "volume.nii"
     path.write_bytes(nifti())
-    classifier = load(best_checkpoint)
     for slice_, window in ((3, "lung"), (None, "-600/1500"), (7, None), (0, "")):
         given, _ = client.predict(handle_file(path), slice_, window, api_name="/classify")
         read = read_choice(slice_, window).reader(read_slice)
-        assert given["notices"] == classifier(path.read_bytes(), read).to_dict()["notices"]
+        assert given["notices"] == committed(path.read_bytes(), read).to_dict()["notices"]
     given, _ = client.predict(handle_file(path), slice=500, api_name="/classify")
     assert given["notice_codes"] == ["no_such_slice"]
     listed = client.view_api(return_format="dict")["named_endpoints"]["/classify"]["parameters"]

@@ -21,17 +21,12 @@ from PIL import Image
 from ctscan.batch import Place, here, list_files, predict_files, read_rows, resume
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
-from ctscan.inference.classifier import Classifier, Reader, load
+from ctscan.inference.classifier import Classifier, Reader
 from ctscan.io.images import Slice, read_file, read_slice
 from tests.conftest import ROOT, Ctscan, one_now
 
 SLICES = 60  # of a run that is cut short
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
-
-
-@pytest.fixture(scope="module")
-def committed() -> Classifier:
-    return load()
 
 
 @pytest.fixture

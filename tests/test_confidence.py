@@ -22,15 +22,10 @@ from ctscan.evaluation.calibration import (
     perfect_errors,
 )
 from ctscan.evaluation.intervals import Answers
-from ctscan.inference.classifier import Classifier, load
+from ctscan.inference.classifier import Classifier
 from ctscan.inference.confidence import calibrate, class_thresholds, prediction_sets
 from ctscan.metrics import calibration_error, softmax
-from tests.conftest import COMMITTED, ROOT
-
-
-@pytest.fixture(scope="module")
-def committed() -> Classifier:
-    return load(COMMITTED)
+from tests.conftest import ROOT
 
 
 def draw_model(n: int, temperature: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

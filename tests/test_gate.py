@@ -35,7 +35,7 @@ from ctscan.io.images import Slice, read_slice
 from ctscan.model.card import Thresholds
 from ctscan.model.runtime import Output
 from ctscan.notices import Notice, catalogue
-from tests.conftest import COMMITTED, ROOT
+from tests.conftest import ROOT
 from tests.samples import png_of
 
 ABDOMEN = ROOT.parent / "shared" / "volumes" / "totalsegmentator" / "upper_abdomen_dicom"
@@ -49,11 +49,6 @@ WRONG: dict[str, tuple[str, Callable[[Pixels], Pixels]]] = {
     "flipped top to bottom": ("upside_down", lambda p: p[::-1]),
     "inverted": ("inverted", lambda p: 1 - p),
 }
-
-
-@pytest.fixture(scope="module")
-def committed() -> Classifier:
-    return load(COMMITTED)
 
 
 # --- rules

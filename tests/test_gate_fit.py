@@ -27,21 +27,16 @@ from ctscan.evaluation.gate import (
 )
 from ctscan.imaging.anatomy import find_anatomy
 from ctscan.imaging.phantom import draw_phantom
-from ctscan.inference.classifier import Classifier, load
+from ctscan.inference.classifier import Classifier
 from ctscan.inference.gate import CHEST, KINDS, Gate, Judgement, Signals, measure
 from ctscan.io.images import read_slice
 from ctscan.model.runtime import Output
 from ctscan.results.ledger import read_ledger
 from ctscan.results.summary import facts_of
-from tests.conftest import COMMITTED, ROOT
+from tests.conftest import ROOT
 from tests.samples import png_of
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
-
-
-@pytest.fixture(scope="module")
-def committed() -> Classifier:
-    return load(COMMITTED)
 
 
 @pytest.fixture(scope="module")

@@ -30,11 +30,6 @@ GOLDEN = [
 
 
 @pytest.fixture(scope="module")
-def committed() -> ctscan.Classifier:
-    return ctscan.load()
-
-
-@pytest.fixture(scope="module")
 def answers(committed: ctscan.Classifier) -> list[ctscan.Answer]:
     return [committed(path) for path in EXAMPLES]
 

@@ -22,7 +22,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.utils import QueueError
 
-from ctscan.inference.classifier import Classifier, load
+from ctscan.inference.classifier import Classifier
 from ctscan.notices import catalogue
 from ctscan.page.door import DRAIN_LIMIT
 from ctscan.page.routes import WAITING
@@ -73,18 +73,13 @@ def caller(app: App) -> Caller:
     return Caller(app.address)
 
 
-@pytest.fixture(scope="module")
-def best(best_checkpoint: Path) -> Classifier:
-    return load(best_checkpoint)
-
-
-def right(best: Classifier, picture: bytes) -> dict[str, Any]:
+def right(committed: Classifier, picture: bytes) -> dict[str, Any]:
     """The serial answer, to compare with."""
-    expected: dict[str, Any] = dict(best(picture).to_dict())
+    expected: dict[str, Any] = dict(committed(picture).to_dict())
     return expected | {"probabilities": pytest.approx(expected["probabilities"], abs=1e-5)}
 
 
-def test_twenty_at_once_get_each_their_own_answer_or_busy(caller: Caller, best: Classifier) -> None:
+def test_twenty_at_once_get_each_their_own_answer_or_busy(caller: Caller, committed: Classifier) -> None:
     slices = different_slices(CLIENTS)
     together = threading.Barrier(CLIENTS)
 
@@ -99,11 +94,11 @@ def test_twenty_at_once_get_each_their_own_answer_or_busy(caller: Caller, best: 
     answered = [index for index, got in enumerate(given) if got]
     assert len(answered) >= WAITING
     for index in answered:
-        assert given[index] == right(best, slices[index])
-    assert caller.classify(slices[0]) == right(best, slices[0])
+        assert given[index] == right(committed, slices[index])
+    assert caller.classify(slices[0]) == right(committed, slices[0])
 
 
-def test_a_full_queue_is_said_in_one_sentence_on_every_way(caller: Caller, best: Classifier) -> None:
+def test_a_full_queue_is_said_in_one_sentence_on_every_way(caller: Caller, committed: Classifier) -> None:
     client = Client(caller.address, verbose=False)
     with urllib.request.urlopen(f"{caller.address}/config") as response:
         index = next(d["id"] for d in json.load(response)["dependencies"] if d["api_name"] == "classify")
@@ -118,7 +113,7 @@ def test_a_full_queue_is_said_in_one_sentence_on_every_way(caller: Caller, best:
     with pytest.raises(QueueError, match="try again"):
         client.predict(handle_file(EXAMPLES[0]), api_name="/classify")
     assert len(events) >= WAITING + AT_ONCE
-    expected = right(best, picture)
+    expected = right(committed, picture)
     for event in events:
         assert caller.fetch(event) == expected
 
@@ -145,8 +140,8 @@ def test_visitors_beyond_the_queue_are_told_and_the_others_answered(app: App) ->
     assert ask_page(app, picture) == (200, answered[0])
 
 
-def test_health_names_the_model_and_nothing_else(caller: Caller, best: Classifier) -> None:
-    assert caller.health() == {"status": "ok", "model_id": best.card.model_id}
+def test_health_names_the_model_and_nothing_else(caller: Caller, committed: Classifier) -> None:
+    assert caller.health() == {"status": "ok", "model_id": committed.card.model_id}
     head = urllib.request.Request(f"{caller.address}/health", method="HEAD")
     with urllib.request.urlopen(head) as response:
         assert response.status == 200
@@ -154,7 +149,7 @@ def test_health_names_the_model_and_nothing_else(caller: Caller, best: Classifie
 
 
 @linux
-def test_a_killed_decoder_changes_nothing_for_anybody(app: App, caller: Caller, best: Classifier) -> None:
+def test_a_killed_decoder_changes_nothing_for_anybody(app: App, caller: Caller, committed: Classifier) -> None:
     slices = different_slices(4)
     before = decoders(app)
     assert before
@@ -162,7 +157,7 @@ def test_a_killed_decoder_changes_nothing_for_anybody(app: App, caller: Caller, 
         os.kill(pid, signal.SIGKILL)
     with ThreadPoolExecutor(len(slices)) as threads:
         given = list(threads.map(caller.classify, slices))
-    assert given == [right(best, picture) for picture in slices]
+    assert given == [right(committed, picture) for picture in slices]
     assert not set(before) & set(decoders(app))
     assert len(decoders(app)) == len(before)
 
@@ -213,7 +208,7 @@ def settled(app: App, before: Holding) -> Holding:
 
 
 @linux
-def test_who_vanishes_changes_nothing_for_others(app: App, caller: Caller, best: Classifier) -> None:
+def test_who_vanishes_changes_nothing_for_others(app: App, caller: Caller, committed: Classifier) -> None:
     picture = EXAMPLES[1].read_bytes()
     path = caller.upload(picture)
     with ThreadPoolExecutor(4) as threads:  # as many threads as the app will ever need for this
@@ -224,7 +219,7 @@ def test_who_vanishes_changes_nothing_for_others(app: App, caller: Caller, best:
         for _ in range(6):
             begin_upload(app).close()
             listen_and_leave(app, caller, path)
-        assert others.result() == [right(best, picture)] * 5
+        assert others.result() == [right(committed, picture)] * 5
     now = settled(app, before)
     assert now.files <= before.files
     assert now.processes == before.processes
@@ -249,13 +244,13 @@ def is_forgotten(caller: Caller, event: str) -> bool:
 
 
 @pytest.mark.slow
-def test_answers_that_nobody_fetches_do_not_pile_up(caller: Caller, best: Classifier) -> None:
+def test_answers_that_nobody_fetches_do_not_pile_up(caller: Caller, committed: Classifier) -> None:
     picture = EXAMPLES[0].read_bytes()
     path = caller.upload(picture)
     events = [ask_until_taken(caller, path) for _ in range(UNREAD + WAITING + AT_ONCE + 1)]
     caller.fetch(ask_until_taken(caller, path))  # comes after all of them
     assert any(is_forgotten(caller, event) for event in events[: WAITING + AT_ONCE])
-    assert caller.fetch(events[-1]) == right(best, picture)
+    assert caller.fetch(events[-1]) == right(committed, picture)
 
 
 # --- a long day
@@ -312,7 +307,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_lets_finish_what_is_under_way(best_checkpoint: Path, best: Classifier, tmp_path: Path) -> None:
+def test_sigterm_lets_finish_what_is_under_way(best_checkpoint: Path, committed: Classifier, tmp_path: Path) -> None:
     slices = [large_slice(), *different_slices(6)]
     with running_app(best_checkpoint, tmp_path) as app, ThreadPoolExecutor(len(slices)) as threads:
         caller = Caller(app.address)
@@ -322,7 +317,7 @@ def test_sigterm_lets_finish_what_is_under_way(best_checkpoint: Path, best: Clas
         wait_for(lambda: health(app) == (503, {"status": "draining"}))
         assert refused(lambda: caller.upload(slices[0])) == (503, REASONS["stopping"])
         assert refused(lambda: caller.ask("x")) == (503, REASONS["stopping"])
-        assert list(answers) == [right(best, picture) for picture in slices]
+        assert list(answers) == [right(committed, picture) for picture in slices]
         assert app.process.wait(timeout=30) == 0
         assert not folders(app)
 

@@ -20,7 +20,7 @@ from ctscan.classes import CLASS_KEYS, CLASSES
 from ctscan.errors import DataError
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.inference.answer import Answer, Prediction
-from ctscan.inference.classifier import Classifier, load
+from ctscan.inference.classifier import Classifier
 from ctscan.model.card import Calibration
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.notices import catalogue
@@ -36,11 +36,6 @@ EXAMPLES = ROOT / "examples"
 FIRST = min(EXAMPLES.glob("*.png"))
 CALIBRATION = Calibration(1.7, 0.10, (0.5, 0.5, 0.5, 0.5))
 TEXTS = catalogue()
-
-
-@pytest.fixture(scope="module")
-def committed() -> Classifier:
-    return load(COMMITTED)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from ctscan.classes import NORMAL
 from ctscan.errors import DataError
 from ctscan.evaluation.patients import ADENOCARCINOMA, AIR, SQUAMOUS, Case, judge_patients, read_cases
 from ctscan.evaluation.volumes import Said, ask, tumour_odds
-from ctscan.inference.classifier import load
+from ctscan.inference.classifier import Classifier
 from ctscan.io.volumes import WINDOWS
 from tests.test_volumes import LUNGLESS, draw_units
 
@@ -55,15 +55,14 @@ def test_slices_come_back_in_their_units_with_the_box_where_an_expert_drew_it(ca
 
 
 @pytest.fixture(scope="module")
-def said(cases: list[Case], best_checkpoint: Path) -> dict[str, list[Said]]:
-    classifier = load(best_checkpoint)
-    return {window: [ask(classifier, case.scan, 0, window) for case in cases] for window in WINDOWS}
+def said(cases: list[Case], committed: Classifier) -> dict[str, list[Said]]:
+    return {window: [ask(committed, case.scan, 0, window) for case in cases] for window in WINDOWS}
 
 
 def test_what_is_counted_is_what_is_said_of_each_slice(
-    folder: Path, said: dict[str, list[Said]], best_checkpoint: Path
+    folder: Path, said: dict[str, list[Said]], committed: Classifier
 ) -> None:
-    found = judge_patients(load(best_checkpoint), folder, 100)
+    found = judge_patients(committed, folder, 100)
     assert (found.patients, found.slices) == (6, 8)
     for given in found.windows:
         answers = said[given.window]

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-import ctscan
 from ctscan.bundle import bundled
 from ctscan.errors import DataError
 from ctscan.evaluation.scan import SHOWN, VOLUME, summarise
+from ctscan.inference.classifier import Classifier
 from ctscan.io.images import Slice
 from ctscan.io.volumes import read_volumes
 from ctscan.notices import catalogue
@@ -124,10 +124,9 @@ def test_the_outline_is_a_switch_and_the_chart_follows_the_window(visit: Visit, 
     assert TEXTS["windows"]["lung"] in (page.get_attribute("#scan-chart", "aria-label") or "")
 
 
-def test_the_scores_of_another_model_are_not_shown(scan: BundledScan) -> None:
+def test_the_scores_of_another_model_are_not_shown(scan: BundledScan, committed: Classifier) -> None:
     other = BundledScan(scan.record.model_copy(update={"model_id": "resnet18-000000000000"}), scan.files)
-    classifier = ctscan.load()
-    html = Views(classifier, (), Facts(classifier.card), scan=other).home()
+    html = Views(committed, (), Facts(committed.card), scan=other).home()
     assert TEXTS["of_another_model"].format(model_id="resnet18-000000000000") in html
     assert 'id="scan-chart"' not in html
     assert TEXTS["counts"]["title"] not in html
@@ -151,14 +150,14 @@ def test_the_scan_is_small_and_says_what_it_holds(scan: BundledScan) -> None:
 
 
 @pytest.mark.slow
-def test_the_readings_are_those_of_the_bundled_model(scan: BundledScan) -> None:
+def test_the_readings_are_those_of_the_bundled_model(scan: BundledScan, committed: Classifier) -> None:
     folder = ROOT.parent / "shared" / "volumes"
     if not folder.is_dir():
         pytest.skip("the volumes are not here")
     volume = next(volume for volume in read_volumes(folder) if volume.name == VOLUME)
-    places, classify = [4, scan.record.outlined[0], 50], ctscan.load()
+    places = [4, scan.record.outlined[0], 50]
     for window in SHOWN:
-        answers = classify.many(Slice(volume.slice(place, window)[0]) for place in places)
+        answers = committed.many(Slice(volume.slice(place, window)[0]) for place in places)
         for place, reading in zip(places, map(summarise, answers), strict=True):
             stored = scan.record.slices[place].readings[window]
             assert (stored.verdict, stored.possible) == (reading.verdict, reading.possible)

@@ -15,7 +15,7 @@ import pytest
 from mcp.client.client import Client
 from mcp.types import CallToolResult, ImageContent, TextContent
 
-import ctscan
+from ctscan.inference.classifier import Classifier
 from ctscan.notices import catalogue
 from tests.conftest import ROOT, App
 from tests.test_volume_files import nifti
@@ -57,9 +57,9 @@ def test_there_is_one_tool_and_it_says_what_it_is_not_for(app: App) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
-def test_a_slice_is_answered_as_everywhere(app: App, prefix: str) -> None:
+def test_a_slice_is_answered_as_everywhere(app: App, prefix: str, committed: Classifier) -> None:
     result = call(app, prefix + base64.b64encode(EXAMPLE.read_bytes()).decode())
-    answer, expected = read(result), ctscan.load()(EXAMPLE).to_dict()
+    answer, expected = read(result), committed(EXAMPLE).to_dict()
     assert answer.pop("disclaimer") == TEXTS["disclaimer"]
     assert answer.pop("probabilities") == pytest.approx(expected.pop("probabilities"), abs=1e-5)
     assert answer == expected

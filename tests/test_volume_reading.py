@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from ctscan.classes import CLASS_KEYS, NORMAL
 from ctscan.evaluation.volumes import judge_volumes, slices_away, tumour_odds
-from ctscan.inference.classifier import Classifier, load
+from ctscan.inference.classifier import Classifier
 from ctscan.io.images import Slice
 from ctscan.io.volumes import WINDOWS, Volume, read_free_volumes, read_volumes
 from ctscan.metrics import softmax
@@ -35,11 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(scope="module")
-def best(best_checkpoint: Path) -> Classifier:
-    return load(best_checkpoint)
-
-
 def slices_of(volume: Volume, places: list[int], window: str) -> list[Slice]:
     return [Slice(volume.slice(z, window)[0]) for z in places]
 
@@ -50,26 +45,26 @@ def test_others_hold_lung_and_lie_away_from_the_outline(folder: Path) -> None:
     assert slices_away(volume) == OTHERS
 
 
-def test_outlined_slices_are_ranked_as_scikit_learn_ranks_them(folder: Path, best: Classifier) -> None:
+def test_outlined_slices_are_ranked_as_scikit_learn_ranks_them(folder: Path, committed: Classifier) -> None:
     (volume,) = read_volumes(folder)
-    found, _ = judge_volumes(best, [volume], [])
+    found, _ = judge_volumes(committed, [volume], [])
     assert [(r.volume, r.window, r.outlined, r.others) for r in found.outlined] == [("one", w, 2, 4) for w in WINDOWS]
     for ranking in found.outlined:
         slices = slices_of(volume, OUTLINED + OTHERS, ranking.window)
-        tumour = [1 - softmax(logits)[NORMAL] for logits in logits_of(best, slices)]
+        tumour = [1 - softmax(logits)[NORMAL] for logits in logits_of(committed, slices)]
         assert ranking.auroc == pytest.approx(roc_auc_score([1, 1, 0, 0, 0, 0], tumour))
-        verdicts = Counter(answer.verdict for answer in best.many(slices))
+        verdicts = Counter(answer.verdict for answer in committed.many(slices))
         assert (ranking.refused, ranking.unusual) == (verdicts["refused"], verdicts["unusual"])
 
 
-def test_alarms_are_counted_among_slices_with_lung(folder: Path, best: Classifier) -> None:
+def test_alarms_are_counted_among_slices_with_lung(folder: Path, committed: Classifier) -> None:
     (volume,) = read_free_volumes(folder)
-    found, _ = judge_volumes(best, [], [volume])
+    found, _ = judge_volumes(committed, [], [volume])
     assert [(a.volume, a.window, a.slices) for a in found.free] == [("chest_one", w, 10) for w in WINDOWS]
     for alarms in found.free:
         slices = slices_of(volume, list(range(LUNGLESS, 12)), alarms.window)
-        assert alarms.alarms == int((logits_of(best, slices).argmax(axis=1) != NORMAL).sum())
-        verdicts = Counter(answer.verdict for answer in best.many(slices))
+        assert alarms.alarms == int((logits_of(committed, slices).argmax(axis=1) != NORMAL).sum())
+        verdicts = Counter(answer.verdict for answer in committed.many(slices))
         assert (alarms.refused, alarms.unusual) == (verdicts["refused"], verdicts["unusual"])
 
 
