@@ -217,7 +217,7 @@ def export(
     checkpoint: flags.Checkpoint = None,
 ) -> None:
     """Write a checkpoint as an ONNX file, held against PyTorch before it is written."""
-    from ctscan.export import MAX_LOSS, export_int8, export_onnx
+    from ctscan.export import MAX_LOSS, build_onnx, export_int8, export_onnx
     from ctscan.model.checkpoint import read_checkpoint
     from ctscan.training.data import read_dataset
 
@@ -227,8 +227,8 @@ def export(
     examples, write = bundled("examples"), partial(print, flush=True)
     model = read_checkpoint(checkpoint or bundled(MODEL))
     if data and int8:
-        slices = read_dataset(data, ("train", "valid"))
-        export_int8(model, path, examples, slices, write, max_loss=100 if force else MAX_LOSS)
+        slices, graph = read_dataset(data, ("train", "valid")), build_onnx(model, examples, write)
+        export_int8(model, graph, path, slices, write, max_loss=100 if force else MAX_LOSS)
     else:
         export_onnx(model, path, examples, write)
 

@@ -93,21 +93,21 @@ def export_onnx(checkpoint: Checkpoint, path: Path, examples: Path, say: Say) ->
 
 
 def export_int8(
-    checkpoint: Checkpoint, path: Path, examples: Path, data: Dataset, say: Say, max_loss: float = MAX_LOSS
+    checkpoint: Checkpoint, fp32: bytes, path: Path, data: Dataset, say: Say, max_loss: float = MAX_LOSS
 ) -> None:
     """Write a checkpoint as an ONNX file in int8.
 
     Args:
-        checkpoint: As for fp32, like `path`, `examples` and `say`.
+        checkpoint: As for fp32, like `path` and `say`.
+        fp32: As `build_onnx` made it of the checkpoint.
         data: With `train`, of which some slices set the scales of the layers' values, and `valid`, where the loss is
             measured.
         max_loss: Points of accuracy; with more nothing is written.
 
     Raises:
-        ModelError: As for fp32, or it loses more than that.
-        DataError: As for fp32.
+        ModelError: It loses more than that.
+        DataError: The file cannot be written.
     """
-    fp32 = build_onnx(checkpoint, examples, say)
     train, see = data.of("train"), checkpoint.card.preprocess.square
     chosen = train.take(np.linspace(0, len(train) - 1, min(CALIBRATION_SLICES, len(train))).astype(int)).squares(see)
     say(f"int8: calibrating on {len(chosen)} training slices.")

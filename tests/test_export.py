@@ -134,8 +134,10 @@ def test_probabilities_are_taken_at_the_temperature(source: Checkpoint) -> None:
 def test_a_graph_that_differs_from_pytorch_is_refused(
     spoil: Callable[[NDArray[np.float32]], NDArray[np.float32]], difference: str, source: Checkpoint
 ) -> None:
+    runtime = TorchRuntime.from_checkpoint(source)
+
     def off(squares: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
-        output = TorchRuntime.from_checkpoint(source).run(squares)
+        output = runtime.run(squares)
         probabilities = softmax(output.logits / source.card.temperature)
         return vars(output) | {"maps": spoil(output.maps), "probabilities": probabilities}
 
@@ -302,9 +304,9 @@ def test_int8_is_measured_and_written_where_it_loses_little(
     capfd.readouterr()
     path, said = tmp_path / "int8.onnx", list[str]()
     with pytest.raises(ModelError, match=r"points of accuracy on valid \(n = 12, .* nothing was written"):
-        export_int8(source, path, EXAMPLES, data, silent, max_loss=-101)
+        export_int8(source, model, path, data, silent, max_loss=-101)
     assert not path.exists()
-    export_int8(source, path, EXAMPLES, data, said.append, max_loss=100)
+    export_int8(source, model, path, data, said.append, max_loss=100)
     assert capfd.readouterr().out == ""
     assert any("95 % interval" in line for line in said)
     assert path.stat().st_size < len(model) / 3

@@ -13,7 +13,6 @@ from ctscan.metrics import (
     auroc,
     calibration_error,
     measures,
-    risk_coverage,
     score,
     softmax,
     wilson_interval,
@@ -81,11 +80,6 @@ def test_a_perfectly_calibrated_table_has_no_calibration_error() -> None:
     assert calibration_error(p, np.array([1, 1, 1, 1])) == pytest.approx(0.75)
 
 
-def test_risk_falls_where_the_sure_ones_are_right() -> None:
-    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
-    assert risk_coverage(p, np.array([0, 0, 1])).tolist() == pytest.approx([0, 0, 1 / 3])
-
-
 def test_auroc_without_one_kind_is_not_a_number() -> None:
     assert math.isnan(auroc(np.array([1.0, 2.0]), np.array([True, True])))
 
@@ -104,4 +98,3 @@ def test_augrc_by_hand_and_by_its_closed_form(answers: tuple[np.ndarray, np.ndar
 def test_risk_at_a_coverage_is_that_of_the_surest() -> None:
     p = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.65, 0.35], [0.6, 0.4]])
     assert measures(np.log(p), np.array([0, 1, 0, 0, 1]), CLASS_KEYS[:2])["risk_at_80"] == 0.25
-    assert risk_coverage(p, np.array([0, 1, 0, 0, 1]))[-1] == 0.4

@@ -72,7 +72,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> Card:
     """Write a checkpoint, all or nothing; gives its card with the SHA-256 that names the model. Raises DataError."""
-    card = replace(checkpoint.card, tensors_sha256=digest_of(checkpoint.tensors))
+    of_network = hashlib.sha256(_split(pack(checkpoint.tensors))[1]).hexdigest()
+    card = replace(checkpoint.card, tensors_sha256=of_network)
     header, body = _split(pack(checkpoint.tensors | {GATE + n: v for n, v in (checkpoint.gate or {}).items()}))
     card_json = card.to_json()
     metadata = {"card": card_json, "sha256": _digest(header, card_json, body)}
@@ -120,11 +121,6 @@ def read_onnx_metadata(entries: Mapping[str, str]) -> tuple[Card, Tensors | None
         return card, gate, dict(export)
     except (KeyError, TypeError, ValueError, RecursionError, SafetensorError):
         raise ModelError("Its metadata is not what this version of ctscan writes.") from None
-
-
-def digest_of(tensors: Tensors) -> str:
-    """The SHA-256 of tensors' bytes, in the order of a safetensors file."""
-    return hashlib.sha256(_split(pack(tensors))[1]).hexdigest()
 
 
 def pack(tensors: Tensors) -> bytes:
