@@ -19,11 +19,11 @@ from markupsafe import escape
 from ctscan.classes import CLASS_KEYS, CLASSES
 from ctscan.errors import DataError
 from ctscan.imaging.phantom import draw_phantom
-from ctscan.inference.answer import Answer, Prediction
+from ctscan.inference.answer import Answer, Prediction, Verdict
 from ctscan.inference.classifier import Classifier
 from ctscan.model.card import Calibration
 from ctscan.model.checkpoint import read_checkpoint
-from ctscan.notices import catalogue
+from ctscan.notices import Notice, catalogue
 from ctscan.page import launch
 from ctscan.page.examples import MOST, read_examples
 from ctscan.page.views import Views, find_peak, view
@@ -124,9 +124,9 @@ def test_a_weak_map_is_said_to_be_none_and_is_not_stretched(given: Answer, predi
     nowhere = [TEXTS["page"]["places"]["nowhere"].format(title=c.title) for c in CLASSES]
     weak = replace(given, prediction=replace(prediction, maps=prediction.maps * 1e-3))
     assert [place("en", c) for c in view(weak).classes] == nowhere
-    full = replace(prediction, maps=np.full_like(prediction.maps, prediction.map_top))
+    full = replace(prediction, maps=np.full_like(prediction.maps, 1.28 * prediction.map_top))
     strong = view(replace(given, prediction=full))
-    assert all("99" in place("en", c) for c in strong.classes)
+    assert all("at 128\u00a0% of the scale" in place("en", c) for c in strong.classes)
 
 
 BODY = np.zeros((100, 100), bool)
@@ -179,7 +179,6 @@ def test_what_cannot_be_ruled_out_is_said_in_words(committed: Classifier, predic
     single = calibrated(committed, *only)
     html = shown(single, single(data))
     assert texts["likeliest"] in html
-    assert texts["single_why"].format(miss=10) in html
     assert texts["possible"] not in html
 
     several = calibrated(committed, 1, 1, 1, 1)
@@ -194,6 +193,35 @@ def test_what_cannot_be_ruled_out_is_said_in_words(committed: Classifier, predic
     html = shown(none, none(data))
     assert texts["uncertain_none"] in html
     assert texts["normal_means"].split(":")[1] not in html
+
+
+@pytest.mark.parametrize("top", range(4))
+def test_an_answer_is_short_whatever_it_is(
+    committed: Classifier, given: Answer, prediction: Prediction, top: int
+) -> None:
+    probabilities = np.full(4, 0.1)
+    probabilities[top] = 0.7
+    cases: list[tuple[tuple[str, ...] | None, Verdict, tuple[str, ...], int]] = [
+        (CLASS_KEYS[top : top + 1], "ok", (), 40),
+        (CLASS_KEYS, "ok", (), 40),
+        ((), "ok", (), 40),
+        (None, "unusual", ("far", "strange", "other_window"), 70),
+    ]
+    for possible, verdict, reasons, most in cases:
+        one = replace(prediction, probabilities=probabilities, possible=possible)
+        notices = tuple(map(Notice, reasons))
+        html = shown(committed, replace(given, verdict=verdict, notices=notices, prediction=one))
+        said = re.sub("<[^>]*>", "", html.split("</div>")[0])
+        assert 10 < len(said.split()) <= most, said
+
+
+def test_what_is_said_of_a_file_alone_is_no_warning(committed: Classifier, given: Answer) -> None:
+    assert given.slice
+    facts = tuple(map(Notice, ("contrast", "derived")))
+    slice_ = replace(given.slice, notices=facts)
+    html = shown(committed, replace(given, notices=(Notice("lettering"), *facts), slice=slice_))
+    assert re.findall(r'class="notice">(.*?)</p>', html) == [str(Notice("lettering"))]
+    assert all(str(fact) in html.split('class="facts"')[1] for fact in facts)
 
 
 def test_an_unusual_slice_gets_no_class_and_nothing_calibrated(classifier: Classifier, slice_png: bytes) -> None:

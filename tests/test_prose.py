@@ -48,7 +48,7 @@ def facts() -> Facts:
 def test_what_was_not_measured_is_left_out(facts: Facts, classifier: Classifier) -> None:
     bare = replace(facts, deduplicated=None, stricter=None, volumes=None, maps=None, gate=None, confidence=None)
     html = Views(classifier, (), bare).home()
-    assert html.count('class="chart"') == 1
+    assert html.count('class="chart"') == 2  # the same on the first screen and in its section
     assert "no scans from other hospitals" in html
     assert "without copies</text>" not in html
 
@@ -80,7 +80,7 @@ def test_the_chart_says_in_figures_and_in_words_what_was_measured(page: Page, fa
     records = [record for record in measured if record is not None]
     said = [f"{share(r.result.measures['balanced_accuracy'])}, n = {r.result.n}" for r in records]
     assert len(said) >= 3
-    chart = page.locator("svg.chart[role=img]").first
+    chart = page.locator("[data-section=how-good] svg.chart[role=img]").first
     assert [text for text in said if text not in (chart.get_attribute("aria-label") or "")] == []
     assert chart.locator("svg text.end").all_text_contents() == said
     # the points lie where they say: at their share of the axis
@@ -107,12 +107,15 @@ def test_how_good_it_is_fits_one_screen(page: Page) -> None:
 @pytest.mark.parametrize("width", [360, 390, 768, 1440, 3840])
 def test_no_words_of_a_chart_run_into_each_other(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 844})
-    page.click("nav a[href='#how-good']")
-    for row in page.locator("svg.chart > svg").all():
-        title, said = (text.bounding_box() for text in row.locator("text").all())
-        assert title is not None
-        assert said is not None
-        assert title["x"] + title["width"] < said["x"]
+    for section in ("slice", "how-good"):
+        page.click(f"nav a[href='#{section}']")
+        rows = page.locator("svg.chart > svg:visible").all()
+        assert len(rows) >= 4
+        for row in rows:
+            title, said = (text.bounding_box() for text in row.locator("text").all())
+            assert title is not None
+            assert said is not None
+            assert title["x"] + title["width"] < said["x"]
 
 
 def test_how_to_read_is_short_and_drawn(page: Page) -> None:

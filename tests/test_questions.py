@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -115,7 +116,8 @@ def test_the_value_under_the_pointer_is_read(visit: Visit, first: Prediction) ->
 
 
 def test_shares_of_the_evidence_are_a_hundred(visit: Visit) -> None:
-    shares = re.findall(r"(\d+)\u00a0%", visit.page.inner_text(".of:visible").split("scale.")[1].split("In the")[0])
+    told = visit.page.inner_text(".of:visible").split("scale.")[1].split("The outline")[0]
+    shares = re.findall(r"(\d+)\u00a0%", told)
     assert sum(map(int, shares)) == pytest.approx(100, abs=1)
 
 
@@ -145,6 +147,17 @@ def test_the_picture_is_enlarged_moved_and_fitted(visit: Visit) -> None:
     assert box()[2] < whole[2]
     page.mouse.dblclick(*place(page, 0.5, 0.5))
     assert box() == whole
+    assert page.evaluate("getSelection().toString()") == ""
+    page.keyboard.press("+")
+    frame = page.locator("svg.picture").bounding_box()
+    assert frame is not None
+    for _ in range(3):  # dragged out of sight, as far as that goes
+        page.mouse.move(frame["x"] + 10, frame["y"] + 10)
+        page.mouse.down()
+        page.mouse.move(frame["x"] + frame["width"] - 10, frame["y"] + frame["height"] - 10)
+        page.mouse.up()
+    left, top, width, height = box()
+    assert (left + width / 2, top + height / 2) == pytest.approx((0, 0), abs=1)  # a corner of the slice
 
 
 def test_letters_are_shortcuts_that_can_be_switched_off(visit: Visit) -> None:
@@ -158,6 +171,8 @@ def test_letters_are_shortcuts_that_can_be_switched_off(visit: Visit) -> None:
     assert page.is_checked("#shown")  # it was held
     page.keyboard.press("f")
     page.wait_for_function("document.fullscreenElement?.id === 'answer'")
+    said = page.evaluate("getComputedStyle(document.querySelector('#answer'), '::after').content")
+    assert TEXTS["disclaimer"] in said
     page.keyboard.press("f")
     page.wait_for_function("!document.fullscreenElement")
     page.uncheck("#keys")
@@ -187,7 +202,9 @@ def test_a_covered_place_is_asked_again_and_compared_with_the_promise(visit: Vis
     changes = [float(re.findall(r"[+-]\d+\.\d\d", line)[0]) for line in told]
     assert changes == pytest.approx((again.logits - first.logits).tolist(), abs=0.03)  # pixels of the screen are whole
     shares = page.locator(".row .number").all_inner_texts()
+    page.uncheck("#cover")
     page.click("[data-do=uncover]")
+    assert page.evaluate("document.activeElement.id") == "cover"  # the button is gone
     assert visit.shares() == before
     assert page.locator(".patch").count() == 0
     assert shares != page.locator(".row .number").all_inner_texts()
@@ -280,7 +297,7 @@ def test_the_outline_of_a_mass_is_a_switch_with_its_share(visit: Visit, first: P
     assert not page.is_visible("#outline polygon")
     page.keyboard.press("o")
     assert page.is_visible("#outline polygon")
-    shares = re.findall(r"(\d+)\u00a0% ", page.inner_text(".of:visible").split("In the outline")[1] + " ")
+    shares = re.findall(r"(\d+)\u00a0% ", page.inner_text(".of:visible").split("The outline")[1])
     listing = json.loads((EXAMPLES / "examples.json").read_text())[0]
     mask = np.zeros(first.placement.slice_shape, np.uint8)
     cv2.fillPoly(mask, [np.array(line).astype(np.int32) for line in listing["outline"]], 1)
@@ -290,7 +307,8 @@ def test_the_outline_of_a_mass_is_a_switch_with_its_share(visit: Visit, first: P
 
 def test_a_failure_is_named_as_one(visit: Visit) -> None:
     visit.choose(NO_MASS)
-    assert TEXTS["truth"]["alarm"] in visit.page.inner_text(".origin")
+    failed = visit.page.locator(".row.likeliest input").get_attribute("data-key") != "normal"
+    assert (TEXTS["truth"]["alarm"] in visit.page.inner_text(".origin")) is failed
     assert visit.page.locator("#outline").count() == 0
     visit.upload(WIDE.read_bytes())  # the same kind of slice as a visitor's: nothing is known of it
     assert visit.page.locator(".origin").count() == 0
@@ -306,14 +324,24 @@ def test_the_answer_comes_after_the_guess(visit: Visit) -> None:
     assert not page.is_visible(".said h2")
     assert not page.is_visible(".rows")
     assert not page.is_visible("#maps")
-    page.locator(".guesses .button").nth(1).click()
+    caption = page.inner_text("#reading")
+    page.mouse.move(*place(page, 0.66, 0.6))
+    for letter in "moc":  # would give away where the map is, or the mass
+        page.keyboard.press(letter)
+    assert page.inner_text("#reading") == caption
+    assert not page.is_visible("#outline polygon")
+    likeliest = int(page.locator(".row.likeliest input").get_attribute("value") or 0)
+    page.keyboard.press(str((likeliest + 1) % 4 + 1))
     assert page.is_visible(".rows")
     assert not page.is_checked("#shown")  # the map waits until it is asked for
+    assert page.evaluate("document.activeElement.name") == "class"  # the button that was pressed is gone
     assert "This visit: 0 of 1" in page.inner_text(".guessed")
     assert "truth is known" not in page.inner_text(".guessed")  # a mass has no class here
     page.locator(".example").nth(NO_MASS).click()
+    page.locator(".guesses").wait_for()
+    network = page.locator(".row.likeliest input").get_attribute("data-key") == "normal"
     page.locator(".guesses .button").nth(3).click()
-    assert "Of 1 slices whose truth is known you named 1 rightly, the network 0." in page.inner_text(".guessed")
+    assert f"you right in 1 of 1, the network in {int(network)}." in page.inner_text(".guessed")
     page.locator(".example").nth(NODULE).click()
     page.locator(".guesses").wait_for()
     page.uncheck("#guess")
@@ -326,8 +354,12 @@ def test_several_slices_become_a_table_and_csv(visit: Visit) -> None:
         {"name": f"a name {n}.png", "mimeType": "image/png", "buffer": data}
         for n, data in enumerate((MASS.read_bytes(), b"no picture", WIDE.read_bytes()))
     ]
+    visit.age()
     page.set_input_files("#file", files)
+    assert visit.wait() != "empty"
+    assert page.locator(".origin").count() == 0  # what stood there was about no slice of the list
     page.locator("#several button.button:visible").wait_for()
+    assert page.locator("#several [role=status]").inner_text() == "3 of 3 slices done"
     assert page.locator("#several tbody tr").count() == 3
     assert TEXTS["unreadable"] in page.locator("#several tbody tr").nth(1).inner_text()
     with page.expect_download() as download:
@@ -362,9 +394,14 @@ def test_picture_report_and_numbers_may_be_kept_without_a_name(visit: Visit) -> 
     page = visit.page
     answer = ctscan.load()(WIDE)
     assert answer.prediction is not None
+    plain = keep(page, "png")
+    page.check("#cover")
+    page.mouse.click(*place(page, 0.3, 0.5))
+    page.locator("#covered", has_text=TEXTS["script"]["covered"]).wait_for()
     numbers: dict[str, Any] = json.loads(keep(page, "json"))
     assert numbers["disclaimer"] == TEXTS["disclaimer"]
     assert numbers["model_id"] == answer.model_id
+    assert numbers["ctscan"] == ctscan.__version__
     assert np.allclose(numbers["maps"], answer.prediction.maps, atol=1e-4)
     png = keep(page, "png")
     picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
@@ -372,10 +409,19 @@ def test_picture_report_and_numbers_may_be_kept_without_a_name(visit: Visit) -> 
     assert picture.shape[1] == 1024
     assert picture[-105:, 20:276].max() > 200  # scale and words are burned in
     assert b"tEXt" not in png
-    report = keep(page, "html").decode()
+    before = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_COLOR)
+    assert before is not None
+    height = picture.shape[0] - 110
+    assert picture[height // 2, 307].tolist() == [128, 128, 128]  # the covered place
+    assert before[height // 2, 307].tolist() != [128, 128, 128]
+    for side in (slice(10, 60), slice(-60, -10)):  # R and L
+        assert before[height // 2 - 40 : height // 2 + 10, side].min(axis=2).max() > 240
+    report = html.unescape(keep(page, "html").decode())
     assert TEXTS["disclaimer"] in report
+    assert page.locator(".of:visible").inner_text() in report
+    assert page.locator(".change").first.inner_text() in report
     assert not re.search(r"(?:src|href)=\"(?!data:)", report)
-    assert "Jane" not in report + json.dumps(numbers)
+    assert "Jane" not in re.sub('data:[^"]*', "", report) + json.dumps(numbers)  # base64 holds any four letters
 
 
 def test_examples_and_classes_have_addresses(visit: Visit, app: App) -> None:
@@ -388,6 +434,25 @@ def test_examples_and_classes_have_addresses(visit: Visit, app: App) -> None:
     assert page.url.endswith("#example=5")
     page.check('.row input[data-key="adenocarcinoma"]')
     assert page.url.endswith("#example=5&class=adenocarcinoma")
+
+
+def test_back_goes_to_the_example_before(visit: Visit) -> None:
+    page = visit.page
+    start = page.url
+    visit.choose(4)
+    page.check('.row input[data-key="adenocarcinoma"]')
+    visit.choose(NODULE)
+    for address, number in (("#example=5&class=adenocarcinoma", "4"), ("", "0")):
+        visit.age()
+        page.go_back()
+        visit.wait()
+        assert page.url == start + address
+        assert page.get_attribute(".example[aria-current]", "data-example") == number
+    visit.upload(WIDE.read_bytes())
+    page.click("nav a[href='#about']")
+    page.go_back()
+    page.locator("#answer").wait_for()
+    assert page.locator(".origin, .example[aria-current]").count() == 0  # one's own slice is still there
 
 
 # --- weight

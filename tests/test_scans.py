@@ -310,6 +310,10 @@ def test_slider_wheel_and_keys_go_from_slice_to_slice_and_the_slice_is_answered(
     page.keyboard.press("ArrowUp")
     visit.rest()
     assert page.get_attribute("svg.picture", "viewBox") == kept
+    before = visit.number
+    page.keyboard.press("c")
+    page.keyboard.press("ArrowDown")  # the brush's on the picture alone
+    assert visit.number == before - 1
 
 
 def test_windows_are_applied_in_the_browser_and_it_says_what_the_network_sees(visit: ScanVisit) -> None:

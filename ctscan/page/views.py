@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+import ctscan
 from ctscan.classes import CLASSES
 from ctscan.errors import UnreadableSlice
 from ctscan.imaging import render
@@ -63,6 +64,8 @@ class AnswerView:
 
     Attributes:
         state: `single`, `uncertain`, `raw` (scores without a calibration), `unusual`, `refused` or `unreadable`.
+        notices: Reasons to doubt the answer, or why there is none.
+        facts: What is to be said of the file alone.
         origin: What slice this is, where it is one of the examples.
         width: Of the slice, px; the maps are drawn in its coordinates. 0 where there is no slice.
         sides_known: Whether the file says how the patient lay; else R and L are those of the usual view, and can be
@@ -75,6 +78,7 @@ class AnswerView:
 
     state: str
     notices: tuple[Notice, ...]
+    facts: tuple[Notice, ...] = ()
     origin: Entry | None = None
     width: int = 0
     height: int = 0
@@ -120,6 +124,7 @@ class Views:
             "windows": {name: PRESETS[name] for name in SHOWN},
             "whole": whole,
             "intended_use": INTENDED_USE,
+            "version": ctscan.__version__,
             "opacity": round(100 * render.DEFAULT_OPACITY),
             "side": side,
             "cells": side // CELL,
@@ -262,7 +267,9 @@ def view(
         show: Gives a picture an address.
     """
     state = given.outcome or "raw" if given.verdict == "ok" else given.verdict
-    shown = AnswerView(state, given.notices, origin, json=dict(given.to_dict()))
+    facts = given.slice.notices if given.slice else ()
+    reasons = tuple(notice for notice in given.notices if notice not in facts)
+    shown = AnswerView(state, reasons, facts, origin, json=dict(given.to_dict()))
     if given.slice is None:
         return shown
     pixels, prediction = given.slice.pixels, given.prediction
@@ -294,7 +301,7 @@ def view(
                 likeliest=index == prediction.top,
                 possible=key in (prediction.possible or ()),
                 where=find_peak(evidence, anatomy.body, anatomy.lung_hulls) if stands_out else (),
-                strength=min(1.0, float(evidence.max()) / prediction.map_top),
+                strength=float(evidence.max()) / prediction.map_top,
                 lungs=1 - share_outside(positive, prediction.placement, anatomy.lung_hulls),
                 outlined=1 - share_outside(positive, prediction.placement, lesion) if lesion.any() else float("nan"),
                 outside=share_outside(positive, prediction.placement, diseased),

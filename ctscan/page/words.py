@@ -49,7 +49,7 @@ def place(language: str, shown: ClassView, flipped: bool = False) -> str:
     words, title = catalogue(language)["page"]["places"], catalogue(language)["classes"][shown.key]["title"]
     where = " ".join(words[OTHER_SIDE.get(name, name) if flipped else name] for name in shown.where)
     sentence: str = words["strongest" if where else "nowhere"]
-    return sentence.format(title=title, where=where, strength=whole(shown.strength))
+    return sentence.format(title=title, where=where, strength=f"{round(100 * shown.strength)}\u00a0%")
 
 
 def sketch(cells: int) -> str:

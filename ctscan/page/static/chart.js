@@ -1,10 +1,13 @@
 // The four scores of all slices of a scan as lines along the body. Pure but for the chart that it fills.
 
-const TALL = 150, LEFT = 61, RIGHT = 61, TOP = 8, FOOT = 22; // px of the chart and its edges; left and right as the slider's
+// Lengths are sixteenths of a rem, so that a chart grows with the letters.
+const TALL = 150, LEFT = 61, RIGHT = 61, TOP = 8, FOOT = 22; // the chart and its edges; left and right as the slider's
 const MARKED = 5; // slices between two marks of a line
 const MARKS = 8; // about so many millimetre marks, in steps of 10, 50 or 100
 export const DOTS = [(x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0-8 0`, (x, y) => `M${x - 3.5} ${y - 3.5}h7v7h-7z`,
   (x, y) => `M${x} ${y - 4.5}l4.5 8h-9z`, (x, y) => `M${x} ${y - 5}l5 5l-5 5l-5-5z`];
+
+const unit = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16; // px
 
 export function element(name, attributes) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -18,9 +21,9 @@ export function percent(share) {
 }
 
 // `readings` has one entry a slice, empty where nothing was asked yet; `length` is that of the scan in mm, 0 if unknown.
-// Gives slice -> px, or nothing while the chart is not shown.
+// Gives slice -> where it lies, or nothing while the chart is not shown.
 export function draw(chart, { readings, classes, length = 0, marked = [] }) {
-  const wide = chart.clientWidth;
+  const wide = chart.clientWidth / unit();
   if (!wide) return null;
   const last = readings.length - 1;
   const scale = (wide - LEFT - RIGHT) / last, high = TALL - TOP - FOOT;
@@ -89,7 +92,7 @@ export function follow(chart, across, go) {
   for (const type of ["pointerdown", "pointermove"]) {
     chart.addEventListener(type, (event) => {
       if (!event.buttons || !across()) return;
-      const at = event.clientX - chart.getBoundingClientRect().left;
+      const at = (event.clientX - chart.getBoundingClientRect().left) / unit();
       go(Math.round((at - across()(0)) / (across()(1) - across()(0))));
     });
   }

@@ -38,11 +38,12 @@ function reveal(answer, input, title) {
   }
   answer.classList.remove("guessing");
   find(".guesses").remove();
-  find("#shown").click(); // the map stays off until it is asked for
+  find("#shown").checked = false; // the map stays off until it is asked for
   const note = document.createElement("p");
   note.className = "guessed";
   note.textContent = say(agreed ? words.guessed_same : words.guessed_other, { title, ...tally });
   if (tally.known) note.textContent += ` ${say(words.guessed_known, tally)}`;
   find(".said").append(note);
   find("#live").textContent = find("[data-headline]").innerText;
+  find(".row input:checked").focus({ preventScroll: true }); // the button that had it is gone
 }

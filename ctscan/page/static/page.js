@@ -1,6 +1,6 @@
 // Asks the server about slices and puts its answers, which are HTML, in place of the last one.
 import { guess, isGuessing } from "./guess.js";
-import { keys, language, say, show as showPicture, words } from "./picture.js";
+import { keys, language, press, say, show as showPicture, words } from "./picture.js";
 import { keep } from "./keep.js";
 import { close, open as openScan, pack } from "./series.js";
 import { list } from "./several.js";
@@ -23,7 +23,8 @@ function show(state, html, ask = null) {
   showPicture(ask);
   guess(answer);
   find("#live").textContent = isGuessing() ? words.guess : find("[data-headline]").innerText;
-  if (answer.getBoundingClientRect().top > innerHeight / 2) answer.scrollIntoView(); // on a phone, below the fold
+  const { top } = answer.getBoundingClientRect();
+  if (top > innerHeight / 2 || (top < 0 && !answer.dataset.scan)) answer.scrollIntoView(); // on a phone, below the fold
 }
 
 function mark(example) {
@@ -101,10 +102,15 @@ const asker = (slice, example) => async (question, places = []) => {
   }
 };
 
-function askAboutSlice(slice) {
+// What was shown so far is no longer, and the address names no example.
+function leave() {
   close();
   mark(null);
   history.replaceState(null, "", location.pathname + location.search);
+}
+
+function askAboutSlice(slice) {
+  leave();
   if (slice.size > limit) fail("large");
   else ask(`answer?lang=${language}`, post(slice), asker(slice));
 }
@@ -126,13 +132,14 @@ async function askAbout(files) {
   if (own !== asking || (scan && (await askAboutScan(scan, slices)))) return;
   if (slices.length === 1) return void askAboutSlice(slices[0]);
   stop(slices.length > MOST ? say(words.too_many, { most: MOST }) : "");
+  askAboutSlice(slices[0]); // not the last answer above a table of others
   list(find("#several"), slices.slice(0, MOST), limit, post, askAboutSlice);
+  find("#several").scrollIntoView({ block: "nearest" });
 }
 
 // Whether that was all: several files that make no scan are still to be asked about one by one.
 async function askAboutScan(scan, slices) {
-  mark(null);
-  history.replaceState(null, "", location.pathname + location.search);
+  leave();
   if (scan.size > scanLimit) return fail("large_series") ?? true;
   const given = await ask(`series?lang=${language}`, post(scan), asker(scan), send);
   if (given?.scan) openScan(given, { ask, fail, show, stop });
@@ -160,14 +167,14 @@ find(".examples")?.addEventListener("click", (event) => {
   const button = event.target.closest(".example");
   if (!button) return;
   stop();
-  history.replaceState(null, "", `#example=${Number(button.dataset.example) + 1}`);
+  const address = `#example=${Number(button.dataset.example) + 1}`;
+  history[location.hash === address ? "replaceState" : "pushState"](null, "", address);
   askAboutExample(button.dataset.example);
 });
 
 find("#clear").addEventListener("click", () => {
   stop();
-  close();
-  mark(null);
+  leave();
   show("empty", find("#empty").innerHTML);
 });
 
@@ -194,15 +201,15 @@ addEventListener("keydown", (event) => {
   if (typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat || !find("#keys").checked) return;
   const key = event.key.toLowerCase();
   if (find("[data-section=slice]").hidden) return;
-  if (key === "m" && find("#shown")) {
+  if (key === "m") {
     pressed = event.timeStamp;
-    find("#shown").click();
+    press("#shown");
   } else if (key === "g") find("#guess").click();
   else keys[key]?.();
 });
 
 addEventListener("keyup", (event) => {
-  if (event.key.toLowerCase() === "m" && pressed && event.timeStamp - pressed > HELD) find("#shown")?.click();
+  if (event.key.toLowerCase() === "m" && pressed && event.timeStamp - pressed > HELD) press("#shown");
   pressed = 0;
 });
 
@@ -227,11 +234,14 @@ for (const type of ["click", "auxclick"]) {
     if (link) link.hash = location.hash;
   });
 }
-document.addEventListener("click", (event) => event.target.closest(".languages") || find(".languages").removeAttribute("open"));
+for (const type of ["click", "focusin"]) {
+  document.addEventListener(type, (event) => event.target.closest(".languages") || find(".languages").removeAttribute("open"));
+}
 
 async function open() {
   const wanted = new URLSearchParams(location.hash.slice(1));
-  const button = find(`.example[data-example="${Number(wanted.get("example")) - 1}"]`);
+  const first = !location.hash && find(".example[aria-current]") ? 1 : 0; // the first screen has no other address
+  const button = find(`.example[data-example="${Number(wanted.get("example") ?? first) - 1}"]`);
   if (!button) return;
   if (!button.hasAttribute("aria-current")) await askAboutExample(button.dataset.example);
   find(`.row input[data-key="${CSS.escape(wanted.get("class") ?? "")}"]`)?.click();

@@ -62,14 +62,16 @@ function drawLegend() {
   const signed = isSigned();
   const values = new Float32Array(256).map((_, at) => (signed ? at / 127.5 - 1 : at / 255));
   const legend = find("#legend");
-  const wash = make("image", { width: 256, height: 30, preserveAspectRatio: "none", href: toAddress(paint(values, 256, 1, signed)), opacity: find("#opacity").value / 100 });
+  const wash = make("image", { width: 256, height: 30, preserveAspectRatio: "none", href: toAddress(paint(values, 256, 1, signed)) });
   const greys = ["#000", "#808080", "#e8e8e8"].map((fill, row) => make("rect", { y: 10 * row, width: 256, height: 10, fill }));
   const marks = LEVELS.flatMap((level, step) => (signed ? [1, -1] : [1]).flatMap((sign) => {
     const at = signed ? 128 + sign * level * 128 : level * 256;
     const d = `M${at} 0V30`;
     return [make("path", { d, class: "casing" }), make("path", { d, class: `line ${sign > 0 ? "for" : "against"} step-${step}` })];
   }));
-  legend.replaceChildren(...greys, wash, ...marks);
+  const map = make("g", { opacity: find("#opacity").value / 100 }); // wash and lines, as on the slice
+  map.append(wash, ...marks);
+  legend.replaceChildren(...greys, map);
   find("#low").textContent = signed ? words[mode()].low : words.for.low;
   find("#high").textContent = words[mode()].high;
 }
@@ -116,6 +118,10 @@ function fit() {
 }
 
 function place() {
+  for (const axis of [0, 1]) { // a middle that lies in the slice: nobody drags it out of sight
+    const half = view[axis + 2] / 2;
+    view[axis] = Math.min(Math.max(view[axis], -half), size[axis] - half);
+  }
   const picture = find("svg.picture");
   picture?.setAttribute("viewBox", view.map((v) => Number(v.toFixed(2))).join(" "));
   picture?.classList.toggle("zoomed", isZoomed());
@@ -143,7 +149,7 @@ function toSlice(event) {
 // --- the value under the pointer
 
 function read([x, y]) {
-  if (!given) return;
+  if (!given || answer.classList.contains("guessing")) return;
   const [left, top, width, height] = given.square;
   const [u, v] = [(x - left) / width, (y - top) / height];
   const seen = u >= 0 && u <= 1 && v >= 0 && v <= 1;
@@ -328,9 +334,17 @@ answer.addEventListener("click", (event) => {
   if (action === "full") toggleFullScreen();
   else if (action === "fit") fit();
   else if (action === "in" || action === "out") zoom(action === "in" ? 1.5 : 1 / 1.5, middle());
-  else if (action === "uncover") uncover();
+  else if (action === "uncover") {
+    uncover();
+    find("#cover").focus({ preventScroll: true }); // the button may be gone
+  }
   else if (action === "check") check();
 });
+
+export function press(selector) {
+  const control = find(selector);
+  if (control?.checkVisibility()) control.click(); // while a guess is asked for most are out of sight
+}
 
 // One letter each; none while something is typed or a browser's own shortcut is meant.
 export const keys = {
@@ -338,10 +352,10 @@ export const keys = {
   "+": () => view && zoom(1.5, middle()),
   "-": () => view && zoom(1 / 1.5, middle()),
   0: () => view && fit(),
-  c: () => find("#cover")?.click(),
-  o: () => find("#outlined")?.click(),
+  c: () => press("#cover"),
+  o: () => press("#outlined"),
 };
-for (const digit of [1, 2, 3, 4]) keys[digit] = () => find(`.row input[value="${digit - 1}"]`)?.click();
+for (const digit of [1, 2, 3, 4]) keys[digit] = () => press(`.guesses button:nth-of-type(${digit}), .row input[value="${digit - 1}"]`);
 
 answer.addEventListener("keydown", (event) => {
   const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];

@@ -59,7 +59,8 @@ function say(reading) {
   if (!reading.possible) return fill(words.raw, likeliest);
   if (reading.possible.length === 1) return fill(words.single, likeliest);
   const named = reading.possible.map((key) => titles[scan.classes.indexOf(key)]);
-  return named.length ? fill(words.uncertain, { titles: named.join(words.or) }) : words.uncertain_none;
+  const titled = [named.slice(0, -1).join(", "), named.at(-1)].filter(Boolean).join(words.or);
+  return titled ? fill(words.uncertain, { titles: titled }) : words.uncertain_none;
 }
 
 function fillPanel(panel, index) {
@@ -87,7 +88,7 @@ function fillPanel(panel, index) {
 
 const chosen = () => find("[name=scan-window]:checked").value;
 const nameOf = (panel) => panel.querySelector(".panel-name span").firstChild.textContent.trim();
-let across = null; // slice -> px; made when the chart is drawn
+let across = null; // slice -> where it lies; made when the chart is drawn
 
 function drawChart() {
   across = draw(find("#scan-chart"), {

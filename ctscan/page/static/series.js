@@ -8,6 +8,7 @@ const REST = 300, KNOWN_REST = 80; // ms on a slice until it is asked about, or 
 const KEPT = 64; // slices whose pixels are kept here
 const PAGE = 10; // slices that a Page key goes
 const NOTCH = 40; // px of wheel for one slice
+const NARROW = 480; // px of a picture whose caption takes its width
 const STEP = 2; // Hounsfield units a pixel of drag
 const HALF = 1 << 15;
 
@@ -114,7 +115,8 @@ function paint() {
   const [left, top] = [(wide - view[2] * scale) / 2 - view[0] * scale, (high - view[3] * scale) / 2 - view[1] * scale];
   brush.drawImage(sheet, left, top, size[0] * scale, size[1] * scale);
   if (!scan.spacing) return;
-  const [long, x, y] = [(50 / scan.spacing[1]) * scale * (size[0] / scan.width), wide - 14 * ratio, high - 14 * ratio]; // 5 cm, as in a reading room
+  const low = room.clientWidth < NARROW ? 44 : 14; // above the caption
+  const [long, x, y] = [(50 / scan.spacing[1]) * scale * (size[0] / scan.width), wide - 14 * ratio, high - low * ratio]; // 5 cm, as in a reading room
   brush.strokeStyle = brush.fillStyle = "#fff";
   brush.lineWidth = 2 * ratio;
   brush.beginPath();
@@ -258,7 +260,8 @@ const STEPS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp:
 addEventListener("keydown", (event) => {
   if (!scan || !head.checkVisibility() || event.ctrlKey || event.metaKey || event.altKey || !(event.key in STEPS)) return;
   const elsewhere = event.target !== slider && event.target.closest?.("input, select, .scroll");
-  if (elsewhere || find("#cover")?.checked || !find("#keys").checked) return; // these have their own use for the keys
+  const brushing = find("#cover")?.checked && event.target.closest?.(".room") && event.key.startsWith("Arrow");
+  if (elsewhere || brushing || !find("#keys").checked) return; // these have their own use for the keys
   event.preventDefault();
   go(at() + STEPS[event.key]);
 });
@@ -344,6 +347,7 @@ export function open(given, tools) {
   for (const control of head.querySelectorAll("fieldset, label")) control.hidden = !scan.unit;
   setWindow(...(scan.unit ? presets.training : [0, 2 * HALF])); // without units greys fill all 16 bits
   move();
+  if (answer.getBoundingClientRect().top < 0) answer.scrollIntoView();
 }
 
 // The server forgets it too, and so does this page.

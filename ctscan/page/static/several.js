@@ -22,19 +22,19 @@ export async function list(box, slices, limit, post, open) {
   status.textContent = say(words.several_progress, { done: slices.length, all: slices.length });
   save.hidden = false;
   save.addEventListener("click", () => download(answers));
-  rows.querySelector("button")?.click();
 }
 
 async function answerOf(slice, post) {
   try {
     const response = await fetch(`answer?lang=${language}`, post(slice));
     if (!response.ok) return null;
-    const { html, answer } = await response.json();
+    const { html, state, answer } = await response.json();
     const page = new DOMParser().parseFromString(html, "text/html");
     return {
       headline: page.querySelector(".said h2").textContent.trim(),
       picture: page.querySelector("#untouched")?.getAttribute("href"),
       shares: [...page.querySelectorAll(".row .number")].map((e) => e.textContent),
+      state,
       answer,
     };
   } catch {
@@ -44,6 +44,7 @@ async function answerOf(slice, post) {
 
 function rowOf(index, given, slice, open) {
   const row = document.createElement("tr");
+  row.className = given?.state ?? "";
   const button = document.createElement("button");
   button.type = "button";
   button.className = "thumb";
