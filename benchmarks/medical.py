@@ -28,8 +28,8 @@ from benchmarks.timing import parser, print_ratio
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.io.images import Slice
 from ctscan.io.medical import PRESETS
-from ctscan.io.messages import receive_stack
-from ctscan.io.sandbox import STACK_HANG_TIME, STACK_MEMORY, STACK_TIME, Child, Decoder, read_stack
+from ctscan.io.messages import Arriving
+from ctscan.io.sandbox import READ_TIME, STACK_HANG_TIME, Child, Decoder, read_stack
 from ctscan.io.series import sources
 from ctscan.io.stack import EXACT, Stack
 
@@ -153,7 +153,7 @@ def folder_by_pydicom(folder: Path) -> NDArray[np.float32]:
 
 def first_of_folder(decoder: Decoder, folder: Path) -> Slice:
     """As `ctscan predict DIR --series` comes to the first of its slices."""
-    path, read = next(sources(folder, decoder.read, decoder.survey))
+    path, read, _ = next(sources(folder, decoder.read, decoder.survey))
     return read(path.read_bytes())
 
 
@@ -219,8 +219,8 @@ def scrolling(scan: Stack) -> Iterator[Callable[[], None]]:
 
 def peak_of_child(data: bytes) -> int:
     """MiB that the process which reads all slices has held at most, what it imports included."""
-    child = Child(STACK_TIME, STACK_MEMORY)
-    child.ask({"every": EXACT}, data, STACK_HANG_TIME, receive_stack)
+    child = Child(READ_TIME)
+    child.ask({"window": EXACT, "first": 0}, data, STACK_HANG_TIME, Arriving().receive)
     status = Path(f"/proc/{child.process.pid}/status").read_text(encoding="ascii")
     child.stop()
     return peak_in(status)

@@ -92,18 +92,18 @@ def predict(
             print(f"{out}: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
             return 0
         for file in places:
-            rows: Iterable[tuple[Place, Reader]] = [(file, read)]
+            rows: Iterable[tuple[Place, Reader, float | None]] = [(file, read, None)]
             if series and isinstance(file, Path):
                 rows = sources(file, decoder.read, decoder.survey, asked)
-            for number, (path, reader) in enumerate(rows):
+            for number, (path, reader, position) in enumerate(rows):
                 answer = classifier(path, reader)
                 for notice in answer.notices:
                     if notice.code == "cannot_open":  # a file's name may tell of a patient: on stderr, in no answer
                         status = say(f"{path}: {notice.values['reason']}.")
                 if scan:
-                    scan.add(number, answer)
-                where = {"slice": number, "position": answer.slice.position if answer.slice else None}
-                print(json.dumps((where if series else {}) | answer.to_dict()), flush=True)
+                    scan.add(number, position, answer)
+                where = {"slice": number, "position": position} if series else {}
+                print(json.dumps(where | answer.to_dict()), flush=True)
     if scan and report:
         scan.write(report)
     return status

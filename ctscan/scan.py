@@ -56,9 +56,8 @@ class ScanReport:
         self.notices: Counter[str] = Counter()  # of how many slices each is said
         self.model_id = ""
 
-    def add(self, number: int, answer: Answer) -> None:
+    def add(self, number: int, position: float | None, answer: Answer) -> None:
         """The next slice."""
-        position = answer.slice.position if answer.slice else None
         reading = Reading(number, position, answer.verdict, answer.probabilities)
         self.readings.append(reading)
         self.notices.update(map(str, answer.notices))

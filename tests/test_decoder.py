@@ -266,18 +266,28 @@ SAID: list[list[bytes]] = [
     [b'{"code": "empty", "values": 1}'],
     [b'"a sentence of its own"'],
     [b"[1, 2]", b""],
-    [b"9" * (1 << 17)],
+    [b"9" * (messages.MAX_FIELDS + 1)],
+]
+SAID_OF_SCANS: list[list[bytes]] = [
+    [b'{"axis": 3, "place": 0, "shape": [2, 2, 2]}', bytes(8)],
+    [b'{"axis": 0, "place": 2, "shape": [2, 2, 2]}', bytes(8)],
+    [b'{"axis": 0, "place": 0, "shape": [2, 2, 2]}', bytes(9)],
+    [b'{"axis": 0, "place": 0, "shape": [-2, -2, 2]}', bytes(8)],
+    [b'{"axis": 0, "place": "x", "shape": [2, 2, 2]}', bytes(8)],
+    [b'{"number": 0, "count": 2, "notices": []}', b'{"number": 0, "count": 2, "notices": []}'],
+    [b'{"number": 0, "count": 2, "notices": []}', b'{"number": 1, "count": 2, "notices": []}'],  # and no pixels
+    [b'{"number": 2, "count": 2, "notices": []}'],
 ]
 
 
-@pytest.mark.parametrize("said", SAID, ids=lambda s: s[0][:20].decode())
+@pytest.mark.parametrize("said", [*SAID, *SAID_OF_SCANS], ids=lambda s: s[0][:20].decode())
 def test_what_a_child_that_was_taken_over_may_say_is_not_believed(said: list[bytes], tmp_path: Path) -> None:
     path = tmp_path / "said"
     with path.open("wb") as file:
         for message in said:
             messages.send(file, message)
     with path.open("rb") as file, pytest.raises(messages.GONE):
-        messages.receive_outcome(file)
+        messages.Arriving().receive(file) if said in SAID_OF_SCANS else messages.receive_outcome(file)
 
 
 def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from pydicom import dcmread, dcmwrite, uid
 from pydicom.data import get_testdata_file
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_windowing
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 from ctscan.errors import UnreadableSlice
 from ctscan.imaging.phantom import draw_phantom
 from ctscan.inference.classifier import read
+from ctscan.io.dicom import COPIED
 from ctscan.io.images import Slice, read_slice
 from tests.samples import damaged
 
@@ -319,8 +322,8 @@ def test_white_that_is_least_is_turned_where_there_are_no_units() -> None:
     )
 
 
-def enhanced() -> bytes:
-    """Three frames, a rescale of each its own."""
+def enhanced(*places: float) -> bytes:
+    """Three frames, a rescale of each its own, at such places, if any, in mm towards the head."""
     file = make(np.stack([PHANTOM, PHANTOM, PHANTOM]), SOPClassUID=ENHANCED, NumberOfFrames=3)
     del file.RescaleSlope, file.RescaleIntercept, file.PixelSpacing, file.ImageOrientationPatient
     groups = []
@@ -329,6 +332,10 @@ def enhanced() -> bytes:
         scale.RescaleSlope, scale.RescaleIntercept, scale.RescaleType = 1, 100 * number, "HU"
         group.PixelValueTransformationSequence = Sequence([scale])
         groups.append(group)
+    for group, place in zip(groups, places, strict=False):
+        position = Dataset()
+        position.ImagePositionPatient = [-100, -90, place]
+        group.PlanePositionSequence = Sequence([position])
     shared, measures, plane = Dataset(), Dataset(), Dataset()
     measures.PixelSpacing, plane.ImageOrientationPatient = [0.7, 0.8], [1, 0, 0, 0, 1, 0]
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([plane])
@@ -347,6 +354,46 @@ def test_each_frame_has_its_own_rescale_and_the_middle_one_is_taken() -> None:
     assert (middle.pixels == read_slice(enhanced(), 1, WIDE).pixels).all()
     with pytest.raises(UnreadableSlice, match="0 to 2"):
         read_slice(enhanced(), 3)
+
+
+def test_frames_that_say_where_they_lie_are_counted_from_the_feet_up() -> None:
+    for number, (frame, position) in enumerate([(1, -5), (2, 0), (0, 5)]):
+        slice_ = read_slice(enhanced(5, -5, 0), number, WIDE)
+        assert np.abs(units_of(slice_) - PHANTOM - 100 * frame).max() < 1
+        assert slice_.position == position
+    for places in ((5, -5), ()):  # not all of them say it
+        assert np.abs(units_of(read_slice(enhanced(*places), 0, WIDE)) - PHANTOM).max() < 1
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.RLELossless, uid.JPEG2000Lossless])
+def test_a_frame_of_megabytes_comes_back_too(syntax: str, tmp_path: Path) -> None:
+    units = np.random.default_rng(0).integers(-1000, 1000, (900, 900)).astype(np.int16)
+    data = write(make(units)) if syntax == uid.ExplicitVRLittleEndian else by_gdcm(syntax, write(make(units)), tmp_path)
+    assert len(data) > COPIED
+    assert np.abs(units_of(read_slice(data, window=WIDE)) - units).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("SliceThickness", b"5.0 mm"),
+        ("PixelSpacing", b"0,7\\0,7 "),
+        ("PixelSpacing", b"0.7 "),
+        ("WindowCenter", b"40,0"),
+        ("ImagePositionPatient", b"a\\b\\c "),
+        ("ImageOrientationPatient", b"0\\0\\0\\0\\0\\0 "),
+        ("ImageOrientationPatient", b"1\\0\\0\\0\\x\\0 "),
+    ],
+)
+def test_what_is_no_number_though_it_should_be_counts_as_not_said(keyword: str, value: bytes) -> None:
+    file, tag = make(), Tag(keyword)
+    file.pop(tag, None)
+    file[tag] = RawDataElement(tag, "DS", len(value), value, 0, is_implicit_VR=False, is_little_endian=True)
+    for window in (WIDE, "file"):
+        slice_ = read_slice(write(file), window=window)
+        assert (slice_.unit, slice_.position) == ("HU", None)
+    assert (slice_.spacing is None) is (keyword == "PixelSpacing")
+    assert slice_.is_radiological is (keyword != "ImageOrientationPatient")
 
 
 def test_windows_have_names_and_others_are_an_error() -> None:

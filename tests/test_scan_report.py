@@ -29,7 +29,7 @@ def answers() -> list[Answer]:
 def report(answers: list[Answer]) -> ScanReport:
     made = ScanReport()
     for number, answer in enumerate(answers):
-        made.add(number, answer)
+        made.add(number, None, answer)
     return made
 
 
@@ -50,7 +50,7 @@ def test_an_answered_slice_goes_before_a_higher_score_without_an_answer(answers:
     unusual = crushed(np.clip(cv2.GaussianBlur(slice_.pixels, (0, 0), 4) * 1.5, 0, 1).astype(np.float32))
     assert unusual.verdict == "unusual"
     for number, answer in enumerate([unusual, answers[0], unusual]):
-        made.add(number, answer)
+        made.add(number, None, answer)
     assert {found.reading.number for found in made.highest.values()} == {1}
     assert made.line("normal", answered=True) == ""
     assert made.line("normal", answered=False).count("M") == 2

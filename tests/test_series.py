@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def code(data: bytes, slice_: int | None = None) -> str:
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_slices_in_a_zip_are_counted_from_the_feet_up(method: int) -> None:
     data = zip_of(SHUFFLED, method)
-    assert survey(data).slices == 8
+    assert len(survey(data).positions) == 8
     for number, (position, units) in enumerate(PHANTOMS.items()):
         slice_ = read_slice(data, number, WIDE)
         assert np.abs(units_of(slice_) - units).max() < 1
@@ -94,7 +95,7 @@ def test_gaps_duplicates_and_what_is_no_slice_are_said() -> None:
     assert said(slice_)["left_out"] == {"count": 3}
     assert said(slice_)["duplicates"] == {"count": 1}
     assert said(slice_)["gaps"] == {"count": 1, "step": 5}
-    assert survey(zip_of(odd)).slices == 7
+    assert len(survey(zip_of(odd)).positions) == 7
 
 
 def test_of_two_series_the_one_with_more_slices_is_read() -> None:
@@ -116,7 +117,7 @@ def test_a_tilted_gantry_is_said() -> None:
 
 def test_a_file_alone_in_a_zip_keeps_its_frames() -> None:
     data = zip_of([enhanced()])
-    assert survey(data).slices == 3
+    assert len(survey(data).positions) == 3
     assert np.abs(units_of(read_slice(data, 2, WIDE)) - PHANTOM - 200).max() < 1
     assert codes(read_slice(zip_of([SLICES[0]]))) == []
 
@@ -256,7 +257,7 @@ def fill(folder: Path, files: list[bytes]) -> Path:
 
 
 def read_all(path: Path, decoder: Decoder) -> list[Slice]:
-    return [read(file.read_bytes()) for file, read in sources(path, decoder.read, decoder.survey, WIDE)]
+    return [read(file.read_bytes()) for file, read, _ in sources(path, decoder.read, decoder.survey, WIDE)]
 
 
 def test_a_folder_is_read_as_a_zip(tmp_path: Path, decoder: Decoder) -> None:
@@ -283,6 +284,13 @@ def test_a_volume_and_frames_are_series_too(tmp_path: Path, decoder: Decoder) ->
     assert len(read_all(alone, decoder)) == 3
 
 
+@pytest.mark.parametrize("made", [partial(enhanced, 5, -5, 0), nifti, lambda: zip_of([at(0), at(5)])])
+def test_where_a_slice_lies_is_known_before_it_is_read(made: Callable[[], bytes], tmp_path: Path) -> None:
+    (tmp_path / "scan").write_bytes(made())
+    for file, read, position in sources(tmp_path / "scan", read_slice, survey):
+        assert position == read(file.read_bytes()).position is not None
+
+
 def test_a_folder_without_a_slice_is_a_sentence(tmp_path: Path, decoder: Decoder) -> None:
     (tmp_path / "letter.txt").write_text("a report")
     with pytest.raises(CtscanError, match="no DICOM file"):
@@ -293,7 +301,7 @@ def test_series_are_told_apart_by_what_names_nobody(decoder: Decoder) -> None:
     one, other = decoder.survey(SLICES[0], "key"), decoder.survey(at(0, series="1.2.3"), "key")
     assert one.series == survey(SLICES[3], "key").series
     assert len({one.series, other.series, decoder.survey(SLICES[0], "another").series}) == 3
-    assert vars(one).keys() == {"slices", "series", "position"}
+    assert vars(one).keys() == {"positions", "series"}
     assert "1970" not in one.series
 
 
@@ -311,7 +319,7 @@ def test_nothing_of_a_series_names_anybody(capfd: pytest.CaptureFixture[str], tm
 def test_files_without_a_place_make_no_series() -> None:
     assert arrange([None, None]).order == ()
     assert arrange([Survey(), Survey()]).order == ()
-    assert arrange([None, Survey(3)]).order == (1,)
+    assert arrange([None, Survey((None,) * 3)]).order == (1,)
 
 
 # --- the command line
@@ -325,7 +333,7 @@ def test_the_command_line_has_a_row_a_slice_with_its_place(
     window = ["--window", "-600/1500"]
     done = run_ctscan("predict", folder, "--series", *window, "--report", page, "--checkpoint", checkpoint_path)
     *rows, last = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (last["slice"], last["verdict"], last["notice_codes"]) == (8, "unreadable", ["damaged"])
+    assert (last["slice"], last["position"], last["notice_codes"]) == (8, 40, ["damaged"])
     assert [(row["slice"], row["position"]) for row in rows] == list(enumerate(PHANTOMS))
     assert all("centre -600 and width 1500" in " ".join(row["notices"]) for row in rows)
     assert (done.returncode, done.stderr) == (0, "")
@@ -363,7 +371,7 @@ def test_real_series_are_sorted(decoder: Decoder, tmp_path: Path) -> None:
         assert len(files) == len(positions) == count
         assert positions == sorted(positions)  # type: ignore[type-var]
         data = zip_of(files[:24])  # a sixth of what the page takes, packed
-        assert decoder.survey(data).slices == min(24, count)
+        assert len(decoder.survey(data).positions) == min(24, count)
         assert decoder.read(data, 3).unit == "HU"
 
 

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import zipfile
 from collections.abc import Callable
 from functools import partial
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import uid
+from pydicom import dcmread, uid
 from pydicom.encaps import encapsulate, generate_frames
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io import stack
 from ctscan.io.images import Gap, Slice, read_slice, survey
-from ctscan.io.sandbox import STACK_MEMORY, read_stack
+from ctscan.io.sandbox import MEMORY, read_stack
 from ctscan.io.stack import MAX_BYTES, Stack
 from ctscan.notices import Notice
 from ctscan.page.door import MAX_SCAN
-from tests.test_dicom import CANARY, ENHANCED, PHANTOM, enhanced, make, write
+from tests.test_dicom import CANARY, ENHANCED, PHANTOM, by_gdcm, enhanced, make, write
 from tests.test_medical import dicom
 from tests.test_page import cv2_png
 from tests.test_series import HOSTILE, SHUFFLED, at, zip_of
 from tests.test_volume_files import UNITLESS, nifti, nrrd_of
 
+STEPS = 60_000_000
 SCANS: dict[str, Callable[[], bytes]] = {
     "zip": lambda: zip_of([*SHUFFLED, b"a report"]),
     "frames": enhanced,
+    "enhanced, out of order": lambda: enhanced(5, -5, 0),
     "frames in a zip": lambda: zip_of([enhanced()]),
     "nrrd": nrrd_of,
     **{f"nifti {''.join(axes)}": partial(nifti, "".join(axes)) for axes in permutations("LPS")},
@@ -50,7 +55,7 @@ def test_slices_of_a_scan_are_those_that_are_read_one_by_one(name: str) -> None:
     data = SCANS[name]()
     scan = read(data)
     assert scan.units.dtype == np.int16
-    assert len(scan.slices) == survey(data).slices
+    assert len(scan.slices) == len(survey(data).positions)
     assert (scan.positions is None) is name.startswith("frames")
     assert list(scan.positions or ()) == sorted(scan.positions or ())
     for number in {0, 1, len(scan.slices) - 1}:
@@ -108,6 +113,36 @@ def test_a_slice_that_cannot_be_read_is_a_gap_in_its_place_and_the_others_say_so
             assert said in scan.slice(number).notices
 
 
+def of_a_huge_frame(position: float, folder: Path) -> bytes:
+    """In JPEG-LS, whose decoder ends the process where the frame that is stated has no room."""
+    data = by_gdcm(uid.JPEGLSLossless, at(position), folder)
+    head = data.index(b"\xff\xf7")  # a start of frame: length, precision, height, width
+    return data[: head + 5] + struct.pack(">HH", 60_000, 60_000) + data[head + 9 :]
+
+
+def of_sixty_million_steps(position: float, _: Path) -> bytes:
+    """In RLE, with as many that do nothing before the first that does."""
+    file = dcmread(io.BytesIO(at(position)))
+    file.compress(uid.RLELossless, generate_instance_uid=False)
+    (frame,) = generate_frames(file.PixelData, number_of_frames=1)
+    count, first, second = struct.unpack_from("<3I", frame)
+    head = struct.pack("<3I", count, first, second + STEPS) + frame[12:64]
+    file.PixelData = encapsulate([head + b"\x80" * STEPS + frame[64:]])
+    return write(file)
+
+
+@pytest.mark.parametrize(("made", "code"), [(of_a_huge_frame, "lost"), (of_sixty_million_steps, "too_slow")])
+def test_a_slice_that_ends_the_process_is_a_gap_and_the_others_are_read(
+    made: Callable[[float, Path], bytes], code: str, tmp_path: Path
+) -> None:
+    scan = read_stack(zip_of([at(0), made(5, tmp_path), at(10), broken(15)]), read_time=0.5)
+    assert scan is not None
+    assert list(scan.positions or ()) == [0, 5, 10, 15]
+    assert [part.notice.code for part in scan.slices if isinstance(part, Gap)] == [code, "damaged"]
+    assert "unread_slices" in [notice.code for notice in scan.slice(2).notices]
+    assert np.abs(scan.units[2] - PHANTOM).max() < 1
+
+
 def test_a_scan_of_gaps_alone_is_refused_as_its_slice_is() -> None:
     for data in (zip_of([broken(0), broken(5)]), of_three_frames(0, 1, 2)):
         with pytest.raises(UnreadableSlice) as refused:
@@ -146,7 +181,7 @@ def test_the_largest_scans_fit_into_the_memory_that_is_promised(kind: str) -> No
     data = write(file) if file else nrrd_of("SPL", units=units)
     del file
     assert MAX_SCAN - (1 << 20) < len(data) < MAX_SCAN
-    assert STACK_MEMORY == 288 << 20
+    assert MEMORY == 256 << 20
     assert (read(data).units == units).all()
 
 
@@ -160,7 +195,7 @@ def test_nothing_of_a_scan_names_anybody() -> None:
 def test_units_are_rounded_and_end_where_16_bits_do() -> None:
     units = np.repeat([-1000.0, 70_000.0], 64 * 64).reshape(2, 64, 64)
     read_under = read_slice(nrrd_of(units=units, dtype="f4"), 1, stack.EXACT)
-    assert (stack.to_units(read_under) == 32767).all()
+    assert (stack.to_units(read_under.pixels) == 32767).all()
 
 
 def test_a_slice_without_units_is_of_another_series() -> None:

@@ -209,11 +209,24 @@ def test_a_volume_that_lies_askew_a_little_is_read_and_one_between_two_axes_is_n
             assert code(data) == "no_orientation"
 
 
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_volume_that_contradicts_itself_has_no_sides(kind: Any) -> None:
+    image = in_axes("LPS", kind)
+    image.set_sform(image.affine, 1)
+    for turned, sides_known in ((np.diag([-1.0, 1, 1, 1]), False), (np.eye(4), True)):
+        image.set_qform(turned @ image.affine, 1)
+        slice_ = read_slice(image.to_bytes(), 7, WIDE)
+        assert np.abs(units_of(slice_) - UNITS[7]).max() < 1
+        assert slice_.is_radiological is sides_known
+        assert ("two_orientations" in [notice.code for notice in slice_.notices]) is not sides_known
+
+
 def test_what_is_no_single_whole_volume_is_named() -> None:
     four = nibabel.Nifti1Image(np.stack([UNITS.transpose(2, 1, 0)] * 2, axis=-1), np.eye(4)).to_bytes()
+    flat = nibabel.Nifti1Image(UNITS[0].T, np.eye(4)).to_bytes()
     unstated = nibabel.Nifti1Image(UNITS.transpose(2, 1, 0), None).to_bytes()
     beside = nrrd_of().replace(b"encoding: raw", b"encoding: raw\ndata file: /etc/passwd")
-    assert code(four) == code(nrrd_of().replace(b"sizes: 50 40 36", b"sizes: 50 40 36 2").replace(
+    assert code(four) == code(flat) == code(nrrd_of().replace(b"sizes: 50 40 36", b"sizes: 50 40 36 2").replace(
         b"space directions: ", b"space directions: none "
     )) == "several_volumes"  # fmt: skip
     assert code(unstated) == code(nrrd_of(space="scanner-xyz")) == "no_orientation"

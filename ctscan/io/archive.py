@@ -18,8 +18,8 @@ from io import BytesIO
 from ctscan.errors import UnreadableSlice
 from ctscan.io import dicom
 from ctscan.io.headers import BROKEN, sniff
-from ctscan.io.images import Gap, Slice, Survey
-from ctscan.io.medical import Window, attempt, pick, refusing
+from ctscan.io.images import Part, Slice, Survey
+from ctscan.io.medical import Window, pick, refusing
 from ctscan.io.series import MAX_FILES, Series, arrange
 from ctscan.notices import Notice
 
@@ -43,7 +43,7 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
     return replace(shown, notices=notices + shown.notices)
 
 
-def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]:
+def every(data: bytes, window: Window) -> Iterator[Part]:
     """As `images.every`. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED), zipfile.ZipFile(BytesIO(data)) as archive:
         files, series = _open(archive)
@@ -52,23 +52,24 @@ def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]
             yield from dicom.every(archive.read(files[series.order[0]]), window)
             return
         for number, (index, position) in enumerate(zip(series.order, series.positions, strict=True)):
-            yield number, count, attempt(partial(_read, archive, files[index], series, window), position, *FORGED)
+            yield Part(number, count, position, partial(_read, archive, files[index], series, window))
 
 
+@refusing(*FORGED)
 def _read(
     archive: zipfile.ZipFile, file: zipfile.ZipInfo, series: Series, window: Window | None, slice: int | None = None
 ) -> Slice:
-    """A slice of a file of the series. Raises UnreadableSlice, and one of FORGED for what cannot be unpacked."""
+    """A slice of a file of the series. Raises UnreadableSlice."""
     shown = dicom.read(archive.read(file), slice, window)
     return replace(shown, notices=shown.notices + series.notices)
 
 
 def survey(data: bytes, key: str) -> Survey:
-    """How many slices the series in a zip has; the key is not needed. Raises UnreadableSlice."""
+    """Where the slices of the series in a zip lie; the key is not needed. Raises UnreadableSlice."""
     with refusing(*FORGED), zipfile.ZipFile(BytesIO(data)) as archive:
         files, series = _open(archive)
         if len(series.order) > 1:
-            return Survey(len(series.order))
+            return Survey(series.positions)
         return dicom.survey(archive.read(files[series.order[0]]), key)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import cv2
 
@@ -25,6 +25,7 @@ from ctscan.notices import Notice
 if sys.platform != "win32":
     import resource
 
+Part = TypeVar("Part")
 OPEN_FILES = 16
 STATM = Path("/proc/self/statm")
 
@@ -47,18 +48,34 @@ def main() -> None:
 
 
 def answer(answers: IO[bytes], wanted: dict[str, Any], data: bytes, seconds: float) -> None:
-    """Read a file and say what is wanted of it, or why not. Raises OSError where nobody listens."""
+    """Read a file and say what is wanted of it, or why not. Raises OSError where nobody listens.
+
+    Of a whole scan each slice may take the time of a file.
+    """
     outcome: Slice | Survey | Notice | None = None
     try:
-        with limited_time(seconds):
-            if "every" in wanted:
-                messages.send_stack(answers, data, wanted["every"])
-            else:
+        if "first" in wanted:
+            for part in timed(messages.parts_of(data, **wanted), seconds):
+                for message in part:
+                    messages.send(answers, message)
+        else:
+            with limited_time(seconds):
                 outcome = survey(data, **wanted) if "key" in wanted else read_slice(data, **wanted)
     except UnreadableSlice as error:
         outcome = error.notice
     if outcome:  # said with the time stopped: what ran out behind an answer would be laid to the next file
         messages.send_outcome(answers, outcome)
+
+
+def timed(parts: Iterator[Part], seconds: float) -> Iterator[Part]:
+    """All of them, for each of which this process may compute so long."""
+    part: Part | None
+    while True:
+        with limited_time(seconds):
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part
 
 
 def limit_resources(memory: int) -> None:

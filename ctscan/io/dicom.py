@@ -7,6 +7,7 @@ compress is named by a word of ours or of the standard's. Clauses are those of D
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -36,15 +37,15 @@ from ctscan.io.frames import (
     directions_of,
     first_of,
     image_type,
+    numbers_of,
     position_of,
     remarks_on,
     scale_of,
 )
 from ctscan.io.headers import BROKEN, DAMAGED, check_size
-from ctscan.io.images import Gap, Slice, Survey
+from ctscan.io.images import Part, Slice, Survey
 from ctscan.io.medical import (
     Window,
-    attempt,
     in_window,
     into_view,
     pick,
@@ -71,6 +72,7 @@ MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 MODALITIES = frozenset(("CR", "DX", "MG", "MR", "NM", "PT", "RF", "US", "XA", "RTDOSE", "RTSTRUCT", "SEG", "SR", "ECG"))
 SERIES = "SeriesInstanceUID"  # of which nothing but a digest is made
 MAX_FRAMES = 1 << 16
+COPIED = 1 << 20  # bytes of an element, below which its value is a copy
 
 KEYWORDS = [
     "SOPClassUID", "Modality", "Manufacturer", "ConvolutionKernel", "ImageType",
@@ -95,21 +97,23 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
 
     Args:
         data: With or without a preamble and file meta information.
-        slice: Which frame, counted from 0; the middle one by default.
+        slice: Which frame, counted from 0 as `_order` says; the middle one by default.
         window: Under which Hounsfield units become greys; see `medical.resolve`.
     """
     with refusing(*FORGED), silence():
-        return _read(_open(data), slice, window)
+        file = _open(data)
+        order = _order(file)
+        number, notices = pick(len(order), slice)
+        return _read(file, order[number][0], window, notices)
 
 
-def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]:
-    """As `images.every`: frames by their place where each has one. Raises UnreadableSlice and nothing else."""
+def every(data: bytes, window: Window) -> Iterator[Part]:
+    """As `images.every`. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED), silence():
         file = _open(data)
-        count = _frames(file)
-        places = [position_of(file, frame) for frame in range(count)]
-        for number, frame in enumerate(sorted(range(count), key=lambda frame: places[frame] or 0.0)):
-            yield number, count, attempt(partial(_read, file, frame, window), places[frame], *FORGED)
+        order = _order(file)
+        for number, (frame, position) in enumerate(order):
+            yield Part(number, len(order), position, partial(_read, file, frame, window))
 
 
 def survey(data: bytes, key: str) -> Survey:
@@ -118,7 +122,7 @@ def survey(data: bytes, key: str) -> Survey:
 
 
 def look(stream: IO[bytes], key: str) -> Survey:
-    """How many frames there are, of which series, and where a single one lies. Raises UnreadableSlice.
+    """Where the frames lie, and of which series they are. Raises UnreadableSlice.
 
     Args:
         stream: From which no more is read than stands before the pixels.
@@ -129,13 +133,13 @@ def look(stream: IO[bytes], key: str) -> Survey:
         _syntax(file)
         _refuse_what_is_no_slice(file)
         _refuse_scouts(file, 0)
-        frames, directions = _frames(file), directions_of(file, 0)
+        directions = directions_of(file, 0)
         if directions is not None:
             axes_of(directions)
         lies = None if directions is None else directions.round(3).tolist()
         facts = repr((file.get(SERIES), file.Rows, file.Columns, lies, scale_of(file, 0)[2]))
         digest = blake2b(facts.encode(), key=key.encode(), digest_size=16)
-        return Survey(frames, digest.hexdigest(), position_of(file, 0) if frames == 1 else None)
+        return Survey(tuple(position for _, position in _order(file)), digest.hexdigest())
 
 
 @contextmanager
@@ -152,18 +156,34 @@ def silence() -> Iterator[None]:
         logger.disabled = was_disabled
 
 
+class _InPlace(BytesIO):
+    """Gives long pieces as views: the pixels of a whole scan would else be held twice."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._whole = memoryview(data)
+
+    def read(self, size: int | None = -1, /) -> Any:
+        if size is None or size < COPIED:
+            return super().read(size)
+        start, end = self.tell(), self.seek(size, os.SEEK_CUR)
+        return self._whole[start:end]
+
+
 def _open(data: bytes) -> FileDataset:
-    return pydicom.dcmread(BytesIO(data), force=True, specific_tags=list(KEYWORDS))
+    return pydicom.dcmread(_InPlace(data), force=True, specific_tags=list(KEYWORDS))
 
 
-def _read(file: FileDataset, slice: int | None, window: Window | None) -> Slice:
+@refusing(*FORGED)
+def _read(file: FileDataset, frame: int, window: Window | None, notices: tuple[Notice, ...] = ()) -> Slice:
     syntax = _syntax(file)
     _refuse_what_is_no_slice(file)
     if not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise UnreadableSlice(Notice("no_pixels"))
+    if syntax not in NATIVE and isinstance(file.PixelData, memoryview):
+        file.PixelData = bytes(file.PixelData)  # as pydicom wants what it has to find frames in
     width, height = int(file.Columns), int(file.Rows)
     check_size(width, height)
-    frame, notices = pick(_frames(file), slice)
     _refuse_scouts(file, frame)
     if syntax == uid.JPEGExtended12Bit and int(file.BitsStored) > 8:
         stored = _decode_extended(file, frame)
@@ -235,6 +255,13 @@ def _refuse_what_is_no_slice(file: Dataset) -> None:
 
 def _frames(file: Dataset) -> int:
     return max(1, min(int(file.get("NumberOfFrames") or 1), MAX_FRAMES))
+
+
+def _order(file: Dataset) -> list[tuple[int, float | None]]:
+    """Frames and where they lie: from the feet up where each says it, else as the file has them."""
+    places = [(frame, position_of(file, frame)) for frame in range(_frames(file))]
+    said = [place for _, place in places if place is not None]
+    return sorted(places, key=lambda place: place[1] or 0.0) if len(said) == len(places) else places
 
 
 def _refuse_scouts(file: Dataset, frame: int) -> None:
@@ -310,16 +337,14 @@ def _turn(
     file: Dataset, frame: int, greys: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], tuple[float, float] | None, bool, tuple[Notice, ...]]:
     """Greys in the radiological view, mm between rows and between columns, whether that view is a fact; and notices."""
-    spacing = ask(file, frame, "PixelMeasuresSequence", "PixelSpacing")
-    steps = tuple(float(step) for step in spacing) if spacing is not None and len(spacing) == 2 else None
-    if steps and not all(isfinite(step) and step > 0 for step in steps):
-        steps = None
+    spacing = numbers_of(ask(file, frame, "PixelMeasuresSequence", "PixelSpacing"), 2)
+    steps = (spacing[0], spacing[1]) if spacing and min(spacing) > 0 else None
     directions = directions_of(file, frame)
     if directions is None:
-        return greys, steps, False, ()  # type: ignore[return-value]
+        return greys, steps, False, ()
     across, down = axes_of(directions)
     turned = into_view(greys, across, down)
     if across[0] == 1 and steps:
-        steps = steps[::-1]
+        steps = (steps[1], steps[0])
     moved = (across, down) != ((0, True), (1, True))
-    return turned, steps, True, (Notice("turned_into_view"),) if moved else ()  # type: ignore[return-value]
+    return turned, steps, True, (Notice("turned_into_view"),) if moved else ()

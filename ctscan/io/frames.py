@@ -6,6 +6,7 @@ Nothing here touches pixels, and no text of a file goes further than a compariso
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from math import isfinite
 from typing import Any
 
@@ -32,23 +33,32 @@ GE_KERNELS |= {"EDGE": "bone_kernel"}
 def ask(file: Dataset, frame: int, group: str, keyword: str) -> Any:
     """An attribute of a frame: of its own functional group, of the shared one, or of the file; None without one.
 
-    C.7.6.16.1: a functional group stands either with each frame or with all of them.
+    C.7.6.16.1: a functional group stands either with each frame or with all of them. What is no value of its type, as a
+    number with a comma, counts as not said.
     """
     per_frame, shared = file.get("PerFrameFunctionalGroupsSequence"), file.get("SharedFunctionalGroupsSequence")
     places = ([per_frame[frame]] if per_frame and frame < len(per_frame) else []) + ([shared[0]] if shared else [])
-    for place in places:
-        items = place.get(group)
-        if items and items[0].get(keyword) is not None:
-            return items[0].get(keyword)
-    return file.get(keyword)
+    items = [place.get(group) for place in places]
+    for holder in [*(item[0] for item in items if item), file]:
+        with suppress(ValueError):
+            if holder.get(keyword) is not None:
+                return holder.get(keyword)
+    return None
+
+
+def numbers_of(value: Any, count: int) -> list[float] | None:
+    """So many finite numbers; None where there are others, or none."""
+    try:
+        numbers = [float(part) for part in value]
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == count and all(map(isfinite, numbers)) else None
 
 
 def first_of(value: Any) -> float | None:
     """The first of its numbers; None where there is none, or one that is not finite."""
-    if value is None or value == "":
-        return None
-    number = float(value[0] if isinstance(value, MultiValue) else value)
-    return number if isfinite(number) else None
+    found = numbers_of(value[:1] if isinstance(value, MultiValue) else [value], 1)
+    return found[0] if found else None
 
 
 def image_type(file: Dataset, frame: int) -> list[str]:
@@ -74,10 +84,9 @@ def directions_of(file: Dataset, frame: int) -> NDArray[np.float64] | None:
 
     C.7.6.2.1.1, where they are called the direction of rows, then of columns.
     """
-    orientation = ask(file, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
-    if not orientation or len(orientation) != 6:
-        return None
-    return np.array([float(cosine) for cosine in orientation]).reshape(2, 3)
+    cosines = numbers_of(ask(file, frame, "PlaneOrientationSequence", "ImageOrientationPatient"), 6)
+    directions = np.array(cosines or [0.0] * 6).reshape(2, 3)
+    return directions if directions.any(axis=1).all() else None
 
 
 def axes_of(directions: NDArray[np.float64]) -> tuple[tuple[int, bool], tuple[int, bool]]:
@@ -90,10 +99,9 @@ def axes_of(directions: NDArray[np.float64]) -> tuple[tuple[int, bool], tuple[in
 
 def position_of(file: Dataset, frame: int) -> float | None:
     """mm towards the head, along the normal of the slice; None if not said."""
-    directions, corner = directions_of(file, frame), ask(file, frame, "PlanePositionSequence", "ImagePositionPatient")
-    if directions is None or not corner or len(corner) != 3:
-        return None
-    return along_body(np.array([float(part) for part in corner]), *directions)
+    corner = numbers_of(ask(file, frame, "PlanePositionSequence", "ImagePositionPatient"), 3)
+    directions = directions_of(file, frame)
+    return None if directions is None or corner is None else along_body(np.array(corner), *directions)
 
 
 def remarks_on(file: Dataset, frame: int) -> tuple[Notice, ...]:

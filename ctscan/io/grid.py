@@ -1,6 +1,6 @@
 """A volume as NIfTI and NRRD files store it, a grid of values that lies in a patient -> one axial Slice.
 
-Of the values a plane or a block of planes is held at a time: a volume costs time and little memory.
+Of the values a plane is held at a time: a volume costs time and little memory.
 """
 
 from __future__ import annotations
@@ -16,13 +16,24 @@ from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import DAMAGED, MAX_PIXELS, UNDECODABLE, check_size
-from ctscan.io.images import Gap, Slice
-from ctscan.io.medical import Window, along_body, attempt, in_window, into_view, pick, resolve, tilt, to_scale, towards
-from ctscan.io.stack import check_room
+from ctscan.io.images import Part, Plate, Slice
+from ctscan.io.medical import (
+    DEFAULT_WINDOW,
+    PRESETS,
+    Window,
+    along_body,
+    in_window,
+    into_view,
+    pick,
+    resolve,
+    tilt,
+    to_scale,
+    towards,
+)
+from ctscan.io.stack import NO_PIXELS, check_room
 from ctscan.notices import Notice
 
 MAX_BYTES = 1 << 31  # of a volume's values
-BLOCK = 96 << 20  # bytes
 TINY = float(np.finfo(np.float32).tiny)
 FAT, AIR = -50.0, -200.0  # Hounsfield units: below it lies the one, a clipped volume's too, and the other
 
@@ -40,6 +51,7 @@ class Grid:
         origin: (3,), mm along the same: where the first value lies.
         slope: What a stored value is multiplied by; 0 or no number for a file that scales nothing.
         intercept: What is then added.
+        sides_known: Whether the file says in one way alone where the axes run.
     """
 
     dtype: np.dtype[Any]
@@ -48,6 +60,7 @@ class Grid:
     origin: NDArray[np.float64]
     slope: float = 0.0
     intercept: float = 0.0
+    sides_known: bool = True
 
     @property
     def size(self) -> int:
@@ -66,33 +79,45 @@ class Grid:
             UnreadableSlice: There is no such slice, or none that can be read.
             ValueError: The values end too early, or there is no such window.
         """
-        level, _ = self._level()
+        level = self._level()
         number, notices = pick(self.shape[level], slice)
-        stored, spread = self._turned(number), self._spread(start)
-        (plane,) = self._planes(start, level, stored, stored + 1)
-        return self._show(plane, stored, window, spread, notices)
+        asked, is_hu = self._window(start, window)
+        stored, axes = self._turned(number), self._axes()
+        values = self._linear(self._plane(start, level, stored))
+        column, row = (axes[n] for n in range(3) if n != level)
+        pixels = np.ascontiguousarray(into_view(in_window(values, *asked), column, row))
+        pixels.setflags(write=False)
+        return self._show(pixels, stored, bool(np.isfinite(values).all()), asked, is_hu, notices)
 
-    def every(self, start: Start, window: Window | None) -> Iterator[tuple[int, int, Slice | Gap]]:
-        """All of them, as `images.every`, in the order in which the file has them."""
-        level, (height, width) = self._level()
-        count = self.shape[level]
-        check_room(count, height, width)
-        spread = self._spread(start)
-        for stored, plane in enumerate(self._planes(start, level, 0, count)):
-            part = attempt(partial(self._show, plane, stored, window, spread), self._position(stored, level))
-            yield self._turned(stored), count, part
+    def every(self, start: Start, window: Window | None) -> Iterator[Part | Plate]:
+        """All of them, as `images.every`, in one pass over the file."""
+        level = self._level()
+        column, row, deep = axes = self._axes()
+        sizes = {axis: size for (axis, _), size in zip(axes, self.shape, strict=True)}
+        shape = sizes[2], sizes[1], sizes[0]
+        check_room(*shape)
+        asked, is_hu = self._window(start, window)
+        stream, finite = start(), np.ones(shape[0], bool)
+        for place in range(self.shape[2]):
+            values = self._linear(self._take(stream))
+            numbers = np.isfinite(values)
+            values[~numbers] = 0
+            finite[place if level == 2 else ...] &= numbers.all(axis=level if level < 2 else None)
+            pixels = into_view(in_window(values, *asked), column, row)
+            yield Plate(2 - deep[0], place if deep[1] else self.shape[2] - 1 - place, shape, pixels)
+        for stored in range(shape[0]):
+            read = partial(self._show, NO_PIXELS, stored, bool(finite[stored]), asked, is_hu)
+            yield Part(self._turned(stored), shape[0], self._position(stored, level), read)
 
-    def _level(self) -> tuple[int, tuple[int, int]]:
-        """The axis along the body, and height and width of a slice as stored. Raises UnreadableSlice."""
-        axes = self._axes()
-        level = next(n for n in range(3) if axes[n][0] == 2)
-        width, height = (self.shape[n] for n in range(3) if n != level)
-        check_size(width, height)
-        return level, (height, width)
+    def _level(self) -> int:
+        """The axis along the body. Raises UnreadableSlice, also for a size of slices beyond the limits."""
+        level = next(n for n, (axis, _) in enumerate(self._axes()) if axis == 2)
+        check_size(*(size for n, size in enumerate(self.shape) if n != level))
+        return level
 
     def _turned(self, number: int) -> int:
         """A slice's place in the file by its number, and the number by the place."""
-        level, _ = self._level()
+        level = self._level()
         return number if self._axes()[level][1] else self.shape[level] - 1 - number
 
     def _position(self, stored: int, level: int) -> float | None:
@@ -100,11 +125,11 @@ class Grid:
         column, row = (self.directions[:, n] for n in range(3) if n != level)
         return along_body(self.origin + self.directions[:, level] * stored, column, row)
 
-    def _spread(self, start: Start) -> tuple[float, float] | None:
-        """The window from the least to the largest value, where none is as low as fat in Hounsfield units; else None.
+    def _window(self, start: Start, window: Window | None) -> tuple[tuple[float, float], bool]:
+        """Under which values become greys, and whether they are Hounsfield units.
 
-        Of a CT the first plane nearly always holds such, and no further one is looked at. Greys of 8 bits with a sign
-        reach below fat too.
+        Where none is as low as fat in those, it goes from the least value to the largest. Of a CT the first plane
+        nearly always holds such, and no further one is looked at. Greys of 8 bits with a sign reach below fat too.
         """
         stream, low, high, least = start(), inf, -inf, FAT if self.dtype.itemsize > 1 else AIR
         for _ in range(self.shape[2]):
@@ -114,41 +139,48 @@ class Grid:
                 low, high = min(low, end), max(high, end)
             if low <= least:
                 break
-        return ((low + high) / 2, max(high - low, TINY)) if least < low < inf else None
+        if least < low < inf:
+            return ((low + high) / 2, max(high - low, TINY)), False
+        return resolve(window) or PRESETS[DEFAULT_WINDOW], True
 
     def _show(
         self,
-        plane: NDArray[Any],
+        pixels: NDArray[np.float32],
         stored: int,
-        window: Window | None,
-        spread: tuple[float, float] | None,
+        is_finite: bool,
+        asked: tuple[float, float],
+        is_hu: bool,
         notices: tuple[Notice, ...] = (),
     ) -> Slice:
-        """The slice at a place in the file, from its values as stored."""
-        axes, (level, _) = self._axes(), self._level()
+        """The slice at a place in the file, from its pixels in the radiological view. Raises UnreadableSlice."""
+        if not is_finite:
+            raise UnreadableSlice(Notice("not_numbers"))
+        axes, level = self._axes(), self._level()
         column, row = (n for n in range(3) if n != level)
-        centre, width = asked = spread or resolve(window) or resolve(None) or (0.0, 1.0)
-        pixels = np.ascontiguousarray(into_view(in_window(self._scale(plane), *asked), axes[column], axes[row]))
-        pixels.setflags(write=False)
         across, down = (float(np.linalg.norm(self.directions[:, n])) for n in (column, row))
         spacing = (down, across) if axes[column][0] == 0 else (across, down)
-        said = Notice("taken_for_units", {"centre": centre, "width": width})
-        if spread:
-            said = Notice("unknown_units", {"low": centre - width / 2, "high": centre + width / 2})
+        centre, width = asked
+        said = Notice("unknown_units", {"low": centre - width / 2, "high": centre + width / 2})
+        if is_hu:
+            said = Notice("taken_for_units", {"centre": centre, "width": width})
+        told = to_scale(spacing) + tilt(self.directions[:, column], self.directions[:, row])
+        if not self.sides_known:
+            told += (Notice("two_orientations"),)
         return Slice(
             pixels,
-            (*notices, said, *to_scale(spacing), *tilt(self.directions[:, column], self.directions[:, row])),
-            unit=None if spread else "HU",
+            (*notices, said, *told),
+            unit="HU" if is_hu else None,
             spacing=spacing,
-            is_radiological=True,
-            window=None if spread else asked,
+            is_radiological=self.sides_known,
+            window=asked if is_hu else None,
             position=self._position(stored, level),
         )
 
     @property
-    def slices(self) -> int:
-        """How many axial ones there are. Raises UnreadableSlice."""
-        return next(count for count, (axis, _) in zip(self.shape, self._axes(), strict=True) if axis == 2)
+    def positions(self) -> tuple[float | None, ...]:
+        """Of the axial ones, from the feet up, as of a `Slice`. Raises UnreadableSlice."""
+        level = self._level()
+        return tuple(self._position(self._turned(number), level) for number in range(self.shape[level]))
 
     def _axes(self) -> list[tuple[int, bool]]:
         """Where the three axes run, as `towards` says. Raises UnreadableSlice."""
@@ -159,38 +191,20 @@ class Grid:
             raise UnreadableSlice(Notice("no_orientation"))
         return axes
 
-    def _planes(self, start: Start, level: int, first: int, last: int) -> Iterator[NDArray[Any]]:
-        """The planes from `first` to before `last` along the axis `level`, rows along the later of the two other axes.
-
-        Those that do not lie in one piece are gathered `BLOCK` bytes at a time, which each cost a pass over the file.
-        """
+    def _plane(self, start: Start, level: int, place: int) -> NDArray[Any]:
+        """The plane at a place along an axis, rows along the later of the two other axes."""
         across, down, deep = self.shape
+        stream = start()
         if level == 2:
-            stream = start()
-            stream.seek(stream.tell() + first * across * down * self.dtype.itemsize)
-            for _ in range(first, last):
-                yield self._take(stream)
-            return
-        size = deep * (across if level == 1 else down)
-        step = max(1, BLOCK // (size * self.dtype.itemsize))
-        for number in range(first, last, step):
-            block, stream = np.empty((min(step, last - number), deep, size // deep), self.dtype), start()
-            for row in range(deep):
-                plane = self._take(stream)
-                block[:, row] = (plane if level == 1 else plane.T)[number : number + len(block)]
-            yield from block
+            stream.seek(stream.tell() + place * across * down * self.dtype.itemsize)
+            return self._take(stream)
+        return np.stack([self._take(stream).take(place, axis=1 - level) for _ in range(deep)])
 
     def _take(self, stream: IO[bytes]) -> NDArray[Any]:
         """The next plane along the last axis."""
         across, down, _ = self.shape
         size = across * down
         return np.frombuffer(stream.read(size * self.dtype.itemsize), self.dtype, size).reshape(down, across)
-
-    def _scale(self, stored: NDArray[Any]) -> NDArray[np.float64]:
-        values = self._linear(stored)
-        if not np.isfinite(values).all():
-            raise UnreadableSlice(Notice("not_numbers"))
-        return values
 
     def _linear(self, stored: NDArray[Any]) -> NDArray[np.float64]:
         values = stored.astype(np.float64)

@@ -7,8 +7,9 @@ JPEG decoder, and strangers' bytes come here. The header is read first, by `head
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -76,18 +77,55 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A slice of a scan that is still to be read.
+
+    Attributes:
+        number: Counted from the feet up where the file says where its slices lie.
+        count: How many there are.
+        position: As of a `Slice`.
+        read: Gives it, as large as it is stored, and without pixels where those come as plates. Raises UnreadableSlice.
+    """
+
+    number: int
+    count: int
+    position: float | None
+    read: Callable[[], Slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Plate:
+    """What a volume's file has in one piece: a slice, or one row or one column of all slices.
+
+    Attributes:
+        axis: That it lies across: 0 of slices, 1 of rows, 2 of columns.
+        place: Where along it.
+        shape: How many slices, rows and columns there are.
+        pixels: As of a `Slice`, along the two other axes; not finite where a slice is a gap.
+    """
+
+    axis: int
+    place: int
+    shape: tuple[int, int, int]
+    pixels: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Survey:
     """What is in a file before any pixel is decoded.
 
     Attributes:
-        slices: How many there are.
+        positions: As of a `Slice`, of each that there is.
         series: Equal for files of one series that are looked at with one key, and of no other meaning.
-        position: As of a `Slice`, of the only one in the file.
     """
 
-    slices: int = 1
+    positions: tuple[float | None, ...] = (None,)
     series: str = ""
-    position: float | None = None
+
+    @property
+    def position(self) -> float | None:
+        """Of the only one."""
+        return self.positions[0] if len(self.positions) == 1 else None
 
 
 # Container -> the module that reads it, imported when the first such file comes. All others are pictures.
@@ -164,16 +202,12 @@ def survey(data: bytes, key: str = "") -> Survey:
     return found
 
 
-def every(data: bytes, window: tuple[float, float]) -> Iterator[tuple[int, int, Slice | Gap]]:
-    """All slices in the bytes of a file, each read once, in whatever order is quick.
+def every(data: bytes, window: tuple[float, float]) -> Iterator[Part | Plate]:
+    """All slices in the bytes of a file, each to be read once: of a volume the plates, of any file then the parts.
 
     Args:
         data: As for `read_slice`.
         window: Centre and width under which Hounsfield units become greys.
-
-    Yields:
-        The number of a slice, counted from the feet up where the file says where they lie; how many there are; the
-        slice, as large as it is stored, or a gap where it alone cannot be read.
 
     Raises:
         UnreadableSlice: And nothing else, whatever the bytes are.
@@ -182,7 +216,7 @@ def every(data: bytes, window: tuple[float, float]) -> Iterator[tuple[int, int, 
     if kind in MEDICAL:
         yield from import_module(MEDICAL[kind]).every(data, window)
     else:
-        yield 0, 1, _read_picture(data)
+        yield Part(0, 1, None, partial(_read_picture, data))
 
 
 def _read_picture(data: bytes) -> Slice:

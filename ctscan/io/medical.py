@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any, TypeAlias
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import BROKEN, DAMAGED
-from ctscan.io.images import Gap, Slice
 from ctscan.io.volumes import WINDOWS
 from ctscan.notices import Notice
 
@@ -36,15 +35,6 @@ def refusing(*forged: type[Exception]) -> Iterator[None]:
         raise UnreadableSlice(Notice("too_much_memory")) from None
     except caught:
         raise UnreadableSlice(DAMAGED) from None
-
-
-def attempt(read: Callable[[], Slice], position: float | None, *forged: type[Exception]) -> Slice | Gap:
-    """A slice of a scan, or the gap at its position where reading raises what `refusing` catches."""
-    try:
-        with refusing(*forged):
-            return read()
-    except UnreadableSlice as error:
-        return Gap(error.notice, position)
 
 
 def resolve(window: Window | None) -> tuple[float, float] | None:
@@ -134,11 +124,13 @@ def tilt(across: NDArray[np.float64], down: NDArray[np.float64]) -> tuple[Notice
 def into_view(plane: NDArray[Any], across: tuple[int, bool], down: tuple[int, bool]) -> NDArray[Any]:
     """An axial plane as seen from the feet: columns towards the patient's left, rows towards the back.
 
+    A plane across the body in the same way: its rows, or else its columns, then run towards the head.
+
     Args:
         plane: (H, W).
-        across: Where columns run, as `towards` says, along left or back.
-        down: Where rows run, along the other one of the two.
+        across: Where columns run, as `towards` says.
+        down: Where rows run, along another axis.
     """
-    if across[0] == 1:
+    if across[0] > down[0]:
         plane, across, down = plane.T, down, across
     return plane[:: 1 if down[1] else -1, :: 1 if across[1] else -1]

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from ctscan.errors import UnreadableSlice
 from ctscan.io.grid import Grid
 from ctscan.io.headers import UNDECODABLE
-from ctscan.io.images import Gap, Slice, Survey
-from ctscan.io.medical import Window, refusing
+from ctscan.io.images import Part, Plate, Slice, Survey
+from ctscan.io.medical import Window, refusing, towards
 from ctscan.notices import Notice
 
 TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -42,7 +42,7 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
         return grid.cut(partial(_open, data, place), slice, window)
 
 
-def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]:
+def every(data: bytes, window: Window) -> Iterator[Part | Plate]:
     """As `images.every`. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED):
         grid, place = _read_header(_open(data))
@@ -50,9 +50,9 @@ def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]
 
 
 def survey(data: bytes, key: str) -> Survey:
-    """How many slices there are; the key is not needed. Raises UnreadableSlice."""
+    """Where the slices lie; the key is not needed. Raises UnreadableSlice."""
     with refusing(*FORGED):
-        return Survey(_read_header(_open(data))[0].slices)
+        return Survey(_read_header(_open(data))[0].positions)
 
 
 def _open(data: bytes, place: int = 0) -> IO[bytes]:
@@ -79,27 +79,31 @@ def _read_header(stream: IO[bytes]) -> tuple[Grid, int]:
     steps = struct.unpack_from(order + step, head, at_step)
     slope, intercept = struct.unpack_from(order + scale, head, at_scale)
     (offset,) = struct.unpack_from(order + place, head, at_place)
-    if kind in NOT_GREY:
+    if kind in NOT_GREY or count in (1, 2):
         raise UnreadableSlice(Notice("several_volumes"))
     if kind not in TYPES or not 3 <= count <= 7 or not 0 <= offset <= MAX_EXTENSIONS:
         raise UnreadableSlice(UNDECODABLE)
     if any(n != 1 for n in shape[3:count]):
         raise UnreadableSlice(Notice("several_volumes"))
-    directions, origin = _place(head, order, steps, rest)
-    dtype = np.dtype(order + TYPES[kind])
-    return Grid(dtype, (shape[0], shape[1], shape[2]), directions, origin, slope, intercept), int(offset)
+    places = _places(head, order, steps, rest)
+    if not places:
+        raise UnreadableSlice(Notice("no_orientation"))
+    sides = [[towards(direction) for direction in directions.T] for directions, _ in places]
+    dtype, size = np.dtype(order + TYPES[kind]), (shape[0], shape[1], shape[2])
+    return Grid(dtype, size, *places[0], slope, intercept, sides_known=sides[0] == sides[-1]), int(offset)
 
 
-def _place(
+def _places(
     head: bytes, order: str, steps: tuple[float, ...], layout: list[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Directions and origin as `Grid` has them. Raises UnreadableSlice where neither of two codes says them."""
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Directions and origin as `Grid` has them, by the matrix and by the quaternion, as far as codes vouch for them."""
     codes, at_codes, quaternion, at_quaternion, rows, at_rows = layout
     by_quaternion, by_rows = struct.unpack_from(order + codes, head, at_codes)
+    found = []
     if by_rows > 0:
         whole = np.array(struct.unpack_from(order + rows, head, at_rows)).reshape(3, 4)
-        matrix, origin = whole[:, :3], whole[:, 3]
-    elif by_quaternion > 0:  # nifti1.h, method 2
+        found.append((whole[:, :3], whole[:, 3]))
+    if by_quaternion > 0:  # nifti1.h, method 2
         b, c, d, *offset = struct.unpack_from(order + quaternion, head, at_quaternion)
         a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
         turned = np.array(
@@ -109,8 +113,5 @@ def _place(
                 [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
             ]
         )
-        matrix = turned * np.array(steps[1:4]) * [1, 1, -1 if steps[0] < 0 else 1]
-        origin = np.array(offset)
-    else:
-        raise UnreadableSlice(Notice("no_orientation"))
-    return matrix * LEFT_AND_BACK[:, None], origin * LEFT_AND_BACK
+        found.append((turned * np.array(steps[1:4]) * [1, 1, -1 if steps[0] < 0 else 1], np.array(offset)))
+    return [(matrix * LEFT_AND_BACK[:, None], origin * LEFT_AND_BACK) for matrix, origin in found]

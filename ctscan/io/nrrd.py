@@ -18,7 +18,7 @@ import numpy as np
 from ctscan.errors import UnreadableSlice
 from ctscan.io.grid import MAX_BYTES, Grid
 from ctscan.io.headers import UNDECODABLE
-from ctscan.io.images import Gap, Slice, Survey
+from ctscan.io.images import Part, Plate, Slice, Survey
 from ctscan.io.medical import Window, refusing
 from ctscan.notices import Notice
 
@@ -47,7 +47,7 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
         return grid.cut(partial(_open, data, start, fields, grid.size), slice, window)
 
 
-def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]:
+def every(data: bytes, window: Window) -> Iterator[Part | Plate]:
     """As `images.every`. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED):
         fields, start = _read_fields(data)
@@ -56,9 +56,9 @@ def every(data: bytes, window: Window) -> Iterator[tuple[int, int, Slice | Gap]]
 
 
 def survey(data: bytes, key: str) -> Survey:
-    """How many slices there are; the key is not needed. Raises UnreadableSlice."""
+    """Where the slices lie; the key is not needed. Raises UnreadableSlice."""
     with refusing(*FORGED):
-        return Survey(_read_grid(_read_fields(data)[0]).slices)
+        return Survey(_read_grid(_read_fields(data)[0]).positions)
 
 
 def _read_fields(data: bytes) -> tuple[dict[str, str], int]:

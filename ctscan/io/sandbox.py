@@ -7,7 +7,7 @@ let it wait; a child that does nothing at all is ended by the clock, later.
 
 A child says once that it is ready; then it is sent which slice and window are wanted, or with which key to look at it,
 and a file, and answers as `messages` says. All slices of a file come one by one, out of a process that is started for
-them alone and may take longer.
+them alone.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ CHILDREN = 2  # as many as the page answers at once
 START_TIME = 30.0  # s that a child may take to import what it needs
 READ_TIME = 4.0  # s of the processor that a file may take
 HANG_TIME = 20.0  # s that it may take by the clock, on a machine that has other things to do
-MEMORY = 256 << 20  # bytes that a child may take beyond what it has when it is ready
-# The same for all slices of a file: 128 MB of it, a copy of its pixels or a block of slices across it, and one slice.
-STACK_TIME, STACK_HANG_TIME, STACK_MEMORY = 40.0, 120.0, 288 << 20
+MEMORY = 256 << 20  # bytes that a child may take beyond what it has when it is ready; a scan is 128 MiB of that
+STACK_HANG_TIME = 120.0  # s by the clock that all slices of a file may take, each of which has READ_TIME
 
 Outcome = TypeVar("Outcome")
 LATE, LOST = Notice("too_slow"), Notice("lost")
@@ -137,8 +136,12 @@ class Decoder:
             return started
 
 
-def read_stack(data: bytes | bytearray) -> Stack | None:
-    """All slices of a file, read in a process that is gone afterwards.
+def read_stack(data: bytes | bytearray, read_time: float = READ_TIME) -> Stack | None:
+    """All slices of a file, read in a process that is gone afterwards. Where a slice ends that, another one goes on.
+
+    Args:
+        data: The file.
+        read_time: Seconds of the processor that each slice may take.
 
     Returns:
         None for a file that does not hold several slices.
@@ -146,14 +149,21 @@ def read_stack(data: bytes | bytearray) -> Stack | None:
     Raises:
         UnreadableSlice: And nothing else, also for what takes too much time or memory.
     """
-    try:
-        child = Child(STACK_TIME, STACK_MEMORY)
-    except OSError:
-        raise UnreadableSlice(LOST) from None
-    try:
-        outcome = child.ask({"every": EXACT}, data, STACK_HANG_TIME, messages.receive_stack)
-    finally:
-        child.stop()
+    scan, end, lost = messages.Arriving(), time.monotonic() + STACK_HANG_TIME, None
+    while True:
+        known = len(scan.parts)
+        try:
+            child = Child(read_time)
+        except OSError:
+            raise UnreadableSlice(LOST) from None
+        try:
+            wanted = {"window": EXACT, "first": known, "lost": lost and lost.code}
+            outcome = child.ask(wanted, data, end - time.monotonic(), scan.receive)
+        finally:
+            child.stop()
+        if outcome not in (LATE, LOST) or (lost and len(scan.parts) == known):  # it is no slice that ends them
+            break
+        lost = outcome
     if isinstance(outcome, Notice):
         raise UnreadableSlice(outcome)
     return outcome
@@ -169,15 +179,10 @@ def environment() -> dict[str, str]:
 class Child:
     """One process that reads files, one at a time. Raises OSError where it cannot be started."""
 
-    def __init__(self, read_time: float, memory: int = MEMORY) -> None:
+    def __init__(self, read_time: float) -> None:
+        python = Path(sys.executable).absolute()  # found by PATH it may be relative
         self.process = subprocess.Popen(
-            [
-                Path(sys.executable).absolute(),
-                "-c",
-                PROGRAM,
-                str(read_time),
-                str(memory),
-            ],  # found by PATH it may be relative
+            [python, "-c", PROGRAM, str(read_time), str(MEMORY)],
             cwd=ROOT,
             env=environment(),
             stdin=subprocess.PIPE,

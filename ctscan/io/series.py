@@ -72,8 +72,8 @@ def _said(code: str, count: int, **values: float) -> tuple[Notice, ...]:
 
 def sources(
     path: Path, read: Callable[..., Slice], survey: Callable[[bytes, str], Survey], window: Window | None = None
-) -> Iterator[tuple[Path, Reader]]:
-    """All slices of a series, in the order of the body: of each the file that it is in, and how its bytes are read.
+) -> Iterator[tuple[Path, Reader, float | None]]:
+    """All slices of a series, in the order of the body: the file of each, how its bytes are read, and its position.
 
     Args:
         path: A folder with DICOM files, also in folders below; or one file with several slices.
@@ -84,22 +84,24 @@ def sources(
     Raises:
         CtscanError: The folder holds no slice, or far too much.
     """
+    notices: tuple[Notice, ...] = ()
     if path.is_dir():
-        files, notices = _files(path, survey)
+        files, positions, notices = _files(path, survey)
         if len(files) > 1:
-            yield from ((file, partial(_read, read, None, window, notices)) for file in files)
+            for file, position in zip(files, positions, strict=True):
+                yield file, partial(_read, read, None, window, notices), position
             return
-    else:
-        files, notices = [path], ()
-    (file,) = files
+        (path,) = files
     with suppress(UnreadableSlice):  # whose reason the only row then has
-        for number in range(survey(read_file(file), "").slices):
-            yield file, partial(_read, read, number, window, notices)
+        for number, position in enumerate(survey(read_file(path), "").positions):
+            yield path, partial(_read, read, number, window, notices), position
         return
-    yield file, partial(_read, read, None, window, notices)
+    yield path, partial(_read, read, None, window, notices), None
 
 
-def _files(folder: Path, survey: Callable[[bytes, str], Survey]) -> tuple[list[Path], tuple[Notice, ...]]:
+def _files(
+    folder: Path, survey: Callable[[bytes, str], Survey]
+) -> tuple[list[Path], tuple[float | None, ...], tuple[Notice, ...]]:
     found = sorted(islice((file for file in folder.rglob("*") if file.is_file()), MAX_FILES + 1))
     if len(found) > MAX_FILES:
         raise CtscanError(f"{folder} holds more than {MAX_FILES} files.")
@@ -107,7 +109,7 @@ def _files(folder: Path, survey: Callable[[bytes, str], Survey]) -> tuple[list[P
     series = arrange([_look(file, survey, key) for file in found])
     if not series.order:
         raise CtscanError(f"{folder} holds no DICOM file with a CT slice.")
-    return [found[index] for index in series.order], series.notices
+    return [found[index] for index in series.order], series.positions, series.notices
 
 
 def _look(file: Path, survey: Callable[[bytes, str], Survey], key: str) -> Survey | None:

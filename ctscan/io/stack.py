@@ -19,6 +19,7 @@ MAX_SLICES = 2048
 # A window under which greys are Hounsfield units again: its floats are finer than a hundredth of a unit.
 EXACT = (0.0, 65536.0)
 BLACK = -(1 << 15)  # under any window
+NO_PIXELS = np.zeros((0, 0), np.float32)
 NAMED = 10  # gaps, at most, by their numbers
 
 
@@ -69,10 +70,15 @@ def assemble(units: NDArray[np.int16], parts: Sequence[Slice | Gap]) -> Stack | 
     Args:
         units: As of a `Stack`, which has them from now on.
         parts: In order.
+
+    Raises:
+        ValueError: There are units of more slices, or of fewer.
     """
     gaps = {number: part.notice for number, part in enumerate(parts) if isinstance(part, Gap)}
     if len(gaps) == len(parts):
         return gaps[0]
+    if len(units) != len(parts):
+        raise ValueError("other slices")
     units[list(gaps)] = BLACK
     units.setflags(write=False)
     numbers = ", ".join(str(number + 1) for number in list(gaps)[:NAMED]) + (" …" if len(gaps) > NAMED else "")
@@ -81,9 +87,9 @@ def assemble(units: NDArray[np.int16], parts: Sequence[Slice | Gap]) -> Stack | 
     return Stack(units, tuple(told))
 
 
-def to_units(slice_: Slice) -> NDArray[np.int16]:
-    """Of a slice that was read under `EXACT`, as of a `Stack`."""
-    units = slice_.pixels * np.float32(EXACT[1])  # a power of two: exact
+def to_units(pixels: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Of what was read under `EXACT`, as of a `Stack`."""
+    units = pixels * np.float32(EXACT[1])  # a power of two: exact
     units += np.float32(EXACT[0] - EXACT[1] / 2)
     np.rint(units, out=units)
     return np.clip(units, -(1 << 15), (1 << 15) - 1, out=units).astype(np.int16)
