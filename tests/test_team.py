@@ -73,29 +73,33 @@ def test_two_processes_take_the_steps_of_one(weights: Weights) -> None:
         assert torch.allclose(values, ends[1][name], rtol=0, atol=1e-4), name
 
 
-def show_an_epoch(team: Team, given: Given | None = None, at: Path | None = None) -> None:
+def show_an_epoch(team: Team, given: list[Given] | None = None, at: Path | None = None) -> None:
     """The slices of each batch of this process, by the grey that is their number; each goes to a file of its own."""
-    trainer = Trainer(*team.agree(given), team)
-    seen = [[round(float(grey) * 100) for grey in greys[:, 0, 0, 0]] for greys, _, _ in trainer.batches()]
-    for _ in trainer.epochs("two"):
-        pass
-    assert len(seen) == trainer.steps
     folder: Path = team.agree(at)
-    (folder / f"{team.rank}").write_text(repr(seen))
+    for number, parts in enumerate(team.agree(given)):
+        trainer = Trainer(*parts, team)
+        seen = [[round(float(grey) * 100) for grey in greys[:, 0, 0, 0]] for greys, _, _ in trainer.batches()]
+        for _ in trainer.epochs("two"):
+            pass
+        assert len(seen) == trainer.steps
+        (folder / f"{number}-{team.rank}").write_text(repr(seen))
     team.mean(torch.zeros(1))  # when all have written: the first ends the others
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "sizes"), [(19, [5, 5, 5, 4]), (17, [5, 5, 7])])
-def test_every_slice_is_seen_once_an_epoch(n: int, sizes: list[int], weights: Weights, tmp_path: Path) -> None:
-    squares: NDArray[np.float32] = np.full((32, 32, 2, n), np.arange(n) / 100, np.float32).T
-    recipe = override(CTSCAN, [*TINY, "batch=5", "augmentation=none"])
+def test_every_slice_is_seen_once_an_epoch(weights: Weights, tmp_path: Path) -> None:
+    recipe, given = override(CTSCAN, [*TINY, "batch=5", "augmentation=none"]), []
+    counts = {19: [5, 5, 5, 4], 17: [5, 5, 7]}  # slices -> how many a batch has
+    for n in counts:
+        squares: NDArray[np.float32] = np.full((32, 32, 2, n), np.arange(n) / 100, np.float32).T
+        given.append((recipe, squares, np.arange(n, dtype=np.int64) % 4, weights))
     with gather(Nodes(2), CPU, show_an_epoch) as team:
-        show_an_epoch(team, (recipe, squares, np.arange(n, dtype=np.int64) % 4, weights), tmp_path)
-    shares = [eval((tmp_path / f"{rank}").read_text()) for rank in range(2)]
-    assert [len(a) + len(b) for a, b in zip(*shares, strict=True)] == sizes
-    assert sorted(number for share in shares for part in share for number in part) == list(range(n))
-    assert min(len(part) for share in shares for part in share) >= 2
+        show_an_epoch(team, given, tmp_path)
+    for number, (n, sizes) in enumerate(counts.items()):
+        shares = [eval((tmp_path / f"{number}-{rank}").read_text()) for rank in range(2)]
+        assert [len(a) + len(b) for a, b in zip(*shares, strict=True)] == sizes
+        assert sorted(seen for share in shares for part in share for seen in part) == list(range(n))
+        assert min(len(part) for share in shares for part in share) >= 2
 
 
 def test_too_many_processes_for_a_batch_are_refused(weights: Weights) -> None:
