@@ -155,6 +155,7 @@ def test_a_slice_is_answered_and_covered(site: Site) -> None:
     assert there == site.post("cover?example=0&at=150,150,20", b"")
 
 
+@pytest.mark.parametrize("site", ["the root"], indirect=True)  # where nginx passes it on, it does so everywhere
 def test_the_lines_of_a_check_come_one_by_one(site: Site) -> None:
     begun, came = time.monotonic(), []
     asked = urllib.request.Request(f"{site.address}check", EXAMPLE.read_bytes(), KIND)
