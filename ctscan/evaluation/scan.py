@@ -36,14 +36,13 @@ BODY = 0.1  # of a line: less tissue than this is a cable or the table
 DIGITS = 4  # of a probability
 
 
-def write_scan(classifier: Classifier, volume: Volume, folder: Path, room: int = ROOM) -> Scan:
+def write_scan(classifier: Classifier, volume: Volume, folder: Path) -> Scan:
     """Read every slice under every window, and write the record and the picture.
 
     Args:
         classifier: What reads.
         volume: One with an outline and known spacing.
         folder: Where both files go; made where it is missing.
-        room: Bytes that the picture may have.
 
     Returns:
         The record as it was written.
@@ -78,7 +77,7 @@ def write_scan(classifier: Classifier, volume: Volume, folder: Path, room: int =
             for z in range(len(greys))
         ),
     )
-    write(folder / PICTURE, encode(greys, room))
+    write(folder / PICTURE, encode(greys))
     write(folder / RECORD, record.model_dump_json() + "\n")
     return record
 
@@ -124,8 +123,8 @@ def extent(shares: NDArray[np.floating], scale: float, size: int) -> tuple[int, 
     return first, first + length
 
 
-def encode(greys: NDArray[np.uint8], room: int) -> bytes:
-    """All slices in one grey JPEG, of the highest quality that fits the room."""
+def encode(greys: NDArray[np.uint8]) -> bytes:
+    """All slices in one grey JPEG, of the highest quality that `ROOM` has room for."""
     count, height, width = greys.shape
     rows = -(-count // COLUMNS)
     sheet = np.zeros((rows * COLUMNS, height, width), np.uint8)
@@ -134,9 +133,9 @@ def encode(greys: NDArray[np.uint8], room: int) -> bytes:
     for quality in range(95, 0, -1):
         flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
         data = cv2.imencode(".jpg", sheet, flags)[1].tobytes()
-        if len(data) <= room:
+        if len(data) <= ROOM:
             return data
-    raise DataError(f"{count} slices do not fit into {room} bytes.")
+    raise DataError(f"{count} slices do not fit into {ROOM} bytes.")
 
 
 def trace(lesion: NDArray[np.bool_]) -> tuple[tuple[tuple[float, float], ...], ...]:
