@@ -16,7 +16,8 @@ from ctscan.imaging.render import fit, to_bytes
 LONGEST = 1024  # px of the picture that is looked at
 STROKE = 11  # px: a line of a letter is thinner
 STEP = 50  # of 255: what a stroke is brighter by than what is around it
-CORE = 0.6  # of the brightest step nearby: what is fainter is the edge of a stroke, and would join two letters
+# 0.6 of the brightest step nearby: what is no brighter is the edge of a stroke, and would join two letters
+EDGE = (0.6 * np.arange(256)).astype(np.uint8)
 NEAR = 9  # px
 LEAST, MOST = 5, 1 / 12  # px, and of the picture's height: how high a letter is
 WIDEST = 1.5  # of a letter's height
@@ -37,10 +38,13 @@ def has_lettering(pixels: Pixels, anatomy: Anatomy) -> bool:
     """
     grey = to_bytes(fit(pixels, LONGEST))
     above = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((STROKE, STROKE), np.uint8))
-    core = above > CORE * cv2.dilate(above, np.ones((NEAR, NEAR), np.uint8))
+    core = above > cv2.LUT(cv2.dilate(above, np.ones((NEAR, NEAR), np.uint8)), EDGE)
     is_inside = cv2.resize(_large_parts(anatomy), grey.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
-    marks = (above > STEP) & core & ~is_inside
-    _, _, stats, _ = cv2.connectedComponentsWithStats(marks.astype(np.uint8))
+    marks = ((above > STEP) & core & ~is_inside).astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(marks)
+    if not width:
+        return False
+    _, _, stats, _ = cv2.connectedComponentsWithStats(marks[top : top + height, left : left + width])
     width, height, area = (stats[:, n] for n in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA))
     are_letters = (height >= LEAST) & (height <= MOST * len(grey)) & (width <= WIDEST * height) & (area >= height)
     are_letters[0] = False  # all that is no mark

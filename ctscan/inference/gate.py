@@ -234,15 +234,15 @@ def tone_of(pixels: Pixels, anatomy: Anatomy) -> tuple[Array, int]:
     The first says in what window a slice was saved, whatever is in it: the median of the dark part (lungs), the
     quartiles of the bright part (tissue, bone), parted by Otsu's method, and the shares of black and of white.
     """
-    inside = anatomy.thumbnail[anatomy.outline]
+    inside = np.sort(anatomy.thumbnail[anatomy.outline])
     every = -(-max(pixels.shape) // LONGEST_COUNTED)  # greys are counted, not averaged, so pixels are left out instead
     stored = np.rint(pixels[::every, ::every][anatomy.body[::every, ::every]] * 255).astype(np.uint8)
     parting, _ = cv2.threshold(np.rint(inside * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    dark, bright = inside[inside * 255 <= parting + 0.5], inside[inside * 255 > parting + 0.5]
+    dark, bright = np.split(inside, [int((inside * 255 <= parting + 0.5).sum())])
     lung = np.median(dark) if len(dark) else 0.0
     tissue = np.quantile(bright, [0.25, 0.5, 0.75]) if len(bright) else [0.0] * 3
-    clipped = [CLIPPED * (stored <= 1).mean(), CLIPPED * (stored >= 254).mean()]
     counts = np.bincount(stored, minlength=256)
+    clipped = [CLIPPED * ends.sum() / counts.sum() for ends in (counts[:2], counts[254:])]
     return np.array([lung, *tissue, *clipped], np.float32), int((counts >= max(1, IN_USE * counts.sum())).sum())
 
 

@@ -336,11 +336,16 @@ def to_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     opaque = np.iinfo(pixels.dtype).max if whole else 1.0
     for top in range(0, len(grey), ROWS_AT_ONCE):
         rows = pixels[top : top + ROWS_AT_ONCE]
-        luma = rows[..., :3] @ np.array(LUMA_BGR) if rows.shape[2] >= 3 else rows[..., 0].astype(np.float64)
-        luma = np.rint(luma) if whole else luma
-        if rows.shape[2] in (2, 4):
-            luma = luma * (rows[..., -1] / opaque)
-        grey[top : top + ROWS_AT_ONCE] = np.rint(luma) if whole else luma
+        first, *others = cv2.split(rows)  # planes: NumPy is slow where channels lie side by side
+        alpha = others.pop() if len(others) in (1, 3) else None
+        luma: NDArray[Any] = first
+        if others and not (whole and all(np.array_equal(first, other) for other in others)):
+            luma = rows[..., :3] @ np.array(LUMA_BGR)
+            luma = np.rint(luma) if whole else luma
+        if alpha is not None and (alpha != opaque).any():
+            luma = luma * (alpha / opaque)
+            luma = np.rint(luma) if whole else luma
+        grey[top : top + ROWS_AT_ONCE] = luma
     return grey
 
 
@@ -349,11 +354,11 @@ def share_coloured(pixels: NDArray[Any]) -> float:
     if pixels.ndim == 2 or pixels.shape[2] < 3:
         return 0.0
     whole = np.issubdtype(pixels.dtype, np.integer)
-    step = COLOUR_STEP * float(np.iinfo(pixels.dtype).max if whole else pixels[..., :3].max())
+    step = int(COLOUR_STEP * np.iinfo(pixels.dtype).max) if whole else COLOUR_STEP * float(pixels[..., :3].max())
     rows = range(0, len(pixels), ROWS_AT_ONCE)
     coloured = 0
     for top in rows:
-        blue, green, red = (pixels[top : top + ROWS_AT_ONCE, :, channel] for channel in range(3))
+        blue, green, red = cv2.split(pixels[top : top + ROWS_AT_ONCE])[:3]
         most, least = np.maximum(np.maximum(blue, green), red), np.minimum(np.minimum(blue, green), red)
         coloured += int((most - least > step).sum())
     return float(coloured / (pixels.shape[0] * pixels.shape[1]))

@@ -49,12 +49,33 @@ class Outputs(NamedTuple):
     shallow: Tensor  # (N, 128), mean over space of the second block
 
 
-class SliceNet(nn.Module):
-    """ResNet18 on one grey channel. Expansion to three channels and normalisation happen inside, so a caller can
-    neither forget them nor do them twice."""
+class Normalise(nn.Module):
+    """What torchvision's weights expect of greys."""
 
     mean: Tensor
     std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, greys: Tensor) -> Tensor:
+        """Greys (N, 1, S, S) -> (N, 3, S, S)."""
+        return (greys.expand(-1, 3, -1, -1) - self.mean) / self.std
+
+
+class BesideOnes(nn.Module):
+    """Greys and ones, by which a convolution knows where the square ends."""
+
+    def forward(self, greys: Tensor) -> Tensor:
+        """Greys (N, 1, S, S) -> (N, 2, S, S), the channels of a pixel side by side."""
+        return torch.cat([greys, torch.ones_like(greys)], dim=1).contiguous(memory_format=torch.channels_last)
+
+
+class SliceNet(nn.Module):
+    """ResNet18 on one grey channel. Expansion to three channels and normalisation happen inside, so a caller can
+    neither forget them nor do them twice."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -70,14 +91,12 @@ class SliceNet(nn.Module):
                 nn.Linear(256, k),
             )
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if architecture.normalise else ((0.0,) * 3, (1.0,) * 3)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.see: nn.Module = Normalise(mean, std)
 
     def forward(self, squares: Tensor) -> Outputs:
         """Squares (N, 2, S, S) in [0, 1], grey and weight -> logits, maps and two pooled layers, in one pass."""
         trunk = self.trunk
-        x = (squares[:, :1].expand(-1, 3, -1, -1) - self.mean) / self.std
-        x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(x))))
+        x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(self.see(squares[:, :1])))))
         shallow = trunk.layer2(trunk.layer1(x))
         features = trunk.layer4(trunk.layer3(shallow))
         weights = functional.avg_pool2d(squares[:, 1:], STRIDE)  # a cell's share that counts
@@ -100,11 +119,17 @@ class SliceNet(nn.Module):
 
 
 def fuse(net: SliceNet) -> SliceNet:
-    """The same network to be asked alone, a quarter quicker, and equal to the last digits.
+    """The same network to be asked alone, a third quicker, and equal to the last digits.
 
-    Each normalisation becomes part of the convolution before it, and the channels of a pixel lie side by side.
+    Each normalisation becomes part of the convolution beside it, and the channels of a pixel lie side by side. The
+    maximum over some pixels is taken before what is negative becomes zero, which is the same, and of fewer pixels.
     """
     made = deepcopy(net).eval().requires_grad_(False)
+    trunk = made.trunk
+    weight = trunk.conv1.weight / made.see.std  # the mean is subtracted inside the square alone, where ones are
+    weight = torch.stack([weight.sum(dim=1), -(weight * made.see.mean).sum(dim=1)], dim=1)
+    made.see, trunk.conv1.weight = BesideOnes(), nn.Parameter(weight, requires_grad=False)
+    trunk.relu, trunk.maxpool = trunk.maxpool, trunk.relu
     for block in made.modules():
         if isinstance(block, BasicBlock):
             block.conv2, block.bn2 = fuse_conv_bn_eval(block.conv2, block.bn2), nn.Identity()
