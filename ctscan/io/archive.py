@@ -18,9 +18,10 @@ from io import BytesIO
 from ctscan.errors import UnreadableSlice
 from ctscan.io import dicom
 from ctscan.io.headers import BROKEN, sniff
-from ctscan.io.images import Part, Slice, Survey
+from ctscan.io.images import Slice, Survey
 from ctscan.io.medical import Window, pick, refusing
 from ctscan.io.series import MAX_FILES, Series, arrange
+from ctscan.io.stack import Part
 from ctscan.notices import Notice
 
 MAX_FILE = 64 << 20  # bytes of a file, unpacked
@@ -44,7 +45,7 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
 
 
 def every(data: bytes, window: Window) -> Iterator[Part]:
-    """As `images.every`. Raises UnreadableSlice and nothing else."""
+    """As `stack.every`. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED), zipfile.ZipFile(BytesIO(data)) as archive:
         files, series = _open(archive)
         count = len(series.order)

@@ -43,7 +43,7 @@ from ctscan.io.frames import (
     scale_of,
 )
 from ctscan.io.headers import BROKEN, DAMAGED, check_size
-from ctscan.io.images import Part, Slice, Survey
+from ctscan.io.images import Slice, Survey
 from ctscan.io.medical import (
     Window,
     in_window,
@@ -53,6 +53,7 @@ from ctscan.io.medical import (
     resolve,
     to_scale,
 )
+from ctscan.io.stack import Part
 from ctscan.notices import Notice
 
 NATIVE = (
@@ -108,7 +109,7 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
 
 
 def every(data: bytes, window: Window) -> Iterator[Part]:
-    """As `images.every`. Raises UnreadableSlice and nothing else."""
+    """As `stack.every`. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED), silence():
         file = _open(data)
         order = _order(file)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import DAMAGED, MAX_PIXELS, UNDECODABLE, check_size
-from ctscan.io.images import Part, Plate, Slice
+from ctscan.io.images import Slice
 from ctscan.io.medical import (
     DEFAULT_WINDOW,
     PRESETS,
@@ -30,7 +30,7 @@ from ctscan.io.medical import (
     to_scale,
     towards,
 )
-from ctscan.io.stack import NO_PIXELS, check_room
+from ctscan.io.stack import NO_PIXELS, Part, Plate, check_room
 from ctscan.notices import Notice
 
 MAX_BYTES = 1 << 31  # of a volume's values
@@ -90,7 +90,7 @@ class Grid:
         return self._show(pixels, stored, bool(np.isfinite(values).all()), asked, is_hu, notices)
 
     def every(self, start: Start, window: Window | None) -> Iterator[Part | Plate]:
-        """All of them, as `images.every`, in one pass over the file."""
+        """All of them, as `stack.every`, in one pass over the file."""
         level = self._level()
         column, row, deep = axes = self._axes()
         sizes = {axis: size for (axis, _), size in zip(axes, self.shape, strict=True)}

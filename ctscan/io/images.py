@@ -7,9 +7,7 @@ JPEG decoder, and strangers' bytes come here. The header is read first, by `head
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -74,40 +72,6 @@ class Gap:
 
     notice: Notice
     position: float | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """A slice of a scan that is still to be read.
-
-    Attributes:
-        number: Counted from the feet up where the file says where its slices lie.
-        count: How many there are.
-        position: As of a `Slice`.
-        read: Gives it, as large as it is stored, and without pixels where those come as plates. Raises UnreadableSlice.
-    """
-
-    number: int
-    count: int
-    position: float | None
-    read: Callable[[], Slice]
-
-
-@dataclass(frozen=True, eq=False)
-class Plate:
-    """What a volume's file has in one piece: a slice, or one row or one column of all slices.
-
-    Attributes:
-        axis: That it lies across: 0 of slices, 1 of rows, 2 of columns.
-        place: Where along it.
-        shape: How many slices, rows and columns there are.
-        pixels: As of a `Slice`, along the two other axes; not finite where a slice is a gap.
-    """
-
-    axis: int
-    place: int
-    shape: tuple[int, int, int]
-    pixels: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -200,23 +164,6 @@ def survey(data: bytes, key: str = "") -> Survey:
     kind = headers.sniff(data)
     found: Survey = import_module(MEDICAL[kind]).survey(data, key) if kind in MEDICAL else Survey()
     return found
-
-
-def every(data: bytes, window: tuple[float, float]) -> Iterator[Part | Plate]:
-    """All slices in the bytes of a file, each to be read once: of a volume the plates, of any file then the parts.
-
-    Args:
-        data: As for `read_slice`.
-        window: Centre and width under which Hounsfield units become greys.
-
-    Raises:
-        UnreadableSlice: And nothing else, whatever the bytes are.
-    """
-    kind = headers.sniff(data)
-    if kind in MEDICAL:
-        yield from import_module(MEDICAL[kind]).every(data, window)
-    else:
-        yield Part(0, 1, None, partial(_read_picture, data))
 
 
 def _read_picture(data: bytes) -> Slice:

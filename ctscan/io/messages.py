@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
-from ctscan.io.images import LONGEST_SIDE, Gap, Part, Plate, Slice, Survey, every
+from ctscan.io.images import LONGEST_SIDE, Gap, Slice, Survey
 from ctscan.io.medical import refusing
-from ctscan.io.stack import NO_PIXELS, Stack, assemble, check_room, to_units
+from ctscan.io.stack import NO_PIXELS, Part, Plate, Stack, assemble, check_room, every, to_units
 from ctscan.notices import Notice
 
 MAX_FIELDS = 1 << 20  # bytes: all of a slice but its pixels, the places of all slices of a file

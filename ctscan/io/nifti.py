@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from ctscan.errors import UnreadableSlice
 from ctscan.io.grid import Grid
 from ctscan.io.headers import UNDECODABLE
-from ctscan.io.images import Part, Plate, Slice, Survey
+from ctscan.io.images import Slice, Survey
 from ctscan.io.medical import Window, refusing, towards
+from ctscan.io.stack import Part, Plate
 from ctscan.notices import Notice
 
 TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -43,7 +44,7 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
 
 
 def every(data: bytes, window: Window) -> Iterator[Part | Plate]:
-    """As `images.every`. Raises UnreadableSlice and nothing else."""
+    """As `stack.every`. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED):
         grid, place = _read_header(_open(data))
         yield from grid.every(partial(_open, data, place), window)

@@ -18,8 +18,9 @@ import numpy as np
 from ctscan.errors import UnreadableSlice
 from ctscan.io.grid import MAX_BYTES, Grid
 from ctscan.io.headers import UNDECODABLE
-from ctscan.io.images import Part, Plate, Slice, Survey
+from ctscan.io.images import Slice, Survey
 from ctscan.io.medical import Window, refusing
+from ctscan.io.stack import Part, Plate
 from ctscan.notices import Notice
 
 MAX_HEADER = 1 << 20  # bytes
@@ -48,7 +49,7 @@ def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
 
 
 def every(data: bytes, window: Window) -> Iterator[Part | Plate]:
-    """As `images.every`. Raises UnreadableSlice and nothing else."""
+    """As `stack.every`. Raises UnreadableSlice and nothing else."""
     with refusing(*FORGED):
         fields, start = _read_fields(data)
         grid = _read_grid(fields)

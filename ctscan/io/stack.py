@@ -1,16 +1,19 @@
-"""All slices of a volume or a series, as numbers of 16 bits: what a viewer scrolls through."""
+"""All slices of a volume or a series: in what parts they are read, and as numbers of 16 bits, to scroll through."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
-from ctscan.io.images import Gap, Slice, shrink
+from ctscan.io.headers import sniff
+from ctscan.io.images import MEDICAL, Gap, Slice, read_slice, shrink
 from ctscan.io.medical import DEFAULT_WINDOW, PRESETS, in_window
 from ctscan.notices import Notice
 
@@ -62,6 +65,57 @@ class Stack:
         values = {"centre": centre, "width": width}
         notices = tuple(Notice(n.code, values) if n.values.keys() == values.keys() else n for n in known.notices)
         return shrink(replace(known, pixels=pixels, notices=notices, window=asked))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A slice of a scan that is still to be read.
+
+    Attributes:
+        number: Counted from the feet up where the file says where its slices lie.
+        count: How many there are.
+        position: As of a `Slice`.
+        read: Gives it, as large as it is stored, and without pixels where those come as plates. Raises UnreadableSlice.
+    """
+
+    number: int
+    count: int
+    position: float | None
+    read: Callable[[], Slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Plate:
+    """What a volume's file has in one piece: a slice, or one row or one column of all slices.
+
+    Attributes:
+        axis: That it lies across: 0 of slices, 1 of rows, 2 of columns.
+        place: Where along it.
+        shape: How many slices, rows and columns there are.
+        pixels: As of a `Slice`, along the two other axes; not finite where a slice is a gap.
+    """
+
+    axis: int
+    place: int
+    shape: tuple[int, int, int]
+    pixels: NDArray[np.float32]
+
+
+def every(data: bytes, window: tuple[float, float]) -> Iterator[Part | Plate]:
+    """All slices in the bytes of a file, each to be read once: of a volume the plates, of any file then the parts.
+
+    Args:
+        data: As for `read_slice`.
+        window: Centre and width under which Hounsfield units become greys.
+
+    Raises:
+        UnreadableSlice: And nothing else, whatever the bytes are.
+    """
+    kind = sniff(data)
+    if kind in MEDICAL:
+        yield from import_module(MEDICAL[kind]).every(data, window)
+    else:
+        yield Part(0, 1, None, partial(read_slice, data))
 
 
 def assemble(units: NDArray[np.int16], parts: Sequence[Slice | Gap]) -> Stack | Notice:
