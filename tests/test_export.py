@@ -150,7 +150,7 @@ def test_both_runtimes_give_the_same_answer(best_checkpoint: Path, exported: Pat
     pixels = cv2.imdecode(np.frombuffer(slice_png, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert pixels is not None
     noticed = cv2.imencode(".png", pixels.astype(np.uint16) * 16)[1].tobytes()
-    files: list[Path | bytes] = [*sorted(EXAMPLES.glob("*.png")), slice_png, noticed, b"no picture"]
+    files: list[Path | bytes] = [*sorted(EXAMPLES.glob("*.png"))[:3], slice_png, noticed, b"no picture"]
     for one, other in zip(torch_.many(files), onnx_.many(files), strict=True):
         assert (one.verdict, one.possible, one.model_id) == (other.verdict, other.possible, other.model_id)
         assert [n.code for n in one.notices] == [n.code for n in other.notices]
