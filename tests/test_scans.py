@@ -310,6 +310,8 @@ def test_slider_wheel_and_keys_go_from_slice_to_slice_and_the_slice_is_answered(
     page.keyboard.press("ArrowUp")
     visit.rest()
     assert page.get_attribute("svg.picture", "viewBox") == kept
+    on_full_screen = page.get_attribute("#answer", "data-where") or ""
+    assert on_full_screen.startswith(f"Slice {visit.number} of")
     before = visit.number
     page.keyboard.press("c")
     page.keyboard.press("ArrowDown")  # the brush's on the picture alone

@@ -181,6 +181,7 @@ function move() {
   const index = at();
   page.stop();
   find("#series-where").textContent = where(index);
+  answer.dataset.where = `${where(index)} · `; // on a full screen it stands with the disclaimer
   slider.setAttribute("aria-valuetext", where(index));
   if (answer.dataset.state !== "pending") page.show("pending", find("#series-alone").innerHTML);
   if (across) moveCursor(chart, across(index));
@@ -361,6 +362,7 @@ export function close() {
   film.remove();
   answer.classList.remove("windowing");
   delete answer.dataset.scan;
+  delete answer.dataset.where;
   head.hidden = foot.hidden = find("#series-curve").hidden = find("#series-progress").hidden = true;
   find("#drag").checked = false;
   find("#series-state").textContent = "";
