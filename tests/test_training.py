@@ -16,11 +16,13 @@ import pytest
 import torch
 
 from ctscan.errors import DataError, ModelError
+from ctscan.imaging.anatomy import find_anatomy
 from ctscan.imaging.phantom import draw_phantom
-from ctscan.imaging.preprocess import Preprocess
+from ctscan.imaging.preprocess import Preprocess, rank_greys
 from ctscan.inference.classifier import load
+from ctscan.io.images import read_slice
 from ctscan.model.runtime import choose_device
-from ctscan.training.augmentation import build_augmentation
+from ctscan.training.augmentation import MOST_BLACK, MOST_WHITE, build_augmentation, cut_greys
 from ctscan.training.data import Dataset, read_dataset
 from ctscan.training.recipe import CTSCAN, SEED, Augmentation, Recipe, override
 from ctscan.training.team import Team
@@ -243,6 +245,22 @@ def test_no_strength_leaves_the_picture_but_for_the_flip() -> None:
     for _ in range(5):
         drawn = build_augmentation("full", 0.0)(square)
         assert min(float((drawn - s).abs().max()) for s in (square, square.flip(-1))) < 1e-5
+
+
+def test_greys_are_cut_as_a_narrower_window_cuts_them() -> None:
+    pixels = read_slice((ROOT / "examples" / "01-lower-lobe-mass-wide-window.png").read_bytes()).pixels
+    hull = find_anatomy(pixels).hull
+    ranked, apart, changed = rank_greys(pixels, hull), [], []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        black, white = float(torch.rand(())) * MOST_BLACK, 1 - float(torch.rand(())) * MOST_WHITE
+        narrower = np.clip(pixels, *np.quantile(pixels[hull], [black, white]))
+        torch.manual_seed(seed)
+        cut = cut_greys(torch.from_numpy(ranked)[None])[0].numpy()
+        apart.append(np.abs(cut - rank_greys(narrower, hull))[hull].mean())
+        changed.append(np.abs(cut - ranked)[hull].mean())
+    # Not alike to the last digit: 8 bits have few greys, and of the one at either end all are cut or none.
+    assert np.mean(apart) < 0.005 < 0.02 < np.mean(changed)
 
 
 @pytest.mark.parametrize("kind", ["full", "seed", "none"])

@@ -18,6 +18,8 @@ from ctscan.model.card import Architecture
 Augmentation = Literal["full", "seed", "none"]
 Control = Literal["shuffled_labels", "border_only", "lungs_black", "tone_only"]
 
+LATER: dict[str, Any] = {"pool": "all", "windows": 0.0}  # fields that older recipes lack, and what they did
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -40,6 +42,7 @@ class Recipe:
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.91  # of the rate, from each block to the one below it
     augmentation: Augmentation = "full"  # as in `build_augmentation`
     strength: Annotated[float, Field(ge=0, le=2)] = 1.1  # of `full`: how far shifts, turns, greys and gaps go
+    windows: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of slices whose greys are cut off as a window would
     size: Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)] = 224  # side of the model's square, px
     crop: Crop = "hull"  # as in `Preprocess`, like the next three
     tone: Tone = "rank"
@@ -61,8 +64,8 @@ class Recipe:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All fields, for card and ledger; `pool` only where it is not `all`, so that older recipes keep their name."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("pool", "all")}
+        """All fields, for card and ledger; the later ones only where they do something: older recipes keep their name."""
+        return {name: value for name, value in asdict(self).items() if LATER.get(name) != value}
 
     @property
     def digest(self) -> str:
@@ -89,11 +92,11 @@ def read_recipe(settings: Mapping[str, Any]) -> Recipe:
         DataError: A field is missing or unknown, or its value is not one that training takes.
     """
     names = {f.name for f in fields(Recipe)}
-    odd = ", ".join(sorted((set(settings) | {"pool"}) ^ names))
+    odd = ", ".join(sorted((set(settings) | set(LATER)) ^ names))
     if odd:
         raise DataError(f"This recipe was written by another version of ctscan: {odd}.")
     try:
-        return TypeAdapter(Recipe).validate_python({"pool": "all"} | dict(settings))
+        return TypeAdapter(Recipe).validate_python(LATER | dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"{first['loc'][0]}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None

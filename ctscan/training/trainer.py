@@ -200,7 +200,7 @@ class Trainer:
             torch.manual_seed(recipe.seed + team.rank)  # or all would shift and turn their slices alike
         self.steps = max(1, len(labels) // recipe.batch + (len(labels) % recipe.batch >= least))
         self.optimiser, self.schedule = build_optimiser(self.net, recipe, self.steps)
-        self.transform = build_augmentation(recipe.augmentation, recipe.strength)
+        self.transform = build_augmentation(recipe.augmentation, recipe.strength, recipe.windows)
 
     @cached_property
     def bf16(self) -> bool:
