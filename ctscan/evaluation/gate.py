@@ -164,7 +164,7 @@ def subjects_of_data(pool: Dataset, size: int) -> list[Subject]:
     generator = np.random.default_rng(SEED)
     subjects = []
     for record in tqdm(pool.records, DATA_SET, unit="slice", leave=False):
-        shown = record.slice, rewindow(record.slice, generator)
+        shown = record.slice, replace(record.slice, pixels=rewindow(record.pixels, generator))
         names = generator.choice(list(WRONG), WRONG_PER_SLICE, replace=False).tolist()
         for kind, group, slice_ in show(DATA_SET, *shown, zip(names, shown, strict=True)):
             subjects.append(subject(slice_, size, kind, group, f"group {record.group}", record.fold))
@@ -192,8 +192,8 @@ def subjects_of_pictures(folder: Path, size: int) -> list[Subject]:
         what, source = path.name.split("__")[:2]
         shown = [(kind, what, slice_)]
         if kind == CHEST:
-            mirrored = replace(slice_, pixels=np.ascontiguousarray(slice_.pixels[:, ::-1]))
-            shown = show(ELSEWHERE, slice_, rewindow(mirrored, generator), ((name, slice_) for name in WRONG))
+            mirrored = replace(slice_, pixels=rewindow(np.ascontiguousarray(slice_.pixels[:, ::-1]), generator))
+            shown = show(ELSEWHERE, slice_, mirrored, ((name, slice_) for name in WRONG))
         subjects += [subject(seen, size, shows, group, source) for shows, group, seen in shown]
     if not {s.kind for s in subjects} >= {CHEST, "no_lungs", "no_ct"}:
         raise DataError(f"The folder of pictures needs {', '.join(FOLDERS)} with files KIND__SOURCE__NAME in each.")
@@ -220,11 +220,10 @@ def show(
     return shown
 
 
-def rewindow(slice_: Slice, generator: np.random.Generator) -> Slice:
+def rewindow(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     """The slice as another window might have saved it: greys clipped at both ends, the rest bent."""
     low, high, bend = generator.uniform(0, 0.25), generator.uniform(0.55, 1), np.exp(generator.uniform(-0.5, 0.5))
-    pixels = np.clip((slice_.pixels - low) / (high - low), 0, 1) ** bend
-    return replace(slice_, pixels=pixels.astype(np.float32))
+    return np.asarray(np.clip((pixels - low) / (high - low), 0, 1) ** bend, np.float32)
 
 
 def deal(subjects: list[Subject]) -> list[Subject]:

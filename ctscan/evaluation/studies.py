@@ -11,6 +11,8 @@ score_outside   class folders from elsewhere
 from __future__ import annotations
 
 import sys
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,7 @@ from ctscan.evaluation.cross_validation import (
     read_folds,
     shuffle_labels,
 )
+from ctscan.evaluation.gate import rewindow
 from ctscan.evaluation.intervals import Answers, average, bootstrap, difference, evaluate
 from ctscan.evaluation.maps import judge_maps
 from ctscan.evaluation.volumes import judge_volumes
@@ -47,6 +50,7 @@ from ctscan.results.records import (
     Control,
     CrossValidation,
     Difference,
+    Estimate,
     Evaluation,
     MapTests,
     PublishedEvaluation,
@@ -155,14 +159,23 @@ def grouped(
     other = read_folds(setting.pool, folds, setting.folder(against)).answers if against else None
     out = cross_validate(setting, recipe, folds)
     subtract = partial(difference, keys=CLASS_KEYS, draws=setting.draws)
-    # How far balanced accuracy falls when every slice has the mean histogram of train. The files are changed and the
-    # preprocessing runs as it is: what a picture in another window would meet.
+    # How far balanced accuracy falls when every slice has the mean histogram of train, or is in another window. The
+    # files are changed and the preprocessing runs as it is.
     of_train = [body_quantiles(record.pixels) for record in setting.data.of("train").records]
     reference = np.asarray(np.mean(of_train, axis=0))  # grey by grey of the same rank: no slice need have it
 
-    matched = answer_again(
-        out, setting.folder(recipe), lambda pixels: recipe.preprocess.square(match(pixels, reference)), setting.device
-    ).answers
+    def matched(pixels: Pixels) -> Pixels:
+        return match(pixels, reference)
+
+    def rewindowed(pixels: Pixels) -> Pixels:
+        return rewindow(pixels, np.random.default_rng(zlib.crc32(pixels.tobytes())))  # the same at every call
+
+    def fall(change: Callable[[Pixels], Pixels]) -> Estimate:
+        again = answer_again(
+            out, setting.folder(recipe), lambda pixels: recipe.preprocess.square(change(pixels)), setting.device
+        )
+        return subtract(out.answers, again.answers, names=["balanced_accuracy"])["balanced_accuracy"]
+
     entry = CrossValidation(
         recipe=recipe.digest,
         recipe_name=recipe.name,
@@ -171,7 +184,8 @@ def grouped(
         threshold=setting.threshold,
         folds=out.by_fold,
         result=evaluate(out.answers, CLASS_KEYS, setting.draws, "grouped"),
-        histogram_fall=subtract(out.answers, matched, names=["balanced_accuracy"])["balanced_accuracy"],
+        histogram_fall=fall(matched),
+        window_fall=fall(rewindowed),
     )
     if against and other:
         gap = subtract(out.answers, other, names=PAIRED)

@@ -121,6 +121,7 @@ class CrossValidation(Entry):
     folds: tuple[Fold, ...]
     result: Evaluation
     histogram_fall: Estimate | None = None  # balanced accuracy lost when all slices get one histogram
+    window_fall: Estimate | None = None  # the same when each slice is in another window
     published_minus_grouped: dict[str, Estimate] | None = None
     against: Difference | None = None
 

@@ -9,7 +9,6 @@ from torchvision.transforms import v2
 from ctscan.imaging.preprocess import RANK_LOW
 from ctscan.training.recipe import Augmentation
 
-
 # How many of a body's pixels a window may cut off: a mediastinal one (40/400 HU) makes all of the lungs and more black,
 # a lung window (-600/1500 HU) bone and contrast medium white.
 MOST_BLACK, MOST_WHITE = 0.6, 0.15

@@ -64,7 +64,7 @@ class Recipe:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All fields, for card and ledger; the later ones only where they do something: older recipes keep their name."""
+        """All fields, for card and ledger; of the later ones those that do something: older recipes keep their name."""
         return {name: value for name, value in asdict(self).items() if LATER.get(name) != value}
 
     @property
