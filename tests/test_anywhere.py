@@ -94,7 +94,9 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-@pytest.mark.parametrize("typed", ["ctscan", "/ctscan", "/ctscan/", "ctscan/", "//ctscan"])
+@pytest.mark.parametrize(
+    "typed", ["ctscan", "/ctscan", "/ctscan/", "ctscan/", "//ctscan", "https://example.org/ctscan/", "/%63tscan"]
+)
 def test_a_root_path_may_be_typed_in_any_way(typed: str) -> None:
     door = Door(echo, lambda _: False, typed)
     assert door.root_path == "/ctscan"

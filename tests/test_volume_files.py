@@ -221,6 +221,12 @@ def test_a_volume_that_contradicts_itself_has_no_sides(kind: Any) -> None:
         assert ("two_orientations" in [notice.code for notice in slice_.notices]) is not sides_known
 
 
+def test_a_step_below_zero_mirrors_nothing() -> None:
+    data = bytearray(nifti(quaternion=True))
+    struct.pack_into("<f", data, 80, -0.8)  # the standard knows lengths alone, and nibabel takes it for one
+    assert_is_slice_7(read_slice(bytes(data), 7, WIDE))
+
+
 def test_what_is_no_single_whole_volume_is_named() -> None:
     four = nibabel.Nifti1Image(np.stack([UNITS.transpose(2, 1, 0)] * 2, axis=-1), np.eye(4)).to_bytes()
     flat = nibabel.Nifti1Image(UNITS[0].T, np.eye(4)).to_bytes()

@@ -114,5 +114,5 @@ def _places(
                 [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
             ]
         )
-        found.append((turned * np.array(steps[1:4]) * [1, 1, -1 if steps[0] < 0 else 1], np.array(offset)))
+        found.append((turned * np.abs(steps[1:4]) * [1, 1, -1 if steps[0] < 0 else 1], np.array(offset)))
     return [(matrix * LEFT_AND_BACK[:, None], origin * LEFT_AND_BACK) for matrix, origin in found]

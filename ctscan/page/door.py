@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from urllib.parse import unquote
 
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -47,7 +48,8 @@ class Door:
         app: What answers.
         is_uploaded: Whether a name is that of a file which was uploaded.
         is_awaited: Whether there is, or will be, an answer of this number or session; Gradio fails over any other.
-        root_path: Path below which a proxy serves the page, whether it cuts it off or not; slashes around it are free.
+        root_path: Path below which a proxy serves the page, whether it cuts it off or not, as in an address, or a whole
+            one; slashes around it are free.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class Door:
         is_awaited: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.app = app
-        self.root_path = f"/{root_path.strip('/')}".rstrip("/")
+        path = re.sub(r"^https?://[^/]*", "", root_path)
+        self.root_path = f"/{unquote(path).strip('/')}".rstrip("/")
         self.is_uploaded, self.is_awaited = is_uploaded, is_awaited
         self.draining = False
         self._limited = RequestBodyLimitMiddleware(app, MAX_BYTES + MAX_QUESTION)  # a form is longer than its file

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 import uvicorn
@@ -126,7 +127,7 @@ def serve(views: Views, listener: socket.socket, host: str, root_path: str = "")
         server_header=False,
         timeout_graceful_shutdown=1,  # for clients that listen for nothing; work has had its time before
     )
-    below = f"{door.root_path}/" if door.root_path else ""
+    below = quote(f"{door.root_path}/") if door.root_path else ""
     try:
         print(f"ctscan: http://{in_address(host)}:{listener.getsockname()[1]}{below}", flush=True)
     except OSError:  # nobody reads; nor shall what Python still writes as it ends fail
