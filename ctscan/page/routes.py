@@ -74,10 +74,14 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
         return JSONResponse(await run_sync(work, limiter=desk), headers=NEVER)
 
     async def source_of(request: Request, choice: Choice) -> bytes | int | Slice | None:
-        """The slice of a scan that is in memory, the number of an example, or the body; None where there is none."""
+        """The slice of a scan that is in memory, the number of an example, or the body; None where there is none.
+
+        Raises UnreadableSlice for a gap in the scan.
+        """
         scan, number = request.headers.get(SCAN), request.query_params.get("example")
         if scan is not None:
-            return slice_of(shelf.get(scan), choice)
+            held, slice_ = shelf.get(scan), choice.slice or 0
+            return held.slice(slice_) if held and slice_ < len(held.slices) else None
         if number is not None:
             return example_of(number)
         return await request.body()
@@ -92,7 +96,7 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
             return refuse(422, "odd_choice", request.scope)
         try:
             source = await source_of(request, choice)
-        except UnreadableSlice as error:  # a gap in a scan
+        except UnreadableSlice as error:
             return JSONResponse(views.unread(error.notice, language_of(request)), headers=NEVER)
         if source is None:
             return refuse(404, "gone", request.scope)
@@ -101,10 +105,8 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
         return await ask_about(source, choice)
 
     async def answer(request: Request) -> Response:
-        async def about(source: bytes | Slice, choice: Choice) -> Response:
-            return await at_the_desk(request, partial(views.answer, source, language_of(request), choice))
-
-        return await ask(request, about)
+        language = language_of(request)
+        return await ask(request, lambda *asked: at_the_desk(request, partial(views.answer, *asked, language=language)))
 
     async def example(request: Request) -> Response:
         number = example_of(request.path_params["number"])
@@ -114,19 +116,15 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
 
     async def cover(request: Request) -> Response:
         patches = read_patches(request.query_params.getlist("at"))
-
-        async def about(source: bytes | int | Slice, choice: Choice) -> Response:
-            return await at_the_desk(request, partial(views.cover, source, patches, choice))
-
-        return await ask(request, about) if patches else PlainTextResponse("Not found", 404)
+        if not patches:
+            return PlainTextResponse("Not found", 404)
+        return await ask(request, lambda *asked: at_the_desk(request, partial(views.cover, *asked, patches=patches)))
 
     async def check(request: Request) -> Response:
-        async def about(source: bytes | int | Slice, choice: Choice) -> Response:
-            return lines_of(views.check(source, language_of(request), choice))
+        language = language_of(request)
+        return await ask(request, lambda *asked: lines_of(views.check(*asked, language=language)))
 
-        return await ask(request, about)
-
-    def lines_of(steps: Iterator[dict[str, Any]]) -> Response:
+    async def lines_of(steps: Iterator[dict[str, Any]]) -> Response:
         """A line of JSON for each, which waits for its turn, so that others are answered between two."""
 
         async def lines() -> AsyncIterator[str]:
@@ -153,7 +151,7 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
             except UnreadableSlice as error:
                 return JSONResponse(views.unread(error.notice, language_of(request)), headers=NEVER)
             if scan is None:
-                return await at_the_desk(request, partial(views.answer, bytes(data), language_of(request)))
+                return await at_the_desk(request, partial(views.answer, bytes(data), language=language_of(request)))
             if await request.is_disconnected():  # nobody would ever ask for it, and its place be taken
                 return Response(status_code=204)
             return JSONResponse({"scan": shelf.put(scan)} | facts_of(scan), headers=NEVER)
@@ -169,12 +167,7 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
         scan = shelf.get(request.headers.get(SCAN, ""))
         if scan is None:
             return refuse(404, "gone", request.scope)
-
-        def readings(scan: Stack) -> Iterator[dict[str, Any]]:
-            for number in range(len(scan.slices)):
-                yield views.score(partial(scan.slice, number))
-
-        return lines_of(readings(scan))
+        return await lines_of(views.score(partial(scan.slice, number)) for number in range(len(scan.slices)))
 
     async def drop(request: Request) -> Response:
         shelf.drop(request.headers.get(SCAN, ""))
@@ -210,12 +203,6 @@ def choice_of(request: Request) -> Choice | None:
         return read_choice(asked.get("slice"), asked.get("window")) if is_one else None
     except ValueError:
         return None
-
-
-def slice_of(scan: Stack | None, choice: Choice) -> Slice | None:
-    """The slice of a scan that is asked for; None where there is none. Raises UnreadableSlice for a gap."""
-    number = choice.slice or 0
-    return scan.slice(number) if scan and number < len(scan.slices) else None
 
 
 def facts_of(scan: Stack) -> dict[str, Any]:

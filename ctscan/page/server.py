@@ -9,8 +9,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 from urllib.parse import quote
@@ -160,7 +161,9 @@ def build(views: Views, root_path: str) -> Door:
 
     blocks = build_api(views, memory, desk)
     tool_routes, tool = build_tool(views, desk)
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=housekeeping(memory, shelf, blocks, tool))
+    app = FastAPI(
+        docs_url=None, redoc_url=None, openapi_url=None, lifespan=partial(housekeeping, memory, shelf, blocks, tool)
+    )
     app.router.routes[:0] = [
         *page_routes(views, desk, shelf),
         *tool_routes,
@@ -230,9 +233,10 @@ def held(label: str) -> Api:
     return file
 
 
-def housekeeping(
-    memory: Memory, shelf: Shelf, blocks: gr.Blocks, tool: AbstractAsyncContextManager[None]
-) -> Callable[[FastAPI], Any]:
+@asynccontextmanager
+async def housekeeping(
+    memory: Memory, shelf: Shelf, blocks: gr.Blocks, tool: AbstractAsyncContextManager[None], _: FastAPI
+) -> AsyncIterator[None]:
     """A lifespan in which the tool runs, files and scans grow old, and Gradio's queue forgets clients that are gone."""
 
     async def work() -> None:
@@ -249,11 +253,7 @@ def housekeeping(
                 messages.pop(session, None)
                 events.pop(session, None)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(work())
-        async with tool:
-            yield
-        task.cancel()
-
-    return lifespan
+    task = asyncio.create_task(work())
+    async with tool:
+        yield
+    task.cancel()

@@ -163,13 +163,13 @@ class Views:
         self.files[name] = data
         return name
 
-    def answer(self, data: bytes | Slice, language: str = "en", choice: Choice = MIDDLE) -> dict[str, Any]:
+    def answer(self, data: bytes | Slice, choice: Choice = MIDDLE, *, language: str = "en") -> dict[str, Any]:
         """What the page's script puts in place of the last answer.
 
         Args:
             data: Bytes of a visitor's file, or a slice of a scan that was read before.
-            language: Of the page.
             choice: Of a slice and a window, in a medical file.
+            language: Of the page.
         """
         return self.render(view(self.classifier(data, choice.reader(self.read))), language)
 
@@ -177,13 +177,15 @@ class Views:
         """The same for one of the examples."""
         return self.render(self._example(number), language)
 
-    def cover(self, source: bytes | int | Slice, patches: tuple[Patch, ...], choice: Choice = MIDDLE) -> dict[str, Any]:
+    def cover(
+        self, source: bytes | int | Slice, choice: Choice = MIDDLE, *, patches: tuple[Patch, ...]
+    ) -> dict[str, Any]:
         """What the network says of a slice of which places are covered, as `Classifier.cover`.
 
         Args:
             source: Bytes of a visitor's file, a slice of a scan, or the number of an example.
-            patches: What is covered.
             choice: As for `answer`.
+            patches: What is covered.
 
         Returns:
             `shares`, as text, and `logits` of the classes; both empty for what gets no scores.
@@ -195,14 +197,14 @@ class Views:
         return {"shares": [whole(p) for p in given.probabilities.tolist()], "logits": given.logits.tolist()}
 
     def check(
-        self, source: bytes | int | Slice, language: str = "en", choice: Choice = MIDDLE
+        self, source: bytes | int | Slice, choice: Choice = MIDDLE, *, language: str = "en"
     ) -> Iterator[dict[str, Any]]:
         """Whether the answer to a slice survives small changes of it.
 
         Args:
             source: As for `cover`.
-            language: Of the page.
             choice: As for `answer`.
+            language: Of the page.
 
         Yields:
             For each change its `title`, what is `said` then, and whether it is the `same` as without it.
