@@ -37,22 +37,8 @@ def read_choice(slice: object = None, window: object = None) -> Choice:
     Choice(slice=40, window=(-600.0, 1500.0))
     """
     with suppress(ValueError):  # whose words quote what was typed
-        return Choice(_number(slice), _window(window))
+        number = int(slice) if isinstance(slice, str) and slice.isdecimal() else None if slice == "" else slice
+        is_window = window is None or (isinstance(window, str) and len(window) <= LONGEST)
+        if is_window and (number is None or (type(number) is int and 0 <= number < MOST)):  # True is no number
+            return Choice(number, parse(str(window) if window else None))
     raise ValueError("no slice, or no window")
-
-
-def _number(typed: object) -> int | None:
-    if typed is None or typed == "":
-        return None
-    number = int(typed) if isinstance(typed, str) and typed.isdecimal() else typed
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < MOST:
-        raise ValueError
-    return number
-
-
-def _window(typed: object) -> Window | None:
-    if typed is None or typed == "":
-        return None
-    if not isinstance(typed, str) or len(typed) > LONGEST:
-        raise ValueError
-    return parse(typed)
