@@ -244,13 +244,12 @@ def is_forgotten(caller: Caller, event: str) -> bool:
 
 
 @pytest.mark.slow
-def test_answers_that_nobody_fetches_do_not_pile_up(caller: Caller, committed: Classifier) -> None:
-    picture = EXAMPLES[0].read_bytes()
-    path = caller.upload(picture)
+def test_answers_that_nobody_fetches_do_not_pile_up(caller: Caller) -> None:
+    path = caller.upload(png(np.zeros((200, 200), np.uint8)))  # refused without the network: it is many answers
     events = [ask_until_taken(caller, path) for _ in range(UNREAD + WAITING + AT_ONCE + 1)]
     caller.fetch(ask_until_taken(caller, path))  # comes after all of them
     assert any(is_forgotten(caller, event) for event in events[: WAITING + AT_ONCE])
-    assert caller.fetch(events[-1]) == right(committed, picture)
+    assert caller.fetch(events[-1])["verdict"] == "refused"
 
 
 # --- a long day
