@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from ctscan.bundle import remedy
 from ctscan.classes import CLASS_KEYS
 from ctscan.errors import CtscanError, DataError
-from ctscan.files import SYSTEM_NAMES, make_folder, prepare, write
+from ctscan.files import SYSTEM_NAMES, make_folder, prepare, refusal, write
 from ctscan.imaging.render import encode_png
 from ctscan.inference.classifier import Classifier, Reader, batches, work_ahead
 from ctscan.io.store import is_stored, list_stored
@@ -68,9 +68,9 @@ def list_files(paths: Sequence[Place], recursive: bool, written: Sequence[Path] 
                 files += sorted(
                     entry
                     for entry in found
-                    if entry.is_file()
+                    if (entry.is_file() or not entry.exists())  # a link to nothing has a row
                     and not SYSTEM_NAMES & {part.lower() for part in entry.relative_to(path).parts}
-                    and not any(entry.resolve().is_relative_to(name) for name in own)
+                    and not any(Path(os.path.realpath(entry)).is_relative_to(name) for name in own)
                 )
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}).") from None
@@ -148,10 +148,9 @@ def predict_files(
     journal = journal_of(target)
     about = {"files": len(files), "digest": digest, "paths": paths, "maps": maps is not None}
     done = resume(journal, {**run, **about})
-    with tqdm(total=len(files), initial=done, unit="file", smoothing=0.05) as bar, journal.open("ab") as file:
-        made = engine(files[done:])
-        try:
-            for rows in batches(made, batch):
+    try:
+        with tqdm(total=len(files), initial=done, unit="file", smoothing=0.05) as bar, journal.open("ab") as file:
+            for rows in batches(engine(files[done:]), batch):
                 for number, (row, picture) in enumerate(rows, done):
                     if maps and picture:
                         write(maps / f"{number:06d}.png", picture)
@@ -163,8 +162,12 @@ def predict_files(
                 os.fsync(file.fileno())
                 done += len(rows)
                 bar.update(len(rows))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{done} of {len(files)} rows are kept; the same command goes on") from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{done} of {len(files)} rows are kept; the same command goes on") from None
+    except BrokenPipeError:  # of the bar: nobody looks
+        raise
+    except OSError as error:
+        raise refusal(journal, error.strerror) from None
     counts = write_table(journal, target)
     journal.unlink()
     return counts

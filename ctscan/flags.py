@@ -25,8 +25,9 @@ def folder_option(help_: str) -> Any:
     return typer.Option(metavar="DIR", help=help_)
 
 
-Device = Literal["auto", "cpu", "cuda"]
-RecipeName = Literal["ctscan", "plain", "seed"]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where torch computes")]
+Named = Literal["ctscan", "plain", "seed"]
+RecipeName = Annotated[Named, typer.Option(help="how a network is trained")]
 ControlName = Literal["shuffled_labels", "border_only", "lungs_black", "tone_only"]
 Data = Annotated[Path, folder_option("with train/, valid/ and test/, a folder a class in each")]
 Pictures = Annotated[Path, folder_option("with ct_chest/, ct_other/ and notct/")]
@@ -73,7 +74,7 @@ CrossValidate = Annotated[
     bool, typer.Option("--cross-validate", help="the recipe, on folds that share no visual group")
 ]
 Against = Annotated[
-    RecipeName | None, typer.Option(help="the same, and the difference to another recipe, whose folds are there")
+    Named | None, typer.Option(help="the same, and the difference to another recipe, whose folds are there")
 ]
 Control = Annotated[ControlName | None, typer.Option(help="a training that must fail, on the same folds")]
 Calibrate = Annotated[
@@ -88,7 +89,8 @@ Maps = Annotated[Path | None, folder_option("with --out: gets the overlay of eac
 Files = Annotated[
     list[str],
     typer.Argument(
-        metavar="FILE...", help="pictures of axial slices, DICOM, NIfTI or NRRD files, here or at s3://BUCKET/"
+        metavar="FILE",
+        help="pictures of axial slices, DICOM, NIfTI, NRRD or zip, here or at s3://BUCKET/; with --out, folders too",
     ),
 ]
 

@@ -24,6 +24,7 @@ from ctscan.errors import DataError
 from ctscan.inference.classifier import Classifier, Reader
 from ctscan.io.images import Slice, read_file, read_slice
 from tests.conftest import ROOT, Ctscan, one_now
+from tests.test_files import full_disk
 
 SLICES = 60  # of a run that is cut short
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
@@ -66,6 +67,23 @@ def test_folders_are_listed_in_order_without_what_systems_leave(folder: Path) ->
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="no file"):
         list_files([folder / "empty"], recursive=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights")
+def test_a_link_to_nothing_has_a_row(tmp_path: Path) -> None:
+    links = [tmp_path / "a.png", tmp_path / "b.png"]
+    links[0].symlink_to("gone.png")
+    links[1].symlink_to("b.png")
+    assert list_files([tmp_path], recursive=True) == links
+
+
+def test_on_a_full_disk_it_is_said_which_file_cannot_be_written(
+    committed: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    disk, files = tmp_path / "disk", list_files([folder], recursive=False)
+    disk.mkdir()
+    with full_disk(disk, 4096), pytest.raises(DataError, match=r"rows\.jsonl\.part cannot be written"):
+        run(committed, files * 2, disk / "rows.jsonl", batch=2)
 
 
 def test_a_row_is_the_answer_of_the_file_and_a_bad_file_is_a_row(committed: Classifier, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,20 @@ def test_a_bucket_gives_the_rows_of_a_folder(bucket: str, tmp_path: Path) -> Non
     assert len(ours) == len(EXAMPLES) + 2
     assert ours == theirs
     assert len(list_files([bucket + "/ward 1/"], recursive=False)) == len(EXAMPLES) + 1
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_read_the_bucket_themselves(bucket: str, tmp_path: Path) -> None:
+    tables = []
+    for engine in ("here", "ray"):
+        out = tmp_path / f"{engine}.jsonl"
+        command = [sys.executable, "-m", "ctscan", "predict", f"{bucket}/ward 1", "--recursive", "--out", str(out)]
+        subprocess.run([*command, "--engine", engine, "--threads", "2", "--batch", "2"], cwd=ROOT, check=True)
+        tables.append([json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()])
+    assert len(tables[0]) == len(EXAMPLES) + 2
+    for ours, theirs in zip(*tables, strict=True):
+        assert (ours.pop("probabilities") or {}) == pytest.approx(theirs.pop("probabilities") or {}, abs=1e-5)
+        assert ours == theirs
 
 
 def test_a_file_that_is_not_in_the_bucket_is_a_row_and_one_that_is_an_answer(
