@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
-import multiprocessing
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -102,20 +102,22 @@ def test_a_broken_file_is_named_with_the_first_place_of_trouble(tmp_path: Path, 
     assert path.read_text() == text
 
 
-def add_readings(path: Path, numbers: range) -> None:
-    for number in numbers:
-        update(path, reading(str(number)))
+WRITER = """
+import subprocess
+import sys
+from pathlib import Path
+from ctscan.results.ledger import update
+from ctscan.results.records import Reading
+for number in range(int(sys.argv[2]), 31, 3):
+    update(Path(sys.argv[1]), Reading(model_id=str(number), recipe="0", recipe_name="ctscan", scores={}))
+"""
 
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
-    spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=add_readings, args=(path, range(start, 31, 3))) for start in (1, 2, 3)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    commands = [[sys.executable, "-c", WRITER, str(path), str(start)] for start in (1, 2, 3)]
+    writers = [subprocess.Popen(command, cwd=ROOT) for command in commands]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert {entry.model_id for entry in read_ledger(path).readings} == {str(n) for n in range(1, 31)}
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
 
