@@ -181,7 +181,6 @@ def test_cross_validation_goes_on_where_it_stopped(setting: Setting, init: Path,
     first = studies.grouped(setting, TINY, folds=2)
     assert [f.fold for f in first.folds] == [0, 1]
     assert first.result.n == sum(f.n for f in first.folds)
-    assert first.histogram_fall is not None
     assert first.window_fall is not None
     folder = setting.folder(TINY)
     kept = (folder / "fold-0.npz").stat().st_mtime_ns

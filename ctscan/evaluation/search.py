@@ -6,7 +6,7 @@ five points each, and most recipes differ by less; the cross-entropy moves with 
 out of it because smoothing and length change it without changing an answer, and what ships is calibrated.
 
 What the network is shown (crop, tone, surround) is no part of the space: a shortcut lowers this loss as well as the
-disease does, so the controls and the test with one histogram decide it, and it is given with the base.
+disease does, so the controls and the answers in other windows decide it, and it is given with the base.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,6 @@ from ctscan.evaluation.intervals import Answers, average, bootstrap, difference,
 from ctscan.evaluation.maps import judge_maps
 from ctscan.evaluation.volumes import judge_volumes
 from ctscan.imaging.anatomy import Pixels, find_anatomy
-from ctscan.imaging.preprocess import ranks
 from ctscan.inference.classifier import Classifier, load
 from ctscan.io.volumes import read_free_volumes, read_volumes
 from ctscan.metrics import softmax
@@ -50,7 +48,6 @@ from ctscan.results.records import (
     Control,
     CrossValidation,
     Difference,
-    Estimate,
     Evaluation,
     MapTests,
     PublishedEvaluation,
@@ -65,7 +62,6 @@ from ctscan.training.recipe import Recipe, read_recipe
 
 BATCH = 32
 EXPLAINED = 50  # slices; ROAD fills each of them in eighteen times
-SHARES = (np.arange(256) + 0.5) / 256  # at which the greys of a body are kept: the middles of even parts
 PAIRED = ("accuracy", "balanced_accuracy", "auroc.normal", "nll")
 COMPARED = ("accuracy", "balanced_accuracy", "auroc_macro", "auroc.normal")
 
@@ -159,23 +155,11 @@ def grouped(
     other = read_folds(setting.pool, folds, setting.folder(against)).answers if against else None
     out = cross_validate(setting, recipe, folds)
     subtract = partial(difference, keys=CLASS_KEYS, draws=setting.draws)
-    # How far balanced accuracy falls when every slice has the mean histogram of train, or is in another window. The
-    # files are changed and the preprocessing runs as it is.
-    of_train = [body_quantiles(record.pixels) for record in setting.data.of("train").records]
-    reference = np.asarray(np.mean(of_train, axis=0))  # grey by grey of the same rank: no slice need have it
 
-    def matched(pixels: Pixels) -> Pixels:
-        return match(pixels, reference)
+    def see(pixels: Pixels) -> Pixels:  # in another window, the same at every call
+        return recipe.preprocess.square(rewindow(pixels, np.random.default_rng(zlib.crc32(pixels.tobytes()))))
 
-    def rewindowed(pixels: Pixels) -> Pixels:
-        return rewindow(pixels, np.random.default_rng(zlib.crc32(pixels.tobytes())))  # the same at every call
-
-    def fall(change: Callable[[Pixels], Pixels]) -> Estimate:
-        again = answer_again(
-            out, setting.folder(recipe), lambda pixels: recipe.preprocess.square(change(pixels)), setting.device
-        )
-        return subtract(out.answers, again.answers, names=["balanced_accuracy"])["balanced_accuracy"]
-
+    elsewhere = answer_again(out, setting.folder(recipe), see, setting.device).answers
     entry = CrossValidation(
         recipe=recipe.digest,
         recipe_name=recipe.name,
@@ -184,8 +168,7 @@ def grouped(
         threshold=setting.threshold,
         folds=out.by_fold,
         result=evaluate(out.answers, CLASS_KEYS, setting.draws, "grouped"),
-        histogram_fall=fall(matched),
-        window_fall=fall(rewindowed),
+        window_fall=subtract(out.answers, elsewhere, names=["balanced_accuracy"])["balanced_accuracy"],
     )
     if against and other:
         gap = subtract(out.answers, other, names=PAIRED)
@@ -194,22 +177,6 @@ def grouped(
         gap = subtract(answer_test(setting, classifier)[0], out.answers, names=COMPARED)
         entry = entry.model_copy(update={"model_id": classifier.card.model_id, "published_minus_grouped": gap})
     return entry
-
-
-def body_quantiles(pixels: Pixels) -> NDArray[np.float64]:
-    """Slice (H, W) -> (256,), never falling: the greys of its body at `SHARES` of the pixels."""
-    return np.asarray(np.quantile(pixels[find_anatomy(pixels).body], SHARES), np.float64)
-
-
-def match(pixels: Pixels, reference: NDArray[np.float64]) -> Pixels:
-    """The slice with the greys of its body moved, in their order, to those of `body_quantiles`; the rest stays.
-
-    Greys that are one in the slice stay one: what a window has cut off does not come back. A model that knows a class
-    by its window loses it when every slice has one histogram.
-    """
-    inside, matched = find_anatomy(pixels).body, pixels.copy()
-    matched[inside] = np.interp(ranks(pixels, inside), SHARES, reference)
-    return matched
 
 
 def control(

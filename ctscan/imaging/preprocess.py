@@ -86,32 +86,18 @@ def letterbox(box: Box, size: int) -> Box:
     return Box((size - height) // 2, (size - width) // 2, height, width)
 
 
-def ranks(pixels: Pixels, inside: Mask) -> NDArray[np.float64]:
-    """Slice (H, W) and N pixels of it -> (N,) in (0, 1): the share of them that are darker, half of the equal ones too.
-
-    Greys are counted in `GREYS` steps, so ranks are equal on every processor.
-    """
-    greys, darker = _count(pixels, inside)
-    return darker[greys]
-
-
 def rank_greys(pixels: Pixels, inside: Mask) -> Pixels:
     """Each grey inside becomes its rank there, from `RANK_LOW` to 1; outside is black. Equal greys stay equal.
 
     Every slice then has one histogram, and what raises or lowers greys without changing their order changes nothing:
     of a window only what it cut off remains to be seen, as an area of one grey.
     """
-    greys, darker = _count(pixels, inside)
+    greys = np.rint(pixels[inside] * GREYS).astype(np.uint16)  # in steps: ranks are equal on every processor
+    counts = np.bincount(greys, minlength=GREYS + 1)
+    darker = (np.cumsum(counts) - counts / 2) / max(greys.size, 1)  # of each grey, half of the equal ones counted too
     ranked = np.zeros_like(pixels)
     ranked[inside] = (RANK_LOW + (1 - RANK_LOW) * darker).astype(np.float32)[greys]
     return ranked
-
-
-def _count(pixels: Pixels, inside: Mask) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
-    """The N greys inside, in steps, and for each step the rank of a grey that has it: a large slice has fewer steps."""
-    greys = np.rint(pixels[inside] * GREYS).astype(np.uint16)
-    counts = np.bincount(greys, minlength=GREYS + 1)
-    return greys, (np.cumsum(counts) - counts / 2) / max(greys.size, 1)
 
 
 @dataclass(frozen=True)

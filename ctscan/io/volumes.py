@@ -16,8 +16,7 @@ from ctscan.imaging.anatomy import Mask, Pixels
 # Window -> its centre and width in Hounsfield units. The files of the training data state none. `training` is the one,
 # in steps of 25 and 50, under which the slices with lung of two lesion volumes have the greys inside the body that
 # the data's 465 tumour slices for training have, all made small by `render.fit`: the mean distributions
-# (`studies.body_quantiles`) lie 0.010 of full scale apart on average, 0.365 under the lung window and 0.149 under
-# the mediastinal one.
+# lie 0.010 of full scale apart on average, 0.365 under the lung window and 0.149 under the mediastinal one.
 WINDOWS = {"lung": (-600.0, 1500.0), "mediastinal": (40.0, 400.0), "training": (100.0, 2350.0)}
 IMAGE, LABEL = "_image.nrrd", "_label.nrrd"
 FREE = "chest*.nii.gz"  # a NIfTI is taken for a chest without a mass by its name alone

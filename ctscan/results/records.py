@@ -120,8 +120,7 @@ class CrossValidation(Entry):
     model_id: str | None = None  # the model of this recipe that `published_minus_grouped` is about
     folds: tuple[Fold, ...]
     result: Evaluation
-    histogram_fall: Estimate | None = None  # balanced accuracy lost when all slices get one histogram
-    window_fall: Estimate | None = None  # the same when each slice is in another window
+    window_fall: Estimate | None = None  # balanced accuracy lost when each slice is in another window
     published_minus_grouped: dict[str, Estimate] | None = None
     against: Difference | None = None
 
