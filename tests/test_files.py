@@ -237,7 +237,10 @@ def test_runs_that_cannot_be_kept_are_refused_before_the_data_is_read(
 
 
 def test_a_name_that_the_terminal_cannot_show_is_no_traceback(
-    checkpoint_path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    checkpoint_path: Path, slice_png: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["export", "--checkpoint", str(checkpoint_path), "--onnx", str(tmp_path / "b\udcff.onnx")]) == 0
-    assert "is written" in capfd.readouterr().out
+    (tmp_path / "slice.png").write_bytes(slice_png)
+    out = tmp_path / "b\udcff.csv"
+    assert main(["predict", str(tmp_path / "slice.png"), "--out", str(out), "--checkpoint", str(checkpoint_path)]) == 0
+    assert out.exists()
+    assert r"b\udcff.csv: 1 unusual" in capfd.readouterr().out
