@@ -12,7 +12,6 @@ has one core, as one that has several also counts the time in which they wait fo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -22,10 +21,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import psutil
 import torch
 
-from benchmarks.timing import parser
+from benchmarks.timing import measure, parser
 from ctscan.batch import here, predict_files
 from ctscan.bundle import MODEL, bundled
 from ctscan.cores import count_cores
@@ -86,20 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         core = median(round_[name][1] / round_[ALONE][1] for round_ in took)
         ours, bare = (1000 * median(round_[which][1] for round_ in took) / len(files) for which in (name, ALONE))
         print(f"{name} / {BARE}: {clock:.3f}   (processor's time {core:.3f}: {ours:.1f} ms / {bare:.1f} ms a slice)")
-
-
-def measure(work: Callable[[], None]) -> tuple[float, float]:
-    """Seconds of the clock, and of all cores with those of this process's children."""
-    clock, core = time.perf_counter(), core_seconds()
-    work()
-    return time.perf_counter() - clock, core_seconds() - core
-
-
-def core_seconds() -> float:
-    """What this process and its children have computed."""
-    this = psutil.Process()
-    times = [process.cpu_times() for process in (this, *this.children())]
-    return sum(spent.user + spent.system for spent in times)
 
 
 if __name__ == "__main__":

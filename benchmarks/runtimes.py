@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.add_argument("--venvs", type=Path, help="compare the app in two environments too, a tenth of the rounds")
     flags = given.parse_args(arguments)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    torch.set_num_threads(CORES)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     compare_forward("onnx fp32", flags.onnx, flags.rounds)
     if flags.int8:
         compare_forward("onnx int8", flags.int8, flags.rounds)
