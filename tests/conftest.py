@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import matplotlib
 import numpy as np
 import pytest
 import safetensors.torch
@@ -272,6 +273,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return subprocess.CompletedProcess(arguments, status, said.out, said.err)
 
     return call
+
+
+@pytest.fixture
+def own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page's `main` changes in its process for good is put back: the environment, and who may be imported."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setitem(sys.modules, "matplotlib", matplotlib)
 
 
 Ctscan = Callable[..., subprocess.CompletedProcess[str]]

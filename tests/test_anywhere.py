@@ -240,9 +240,10 @@ def test_it_starts_and_answers_in_any_environment_and_tells_a_proxy_nothing(
 
 
 @pytest.mark.parametrize("value", ["many", "-1", "0", "99999", "7860.5"])
+@pytest.mark.usefixtures("own_process")
 def test_a_port_that_is_none_is_one_line(value: str, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
-    monkeypatch.setenv("GRADIO_SERVER_PORT", value)
-    done = command(launch.main)
+    monkeypatch.setitem(os.environ, "GRADIO_SERVER_PORT", value)
+    done = command(launch.main, "app.py")
     assert done.returncode == 2
     assert re.fullmatch(r"app\.py: [^\n]+\n", done.stderr)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 from dataclasses import replace
@@ -364,13 +363,11 @@ MENDABLE = [
 ]
 
 
+@pytest.mark.usefixtures("own_process")
 @pytest.mark.parametrize("flags", MENDABLE, ids="=".join)
-def test_what_a_user_can_mend_is_one_line_and_exit_2(
-    flags: list[str], checkpoint_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_user_can_mend_is_one_line_and_exit_2(flags: list[str], checkpoint_path: Path, command: Command) -> None:
     if "cuda" in flags and torch.cuda.is_available():
         pytest.skip("this machine has the device")
-    monkeypatch.setattr(os, "environ", dict(os.environ))  # which the command cleans
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -127,10 +126,10 @@ def test_a_ledger_that_is_a_folder_is_one_sentence(tmp_path: Path) -> None:
         read_ledger(tmp_path)
 
 
+@pytest.mark.usefixtures("own_process")
 def test_a_bug_while_the_page_is_built_is_not_blamed_on_the_ledger(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(os, "environ", dict(os.environ))  # which the command cleans
     monkeypatch.setattr("ctscan.page.views.Views.home", lambda views, language: views.no_such_record)
     monkeypatch.setattr(sys, "argv", ["app.py", "--checkpoint", str(COMMITTED), "--port", str(free_port())])
     with pytest.raises(AttributeError, match="no_such_record"):

@@ -90,7 +90,7 @@ def test_what_a_user_can_mend_is_named_before_the_work(
     paths = {"data": data, "out": tmp_path / "m.safetensors", "init": init} | {k: Path(v) for k, v in changes.items()}
     with pytest.raises(DataError, match=words):
         train(paths["data"], SMALL, paths["out"], init=paths["init"])
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def main() -> int:
     Returns:
         The exit status: 0, or 2 with one sentence for what a user can mend.
     """
-    settings = parse_flags()
+    settings = parse_flags(environment=os.environ)
     logging.basicConfig(format="%(message)s")  # before a library brings a handler that frames every line
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until it serves, a stopped Space ends as with Ctrl-C
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under `nohup`
