@@ -213,11 +213,11 @@ def export(
     onnx: Annotated[Path | None, flags.file_option("the ONNX file to write")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="quantise it; needs --data")] = False,
     data: Annotated[Path | None, flags.folder_option("folder with train/ (calibrates) and valid/ (scores)")] = None,
-    force: Annotated[bool, typer.Option("--force", help="write the int8 file however far its scores move")] = False,
+    force: Annotated[bool, typer.Option("--force", help="write the int8 file however much accuracy it loses")] = False,
     checkpoint: flags.Checkpoint = None,
 ) -> None:
     """Write a checkpoint as an ONNX file, held against PyTorch before it is written."""
-    from ctscan.export import MAX_SHIFT, build_onnx, export_int8, export_onnx
+    from ctscan.export import MAX_LOSS, build_onnx, export_int8, export_onnx
     from ctscan.model.checkpoint import read_checkpoint
     from ctscan.training.data import read_dataset
 
@@ -228,7 +228,7 @@ def export(
     model = read_checkpoint(checkpoint or bundled(MODEL))
     if data and int8:
         slices, graph = read_dataset(data, ("train", "valid")), build_onnx(model, examples, write)
-        export_int8(model, graph, path, slices, write, max_shift=1 if force else MAX_SHIFT)
+        export_int8(model, graph, path, slices, write, max_loss=100 if force else MAX_LOSS)
     else:
         export_onnx(model, path, examples, write)
 

@@ -303,10 +303,10 @@ def test_int8_is_measured_and_written_where_it_loses_little(
     squares = data.of("valid").squares(source.card.preprocess.square)
     capfd.readouterr()
     path, said = tmp_path / "int8.onnx", list[str]()
-    with pytest.raises(ModelError, match=r"slices of valid, .*\(n = 12, .* nothing was written"):
-        export_int8(source, model, path, data, silent, max_shift=-1)
+    with pytest.raises(ModelError, match=r"points of accuracy on valid \(n = 12, .* nothing was written"):
+        export_int8(source, model, path, data, silent, max_loss=-101)
     assert not path.exists()
-    export_int8(source, model, path, data, said.append, max_shift=1)
+    export_int8(source, model, path, data, said.append, max_loss=100)
     assert capfd.readouterr().out == ""
     assert any("95 % interval" in line for line in said)
     assert path.stat().st_size < len(model) / 3
@@ -316,7 +316,6 @@ def test_int8_is_measured_and_written_where_it_loses_little(
     assert runtime.export["precision"] == "int8"
     assert runtime.export["of"] == source.card.model_id != runtime.card.model_id
     assert runtime.card.metrics == {"valid": loss["int8"]}
-    assert 0 < loss["shift"] < 1
     assert loss["interval95"][0] <= loss["points"] <= loss["interval95"][1]
     fp32, int8 = TorchRuntime.from_checkpoint(source).run(squares), runtime.run(squares)
     assert 0 < float(np.abs(int8.logits - fp32.logits).max()) < 1
