@@ -119,7 +119,7 @@ def facts_of(ledger: Ledger, card: Card) -> Facts:
         published=_newest(ledger.evaluations, model_id=model, split="published"),
         deduplicated=_newest(ledger.evaluations, model_id=model, split="deduplicated"),
         grouped=grouped,
-        again=_newest(ledger.cross_validations, recipe=recipe, threshold=headline, model_id=None) if grouped else None,
+        again=_newest(ledger.cross_validations, recipe=recipe, threshold=headline, model_id=None),
         stricter=_newest(ledger.cross_validations, recipe=recipe, threshold=STRICT_THRESHOLD),
         plain=plain,
         controls={e.control: e for e in controls if e.recipe == recipe},

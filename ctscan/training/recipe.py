@@ -42,7 +42,7 @@ class Recipe:
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.91  # of the rate, from each block to the one below it
     augmentation: Augmentation = "full"  # as in `build_augmentation`
     strength: Annotated[float, Field(ge=0, le=2)] = 1.1  # of `full`: how far shifts, turns, greys and gaps go
-    windows: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of slices whose greys are cut off as a window would
+    windows: Annotated[float, Field(ge=0, le=1)] = 0.0  # of `full`: share of slices with ranks cut off as by a window
     size: Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)] = 224  # side of the model's square, px
     crop: Crop = "hull"  # as in `Preprocess`, like the next three
     tone: Tone = "rank"
