@@ -18,11 +18,12 @@ from markupsafe import escape
 from ctscan.classes import CLASS_KEYS, CLASSES
 from ctscan.errors import DataError
 from ctscan.imaging.phantom import draw_phantom
-from ctscan.inference.answer import Answer, Prediction, Verdict
+from ctscan.inference.answer import Answer, Prediction
 from ctscan.inference.classifier import Classifier
+from ctscan.inference.gate import KINDS
 from ctscan.model.card import Calibration
 from ctscan.model.checkpoint import read_checkpoint
-from ctscan.notices import Notice, catalogue
+from ctscan.notices import LANGUAGES, Notice, catalogue
 from ctscan.page import launch
 from ctscan.page.examples import MOST, read_examples
 from ctscan.page.views import Views, find_peak, view
@@ -194,24 +195,36 @@ def test_what_cannot_be_ruled_out_is_said_in_words(committed: Classifier, predic
     assert texts["normal_means"].split(":")[1] not in html
 
 
-@pytest.mark.parametrize("top", range(4))
-def test_an_answer_is_short_whatever_it_is(
-    committed: Classifier, given: Answer, prediction: Prediction, top: int
+USUAL, MARKED = 40, 70  # words of an answer
+DOUBTS = ("far", "strange", "other_window", "few_greys")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_answer_is_short_whatever_it_is_in_every_language(
+    committed: Classifier, given: Answer, prediction: Prediction, language: str
 ) -> None:
-    probabilities = np.full(4, 0.1)
-    probabilities[top] = 0.7
-    cases: list[tuple[tuple[str, ...] | None, Verdict, tuple[str, ...], int]] = [
-        (CLASS_KEYS[top : top + 1], "ok", (), 40),
-        (CLASS_KEYS, "ok", (), 40),
-        ((), "ok", (), 40),
-        (None, "unusual", ("far", "strange", "other_window"), 70),
-    ]
-    for possible, verdict, reasons, most in cases:
-        one = replace(prediction, probabilities=probabilities, possible=possible)
-        notices = tuple(map(Notice, reasons))
-        html = shown(committed, replace(given, verdict=verdict, notices=notices, prediction=one))
-        said = re.sub("<[^>]*>", "", html.split("</div>")[0])
-        assert 10 < len(said.split()) <= most, said
+    views = Views(committed, (), Facts(committed.card))
+    small = Notice("few_pixels", {"width": 70, "height": 70, "least": 80})
+    kinds = tuple(map(Notice, KINDS[1:]))
+    outside = Notice("evidence_outside", {"share": 0.31})
+
+    def count(one: Answer) -> int:
+        said = views.render(view(one), language)["html"].split("</div>")[0]
+        return len(re.sub("<[^>]*>", "", said).split())
+
+    for reason in (*kinds, small, *map(Notice, ("too_long", "in_colour", "one_grey"))):
+        assert 10 < count(replace(given, verdict="refused", notices=(reason,), prediction=None)) <= USUAL, reason
+    for top in range(4):
+        probabilities = np.full(4, 0.1)
+        probabilities[top] = 0.7
+        for possible in (CLASS_KEYS[top : top + 1], CLASS_KEYS, (), None):
+            one = replace(prediction, probabilities=probabilities, possible=possible)
+            assert 10 < count(replace(given, notices=(), prediction=one)) <= USUAL, possible
+            for notice in (outside, Notice("lettering")):
+                assert count(replace(given, notices=(notice,), prediction=one)) <= MARKED, (possible, notice)
+    for kind in kinds:
+        unusual = replace(given, verdict="unusual", notices=(*map(Notice, DOUBTS), kind), prediction=one)
+        assert 10 < count(unusual) <= MARKED, kind
 
 
 def test_what_is_said_of_a_file_alone_is_no_warning(committed: Classifier, given: Answer) -> None:
