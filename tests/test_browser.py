@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ctscan
-from ctscan.notices import catalogue
+from ctscan.notices import LANGUAGES, catalogue
 from tests.conftest import ROOT, App
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ MASS = EXAMPLES / "02-lower-lobe-mass-lung-window.png"
 NODULE = 2  # number of the example with one
 SCORED = re.compile("single|uncertain|raw|unusual")
 DESKTOP, PHONE = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
+PROJECTOR, LECTURE_HALL = {"width": 1280, "height": 720}, {"width": 3840, "height": 2160}
 LIMIT = 20_000  # ms
 
 
@@ -462,12 +463,27 @@ def test_on_a_phone_the_order_is_ask_answer_picture_rows_and_the_answer_is_seen(
     page.close()
 
 
-def test_the_picture_is_large(visit: Visit) -> None:
-    box = visit.page.locator("svg.picture").bounding_box()
-    assert box is not None
-    side = min(box["width"], box["height"])  # the example is square
-    assert side**2 >= 0.45 * DESKTOP["width"] * DESKTOP["height"]
-    assert box["y"] + box["height"] <= DESKTOP["height"]
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_first_screen_shows_a_large_picture_beside_answer_limits_and_chart(
+    browser: Browser, app: App, language: str
+) -> None:
+    page = browser.new_page(viewport=DESKTOP)  # type: ignore[arg-type]
+    Visit(page, f"{app.address}/?lang={language}")
+    for selector in (".lead", ".said h2", ".rows", ".limits li:last-child", ".limits .chart"):
+        box = page.locator(selector).bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= DESKTOP["height"], selector
+    for size, share in ((DESKTOP, 0.45), (PROJECTOR, 0.25), (LECTURE_HALL, 0.35)):
+        page.set_viewport_size(size)  # type: ignore[arg-type]
+        page.wait_for_function(  # the script that measures has run
+            "document.querySelector('.room').getBoundingClientRect().bottom <= innerHeight"
+        )
+        box = page.locator("svg.picture").bounding_box()
+        assert box is not None
+        side = min(box["width"], box["height"])  # the example is square
+        assert side**2 >= share * size["width"] * size["height"], size
+        assert page.locator(".rows").bounding_box()["y"] < size["height"] - 200  # type: ignore[index]
+    page.close()
 
 
 CONTRASTS = """() => {

@@ -251,6 +251,11 @@ addEventListener("hashchange", () => {
   turn();
   open();
 });
+// The picture ends with the screen, however many lines stand above it.
+new ResizeObserver(() => {
+  const desk = find(".desk");
+  if (desk.offsetParent) document.documentElement.style.setProperty("--above", `${desk.offsetTop}px`);
+}).observe(document.body);
 turn();
 showPicture(asker(null, "0"));
 open();
