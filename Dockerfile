@@ -9,7 +9,8 @@ WORKDIR /app
 COPY requirements.txt ./
 RUN pip install --no-cache-dir --requirement requirements.txt
 
-COPY app.py LICENSE ./
+COPY app.py LICENSE SECURITY.md ./
+COPY docs docs
 COPY checkpoints checkpoints
 COPY examples examples
 COPY ctscan ctscan

@@ -257,6 +257,20 @@ def test_the_home_page_has_no_inline_script_or_style_and_names_no_host(committed
     assert len(re.findall(r'static/[\w.]+\?[0-9a-f]{12}"', html)) == 5  # the script names its modules
 
 
+def test_a_shared_link_has_a_picture_where_the_address_is_known(committed: Classifier) -> None:
+    views = Views(committed, read_examples(EXAMPLES), Facts(committed.card), address="https://a.b/", space="c/d")
+    html = views.home()
+    (picture,) = re.findall(r'og:image" content="https://a\.b/(picture/\w+\.png)"', html)
+    assert views.files[picture].startswith(b"\x89PNG")
+    assert 'href="https://huggingface.co/spaces/c/d/tree/main"' in html
+
+
+def test_what_is_said_of_a_model_is_shown_for_that_model_alone(committed: Classifier, classifier: Classifier) -> None:
+    brought, other = (Views(one, (), Facts(one.card)) for one in (committed, classifier))
+    assert brought.files.keys() - other.files.keys() == {"text/model-card.md"}
+    assert {"text/data-card.md", "text/security.md", "text/licence.txt"} < other.files.keys()
+
+
 def test_classes_and_the_model_are_explained(classifier: Classifier) -> None:
     html = Views(classifier, (), Facts(classifier.card)).home()
     for key in CLASS_KEYS:

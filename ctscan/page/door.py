@@ -26,7 +26,7 @@ BEGINNING = re.compile(r"POST /(answer|cover|check|series(/scores)?|mcp|gradio_a
 SCAN_COMES = "POST /series"
 ASKING = re.compile(r"POST /gradio_api/(queue/join|call/classify)")
 OTHER = re.compile(
-    r"(GET|HEAD) /((static|picture|scan)/[\w.-]+|health|config|gradio_api/info)?|GET /series/units|DELETE /series"
+    r"(GET|HEAD) /((static|picture|scan|text)/[\w.-]+|health|config|gradio_api/info)?|GET /series/units|DELETE /series"
     r"|GET /gradio_api/(queue/data|call/classify/\w+|file=[\w.]+|heartbeat/\w+)|POST /gradio_api/(cancel|reset)"
 )
 AWAITING = re.compile(r"GET /gradio_api/(?:queue/data|call/classify/(\w+))")  # an answer, by its number or its session

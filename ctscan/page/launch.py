@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -57,6 +58,20 @@ def parse_flags(
     add("--root-path", default=environment.get("GRADIO_ROOT_PATH") or "", help="path of the page behind a proxy")
     add("--device", default="cpu", choices=("auto", "cpu", "cuda"), help="what computes")
     return parser.parse_args(arguments)
+
+
+def public_address(root_path: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The page's address as others have it, with a slash at its end; empty where nobody has said so.
+
+    A request does not say it soundly: behind a proxy its host may be any.
+
+    >>> public_address("https://example.org/ctscan"), public_address("", {"SPACE_HOST": "a-b.hf.space"})
+    ('https://example.org/ctscan/', 'https://a-b.hf.space/')
+    """
+    if re.fullmatch(r"https?://[\w.:\[\]-]+(/[\w./~%-]*)?", root_path):
+        return f"{root_path.rstrip('/')}/"
+    host = environment.get("SPACE_HOST", "")
+    return f"https://{host}/" if re.fullmatch(r"[\w.-]+", host) else ""
 
 
 def clean(environment: MutableMapping[str, str], folder: str) -> None:
@@ -113,7 +128,9 @@ def main() -> int:
                 examples = read_examples(settings.examples)
                 classifier = load(settings.checkpoint, settings.device)
                 facts = facts_of(read_ledger(settings.checkpoint.parent / "metrics.json"), classifier.card)
-                views = Views(classifier, examples, facts, decoder.read, read_scan(settings.examples / "scan"))
+                scan, address = read_scan(settings.examples / "scan"), public_address(settings.root_path)
+                space = os.environ.get("SPACE_ID", "")
+                views = Views(classifier, examples, facts, decoder.read, scan, address, space)
                 decoder.wait_until_ready()
                 serve(views, listener, settings.host, settings.root_path)
     except CtscanError as error:

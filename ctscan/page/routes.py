@@ -33,7 +33,7 @@ from ctscan.page.views import Views
 
 KINDS = {
     ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png",
-    ".json": "application/json", ".jpg": "image/jpeg",
+    ".json": "application/json", ".jpg": "image/jpeg", ".md": "text/plain", ".txt": "text/plain",
 }  # fmt: skip
 FOR_A_YEAR = {"cache-control": "public, max-age=31536000, immutable"}  # addresses of static files name their content
 NEVER = {"cache-control": "no-store"}
@@ -179,6 +179,7 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
         Route("/static/{name}", kept, middleware=small),
         Route("/picture/{name}", kept),
         Route("/scan/{name}", kept, middleware=small),
+        Route("/text/{name}", kept, middleware=small),
         Route("/answer", answer, methods=["POST"]),
         Route("/cover", cover, methods=["POST"]),
         Route("/check", check, methods=["POST"]),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ctscan
+from ctscan.bundle import bundled
 from ctscan.classes import CLASSES
 from ctscan.errors import UnreadableSlice
 from ctscan.imaging import render
@@ -35,6 +36,15 @@ from ctscan.results.scan import BundledScan
 from ctscan.results.summary import Facts
 
 STATIC = Path(__file__).parent / "static"
+# What is to be read about ctscan, and under what name; an installed package brings only some of it.
+TEXTS = {
+    "checkpoints/README.md": "model-card.md",
+    "checkpoints/DATA.md": "data-card.md",
+    "docs/evaluation.md": "evaluation.md",
+    "docs/api.md": "api.md",
+    "SECURITY.md": "security.md",
+    "LICENSE": "licence.txt",
+}
 SHOWN = ("lung", "mediastinal", "bone", "training")  # windows that a scan can be seen in at one press
 THUMBNAIL = 160  # px, longer side
 CELL = 32  # px of the model's square, side of a cell of its last layer
@@ -100,6 +110,8 @@ class Views:
         facts: What is known of the model's worth.
         read: How a stranger's file is read.
         scan: A whole one to scroll through; None shows no such section.
+        address: Of the page, as others have it, with a slash at its end; empty where nobody has said so.
+        space: The Hugging Face Space, `owner/name`, in which it runs; empty anywhere else.
     """
 
     def __init__(
@@ -109,11 +121,17 @@ class Views:
         facts: Facts,
         read: Reader = read_slice,
         scan: BundledScan | None = None,
+        address: str = "",
+        space: str = "",
     ) -> None:
         self.classifier = classifier
         self.scan = scan
         self.examples = examples
         self.read = read
+        self.address = address
+        texts = {path: bundled(path).read_bytes() for path in TEXTS if bundled(path).is_file()}
+        if classifier.card.model_id.encode() not in texts.get("checkpoints/README.md", b""):  # it is about another one
+            texts.pop("checkpoints/README.md", None)
         side = classifier.card.preprocess.size
         shared = {
             "classes": CLASSES,
@@ -125,6 +143,9 @@ class Views:
             "whole": whole,
             "intended_use": INTENDED_USE,
             "version": ctscan.__version__,
+            "address": address,
+            "space": space,
+            "texts": {path: f"text/{TEXTS[path]}?{digest(data)}" for path, data in texts.items()},
             "opacity": round(100 * render.DEFAULT_OPACITY),
             "side": side,
             "cells": side // CELL,
@@ -132,8 +153,9 @@ class Views:
         }
         self._templates = {language: templates(language, shared) for language in LANGUAGES}
         static = {path.name: path.read_bytes() for path in STATIC.iterdir()}
-        self.versions = {name: hashlib.sha256(data).hexdigest()[:12] for name, data in static.items()}
+        self.versions = {name: digest(data) for name, data in static.items()}
         self.files = {f"static/{name}": data for name, data in static.items()}  # by addresses that name their content
+        self.files |= {f"text/{TEXTS[path]}": data for path, data in texts.items()}
         for module in (name for name in static if name.endswith(".js")):  # modules name each other by version too
             for name, data in self.files.items():
                 named = f'"./{module}?{self.versions[module]}"'.encode()
@@ -152,9 +174,16 @@ class Views:
             answer=self._example(0) if self.examples else None,
             examples=[(title, self.publish(picture)) for title, picture in pictures],
             versions=self.versions,
+            preview=self.preview() if self.address else "",
             limit=MAX_BYTES,
             scan_limit=MAX_SCAN,
         )
+
+    def preview(self) -> str:
+        """The address of a picture for who is sent a link: the first example under its map."""
+        slice_ = self.examples[0].slice if self.examples else None
+        prediction = self.classifier(slice_).prediction if slice_ else None
+        return self.publish(draw_under_map(slice_, prediction, render.LONGEST_SIDE)) if slice_ and prediction else ""
 
     def publish(self, picture: render.Picture) -> str:
         """Keep a picture of an example under an address, which browsers may cache for good."""
@@ -250,12 +279,10 @@ class Views:
             The answer's JSON, and the slice under the likeliest class's map as PNG, None where there are no scores.
         """
         given = self.classifier(data, choice.reader(self.read))
-        prediction = given.prediction
-        if prediction is None or given.slice is None:
+        if given.prediction is None or given.slice is None:
             return dict(given.to_dict()), None
-        grey = render.to_bytes(render.fit(given.slice.pixels, render.LONGEST_OVERLAY))
-        evidence = prediction.evidence(prediction.top, (grey.shape[0], grey.shape[1]))
-        return dict(given.to_dict()), render.encode_png(render.overlay(grey, evidence, prediction.map_top))
+        drawn = draw_under_map(given.slice, given.prediction, render.LONGEST_OVERLAY)
+        return dict(given.to_dict()), render.encode_png(drawn)
 
 
 def view(
@@ -335,6 +362,18 @@ def drawn_from(prediction: Prediction) -> dict[str, Any]:
         "logits": prediction.logits.tolist(),
         "top": prediction.map_top,
     }
+
+
+def draw_under_map(slice_: Slice, prediction: Prediction, longest: int) -> render.Picture:
+    """A slice under the map of its likeliest class."""
+    grey = draw(slice_.pixels, longest)
+    evidence = prediction.evidence(prediction.top, (grey.shape[0], grey.shape[1]))
+    return render.overlay(grey, evidence, prediction.map_top)
+
+
+def digest(data: bytes) -> str:
+    """What stands in an address, so that it names a file's content."""
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def draw(pixels: NDArray[np.float32], longest: int) -> render.Picture:
