@@ -343,6 +343,94 @@ def test_sections_have_addresses_and_back_works(visit: Visit, app: App) -> None:
     assert not page.is_visible("#answer")
 
 
+# --- one visit
+
+
+def test_slices_of_this_visit_are_shown_again_without_the_server_until_they_are_cleared(visit: Visit) -> None:
+    page = visit.page
+    assert not page.is_visible("#visit")
+    visit.upload(MASS.read_bytes())
+    first = visit.shares()
+    visit.upload(WIDE.read_bytes())
+    thumbs = page.locator("#visit button")
+    assert [thumb.get_attribute("aria-current") for thumb in thumbs.all()] == [None, "true"]
+    visit.choose(NODULE)
+    assert page.locator("#visit [aria-current]").count() == 0
+    before = len(visit.asked)
+    visit.age()
+    thumbs.first.focus()
+    page.keyboard.press("Enter")
+    visit.wait()
+    assert visit.shares() == first
+    assert thumbs.first.get_attribute("aria-current") == "true"
+    assert page.evaluate("document.activeElement === document.querySelector('#visit button')")
+    assert not [url for url in visit.asked[before:] if "/answer?" in url or "/example/" in url]
+    assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 0]
+    visit.upload(b"no picture")
+    assert thumbs.count() == 2
+    page.click("#clear")
+    assert thumbs.count() == 0
+
+
+def test_a_full_screen_steps_from_slice_to_slice_by_key_and_by_button(visit: Visit) -> None:
+    page = visit.page
+    assert not page.is_visible("[data-do=next]")
+    visit.upload(WIDE.read_bytes())
+    visit.choose(5)
+    page.click("[data-do=full]")
+    page.wait_for_function("document.fullscreenElement?.id === 'answer'")
+    for key, shown in (("ArrowRight", None), ("ArrowRight", "0"), ("ArrowRight", "1"), ("ArrowLeft", "0")):
+        visit.age()
+        page.keyboard.press(key)
+        visit.wait()
+        current = page.locator(":is(.example, .seen-before)[aria-current]")
+        assert current.count() == 1
+        assert current.get_attribute("data-example") == shown
+    for shown in ("1", "2"):
+        visit.age()
+        page.click("[data-do=next]")
+        visit.wait()
+        assert page.get_attribute(".example[aria-current]", "data-example") == shown
+        assert page.evaluate("document.activeElement.dataset.do") == "next"
+    assert page.evaluate("document.fullscreenElement?.id") == "answer"
+    page.keyboard.press("f")
+    page.wait_for_function("!document.fullscreenElement")
+
+
+def test_another_language_keeps_ones_own_slice_and_back_returns(visit: Visit, app: App) -> None:
+    page = visit.page
+    visit.upload(MASS.read_bytes())
+    shares = visit.shares()
+    page.locator("#guess").focus()
+
+    def speak(language: str) -> None:
+        visit.age()
+        page.click(".languages summary")
+        page.click(f".languages a[hreflang={language}]")
+        visit.wait()
+        assert page.get_attribute("html", "lang") == language
+        assert page.inner_text("label[for=file]") == catalogue(language)["page"]["choose"]
+        assert page.evaluate("document.activeElement.localName") == "summary"
+
+    for language in ("de", "fr"):
+        speak(language)
+        assert page.url == f"{app.address}/?lang={language}"
+        assert page.inner_text(".rows legend") in catalogue(language)["page"]["rows"].values()
+        assert visit.shares() == shares
+        assert page.locator(".example[aria-current]").count() == 0
+        assert page.locator("#visit [aria-current]").count() == 1
+    visit.age()
+    page.go_back()
+    visit.wait()
+    assert page.get_attribute("html", "lang") == "de"
+    assert visit.shares() == shares
+    visit.choose(NODULE)
+    page.check(".row input[data-key=normal]")
+    speak("es")
+    assert page.url == f"{app.address}/?lang=es#example={NODULE + 1}&class=normal"
+    assert page.is_checked(".row input[data-key=normal]")
+
+
 # --- for everybody
 
 

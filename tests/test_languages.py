@@ -221,6 +221,24 @@ def test_another_language_is_chosen_by_its_own_name_and_opens_at_the_same_sectio
         assert page.locator("[data-section=how-good]").is_visible()
 
 
+def test_a_change_of_language_leaves_no_word_of_the_last_one_anywhere(browser: Browser, app: App) -> None:
+    visit = Visit(browser.new_page(viewport=DESKTOP), f"{app.address}/?lang=en#scan")  # type: ignore[arg-type]
+    page = visit.page
+    page.locator("#scan-view").wait_for()
+    page.click(".languages summary")
+    page.click(".languages a[hreflang=de]")
+    page.wait_for_selector("html[lang=de]")
+    assert page.locator("#scan-view").is_visible()
+    page.click("nav a[href='#slice']")
+    page.locator(".said", has_text=re.compile("Unsicher|Ähnelt")).wait_for()
+    assert english_left(page) == set()
+    assert page.inner_text("footer") == catalogue("de")["page"]["translated"]
+    visit.upload(WIDE.read_bytes())
+    assert english_left(page) == set()
+    page.close()
+    assert not visit.errors
+
+
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("language", OTHERS)
 def test_every_section_fits_and_axe_finds_nothing(browser: Browser, app: App, language: str, size: Any) -> None:

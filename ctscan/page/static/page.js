@@ -4,6 +4,8 @@ import { keys, language, press, say, show as showPicture, words } from "./pictur
 import { keep } from "./keep.js";
 import { close, open as openScan, pack } from "./series.js";
 import { list } from "./several.js";
+import * as visit from "./visit.js";
+import "./language.js";
 
 const find = (selector) => document.querySelector(selector);
 const answer = find("#answer");
@@ -13,12 +15,16 @@ const scanLimit = Number(document.body.dataset.scanLimit);
 const PATIENCE = 150; // ms until the page says that it is working
 const MOST = 20; // slices of one list
 let asking = null; // the question under way; a new one, or Clear, takes its place
+let again = null; // what asks for the answer that is shown once more, and for the table above it
+let listAgain = null;
 
 // --- the answer
 
 function show(state, html, ask = null) {
+  const used = document.activeElement.closest("#answer [data-do]")?.dataset.do;
   answer.dataset.state = state;
   answer.innerHTML = html;
+  if (used) find(`[data-do="${used}"]`)?.focus({ preventScroll: true }); // the button that had the focus is gone
   answer.removeAttribute("aria-busy");
   showPicture(ask);
   guess(answer);
@@ -27,7 +33,8 @@ function show(state, html, ask = null) {
   if (top > innerHeight / 2 || (top < 0 && !answer.dataset.scan)) answer.scrollIntoView(); // on a phone, below the fold
 }
 
-function mark(example) {
+function mark(example, slice = null) {
+  visit.mark(slice);
   for (const button of document.querySelectorAll(".example")) {
     if (button.dataset.example === example) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
@@ -39,6 +46,7 @@ function stop(note = "") {
   asking = null;
   find("#note").textContent = note;
   find("#several").replaceChildren();
+  listAgain = null;
 }
 
 const fail = (reason) => show("failed", find(`#not-${reason}`).innerHTML);
@@ -109,15 +117,30 @@ function leave() {
   history.replaceState(null, "", location.pathname + location.search);
 }
 
-function askAboutSlice(slice) {
+function askAboutSlice(slice, known = null) {
   leave();
-  if (slice.size > limit) fail("large");
-  else ask(`answer?lang=${language}`, post(slice), asker(slice));
+  answerSlice(slice, known);
+}
+
+// Its answer may be known from before.
+async function answerSlice(slice, known = null) {
+  again = () => answerSlice(slice);
+  if (slice.size > limit) return fail("large");
+  if (known) show(known.state, known.html, asker(slice));
+  const given = known ?? (await ask(`answer?lang=${language}`, post(slice), asker(slice)));
+  if (given?.html) visit.remember(slice, given, openAgain);
+  return undefined;
+}
+
+function openAgain(slice, known) {
+  stop();
+  askAboutSlice(slice, known);
 }
 
 function askAboutExample(number) {
   close();
   mark(number);
+  again = () => askAboutExample(number).then(chooseClass);
   return ask(`example/${number}?lang=${language}`, {}, asker(null, number));
 }
 
@@ -129,20 +152,23 @@ async function askAbout(files) {
   const own = (asking = new AbortController());
   const slices = files.map((one) => one.slice()); // without their names
   const scan = await pack(slices);
+  if (own === asking && scan) leave();
   if (own !== asking || (scan && (await askAboutScan(scan, slices)))) return;
   if (slices.length === 1) return void askAboutSlice(slices[0]);
   stop(slices.length > MOST ? say(words.too_many, { most: MOST }) : "");
   askAboutSlice(slices[0]); // not the last answer above a table of others
-  list(find("#several"), slices.slice(0, MOST), limit, post, askAboutSlice);
+  listAgain = () => list(find("#several"), slices.slice(0, MOST), limit, post, (slice) => askAboutSlice(slice));
+  listAgain();
   find("#several").scrollIntoView({ block: "nearest" });
 }
 
 // Whether that was all: several files that make no scan are still to be asked about one by one.
 async function askAboutScan(scan, slices) {
-  leave();
+  again = () => askAboutScan(scan, slices);
   if (scan.size > scanLimit) return fail("large_series") ?? true;
   const given = await ask(`series?lang=${language}`, post(scan), asker(scan), send);
   if (given?.scan) openScan(given, { ask, fail, show, stop });
+  if (given?.scan) again = null; // it asks by itself
   return !given?.html || slices.length === 1;
 }
 
@@ -172,18 +198,39 @@ find(".examples")?.addEventListener("click", (event) => {
   askAboutExample(button.dataset.example);
 });
 
+function empty() {
+  again = empty;
+  show("empty", find("#empty").innerHTML);
+}
+
 find("#clear").addEventListener("click", () => {
   stop();
   leave();
-  show("empty", find("#empty").innerHTML);
+  visit.forget();
+  empty();
+});
+
+document.addEventListener("language", () => {
+  asking?.abort();
+  find("#note").textContent = "";
+  again?.();
+  listAgain?.();
 });
 
 find("#guess").addEventListener("change", () => guess(answer));
 
 answer.addEventListener("click", (event) => {
-  const kind = event.target.closest("[data-keep]")?.dataset.keep;
+  const { keep: kind, do: action } = event.target.closest("[data-keep], [data-do]")?.dataset ?? {};
   if (kind) keep(kind);
+  else if (action === "previous" || action === "next") step(action === "next" ? 1 : -1);
 });
+
+// From one example, or slice of this visit, to the next, round and round.
+function step(by) {
+  const all = [...document.querySelectorAll(".example, .seen-before")];
+  const now = all.findIndex((button) => button.hasAttribute("aria-current"));
+  all[(Math.max(now, by < 0 ? 0 : -1) + by + all.length) % all.length]?.click();
+}
 
 answer.addEventListener("change", (event) => {
   const shown = new URLSearchParams(location.hash.slice(1)).get("example");
@@ -194,6 +241,7 @@ answer.addEventListener("change", (event) => {
 // --- keys
 
 const HELD = 350; // ms: a key that is down longer was held, and what it did is undone when it is let go
+const STEPS = { arrowleft: -1, arrowright: 1 };
 let pressed = 0;
 
 addEventListener("keydown", (event) => {
@@ -205,7 +253,10 @@ addEventListener("keydown", (event) => {
     pressed = event.timeStamp;
     press("#shown");
   } else if (key === "g") find("#guess").click();
-  else keys[key]?.();
+  else if (key in STEPS) {
+    const busy = event.target.closest("input") || answer.dataset.scan || find("#cover")?.checked; // they use arrows themselves
+    if (document.fullscreenElement && !busy) step(STEPS[key]);
+  } else keys[key]?.();
 });
 
 addEventListener("keyup", (event) => {
@@ -227,15 +278,9 @@ function turn() {
   scrollTo(0, 0);
 }
 
-// Another language opens at the same section, or example.
-for (const type of ["click", "auxclick"]) {
-  find(".languages").addEventListener(type, (event) => {
-    const link = event.target.closest("a");
-    if (link) link.hash = location.hash;
-  });
-}
-for (const type of ["click", "focusin"]) {
-  document.addEventListener(type, (event) => event.target.closest(".languages") || find(".languages").removeAttribute("open"));
+function chooseClass() {
+  const wanted = new URLSearchParams(location.hash.slice(1)).get("class") ?? "";
+  find(`.row input[data-key="${CSS.escape(wanted)}"]`)?.click();
 }
 
 async function open() {
@@ -244,7 +289,7 @@ async function open() {
   const button = find(`.example[data-example="${Number(wanted.get("example") ?? first) - 1}"]`);
   if (!button) return;
   if (!button.hasAttribute("aria-current")) await askAboutExample(button.dataset.example);
-  find(`.row input[data-key="${CSS.escape(wanted.get("class") ?? "")}"]`)?.click();
+  chooseClass();
 }
 
 addEventListener("hashchange", () => {
@@ -257,5 +302,6 @@ new ResizeObserver(() => {
   if (desk.offsetParent) document.documentElement.style.setProperty("--above", `${desk.offsetTop}px`);
 }).observe(document.body);
 turn();
+again = find(".example[aria-current]") ? () => askAboutExample("0").then(chooseClass) : empty;
 showPicture(asker(null, "0"));
 open();

@@ -7,9 +7,13 @@ const MOST = 12; // times that the picture is enlarged
 const BRUSH = 0.06; // radius of a patch, of the slice's longer side
 const STEP = 0.04; // of the slice's longer side, by which an arrow key moves the brush
 
-export const words = JSON.parse(document.querySelector("#words").textContent);
+export let words, language; // of the page; the language is that of what is asked for it too
+export function speak(page) {
+  words = JSON.parse(page.querySelector("#words").textContent);
+  language = document.documentElement.lang = page.documentElement.lang;
+}
+speak(document);
 export const say = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
-export const language = document.documentElement.lang; // of the page, and of what is asked for it
 const find = (selector) => document.querySelector(selector);
 const answer = find("#answer");
 const number = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toLocaleString(language, { minimumFractionDigits: 2, maximumFractionDigits: 2, useGrouping: false })}`;

@@ -7,17 +7,27 @@ const NOTCH = 40; // px of wheel for one slice: less than a mouse's notch, some 
 
 const root = document.querySelector("#whole-scan");
 const find = (selector) => root.querySelector(selector);
-const words = JSON.parse(root.dataset.words);
-const reasons = JSON.parse(root.dataset.reasons);
 const scored = "scored" in root.dataset;
 const slider = find("#scan-slice");
 const panels = [...root.querySelectorAll(".panel")];
 const fill = (sentence, values) => sentence.replace(/{(\w+)}/g, (_, name) => values[name]);
-const titles = [...(panels[0]?.querySelectorAll("dt") ?? [])].map((term) => term.textContent);
 
 let state = "closed"; // then "fetching", and "open" or back to "closed"
 let scan = null;
 let sheet = null; // all slices, as tiles
+
+let words, reasons, titles; // of the page's language
+
+function speak() {
+  words = JSON.parse(root.dataset.words);
+  reasons = JSON.parse(root.dataset.reasons);
+  titles = [...(panels[0]?.querySelectorAll("dt") ?? [])].map((term) => term.textContent);
+  if (state !== "open") return;
+  if (scored) drawChart();
+  show();
+}
+document.addEventListener("language", speak);
+speak();
 
 const millimetres = (slice) => slice.position.toLocaleString(document.documentElement.lang);
 

@@ -17,7 +17,7 @@ const answer = find("#answer");
 const [head, foot] = [find("#series"), find("#series-foot")];
 const slider = find("#series-slice");
 const chart = find("#series-chart");
-const said = JSON.parse(head.dataset.words);
+let said = JSON.parse(head.dataset.words);
 const presets = JSON.parse(head.dataset.windows);
 const film = Object.assign(document.createElement("canvas"), { className: "seen" });
 const sheet = document.createElement("canvas"); // the slice in its window, a pixel a pixel
@@ -350,6 +350,16 @@ export function open(given, tools) {
   move();
   if (answer.getBoundingClientRect().top < 0) answer.scrollIntoView();
 }
+
+document.addEventListener("language", () => {
+  said = JSON.parse(head.dataset.words);
+  setWindow(level, width);
+  if (!scan) return;
+  scan.answers.clear();
+  if (scan.readings) showScores();
+  find("#series-score").textContent = scoring ? said.stop : scan.readings ? said.again : said.score;
+  move();
+});
 
 // The server forgets it too, and so does this page.
 export function close() {
