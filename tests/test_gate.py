@@ -171,9 +171,29 @@ def test_every_reason_has_a_sentence() -> None:
         "ungated",
         "few_pixels",
         "too_long",
+        "two_slices",
         "in_colour",
     }
     assert codes | {"one_grey", "evidence_outside"} <= set(catalogue()["notices"])
+
+
+def test_two_slices_in_one_picture_are_named(committed: Classifier) -> None:
+    first, second = (read_slice(path.read_bytes()).pixels for path in EXAMPLES[:2])
+    apart = np.pad(first, ((0, 0), (0, 30)))
+    for pair in (np.hstack([apart, second]), np.vstack([first, second])):
+        given = committed(pair)
+        assert given.verdict == "refused"
+        assert [reason.code for reason in given.notices] == ["two_slices"]
+
+
+def test_one_slice_is_never_taken_for_two() -> None:
+    shared = ROOT.parent / "shared"
+    paths = [
+        *EXAMPLES,
+        *(shared / "data" / "chest-ctscan").rglob("*.png"),
+        *(shared / "pictures" / "ct_chest").glob("*"),
+    ]
+    assert [path.name for path in paths if not find_anatomy(read_slice(path.read_bytes()).pixels).is_one] == []
 
 
 @pytest.mark.parametrize("code", KINDS[1:])

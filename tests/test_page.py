@@ -212,7 +212,7 @@ def test_an_answer_is_short_whatever_it_is_in_every_language(
         said = views.render(view(one), language)["html"].split("</div>")[0]
         return len(re.sub("<[^>]*>", "", said).split())
 
-    for reason in (*kinds, small, *map(Notice, ("too_long", "in_colour", "one_grey"))):
+    for reason in (*kinds, small, *map(Notice, ("too_long", "two_slices", "in_colour", "one_grey"))):
         assert 10 < count(replace(given, verdict="refused", notices=(reason,), prediction=None)) <= USUAL, reason
     for top in range(4):
         probabilities = np.full(4, 0.1)

@@ -27,6 +27,10 @@ BODY_BLUR_SIGMA = 1.0
 BODY_OPENING = 5  # cuts the table and drawn lines off the body
 BODY_MIN_AREA = 0.05  # of the slice; a smaller component is not a body, and the whole slice is taken
 
+# Two slices in one picture are two bodies that lie apart, dark inside; beside a chest lie arms, which are far smaller.
+SECOND_BODY = 0.5  # of the larger one's area
+APART = 0.1  # at most that share of the shorter one may lie beside the other
+
 # Lungs are the large dark areas inside the body. Darker than halfway between the two greys that Otsu's method
 # parts, so that it holds in a lung window, where lungs are grey, as in a mediastinal one, where they are black.
 LUNG_MIN_AREA = 0.015  # of the body's area, each lung
@@ -57,6 +61,7 @@ class Anatomy:
     thumbnail: Pixels  # (h, w), the slice at `THUMBNAIL` px on its longer side, or as it is where it is smaller
     outline: Mask  # (h, w), the body with all that it encloses; everything where there is no body
     has_body: bool
+    is_one: bool  # no second body lies beside it
     bright_box: Box  # in slice pixels, around what is brighter than black: room air too where it is grey
 
     @cached_property
@@ -113,30 +118,41 @@ def find_anatomy(pixels: Pixels) -> Anatomy:
     """
     height, width = pixels.shape
     thumbnail = fit(pixels, THUMBNAIL)
-    wide = _find_largest_bright(thumbnail, BODY_THRESHOLD)
-    if wide is None:
+    wide = _find_bright(thumbnail, BODY_THRESHOLD)
+    if not wide:
         everything = np.ones(thumbnail.shape, bool)
-        return Anatomy((height, width), thumbnail, everything, False, Box(0, 0, height, width))
-    outline = _fill(wide)
+        return Anatomy((height, width), thumbnail, everything, False, True, Box(0, 0, height, width))
+    outline = _fill(wide[0])
     parting = _otsu(np.rint(thumbnail * 255).astype(np.uint8)) / 255
-    tight = _find_largest_bright(thumbnail, parting)
-    if tight is not None:
-        inner = _fill(tight)
+    tight = _find_bright(thumbnail, parting)
+    if tight:
+        inner = _fill(tight[0])
         rim, lungs = outline & ~inner, inner & (thumbnail <= parting)
         enough = rim.any() and lungs.sum() >= LUNGS_OF_BODY * inner.sum()
         if enough and np.median(thumbnail[rim]) <= np.median(thumbnail[lungs]):
             outline = inner
-    return Anatomy((height, width), thumbnail, outline, True, _box_around(wide, (height, width)))
+    is_one = not any(_are_two_bodies(parts, thumbnail <= parting) for parts in (wide, tight))
+    return Anatomy((height, width), thumbnail, outline, True, is_one, _box_around(wide[0], (height, width)))
 
 
-def _find_largest_bright(thumbnail: Pixels, threshold: float) -> Mask | None:
-    """(h, w): the largest connected part above a grey, None where it is smaller than a body."""
+def _find_bright(thumbnail: Pixels, threshold: float) -> list[Mask]:
+    """(h, w) each: the connected parts above a grey that are as large as a body, the largest first."""
     bright = cv2.GaussianBlur(thumbnail, (0, 0), BODY_BLUR_SIGMA) > threshold
     count, labels, areas = _components(bright, BODY_OPENING)
-    if count < 2:
-        return None
-    largest = 1 + int(np.argmax(areas[1:]))
-    return labels == largest if areas[largest] >= BODY_MIN_AREA * thumbnail.size else None
+    large = [i for i in range(1, count) if areas[i] >= BODY_MIN_AREA * thumbnail.size]
+    return [labels == i for i in sorted(large, key=lambda i: -areas[i])]
+
+
+def _are_two_bodies(parts: list[Mask], dark: Mask) -> bool:
+    """Whether the two largest parts are bodies of similar size, beside each other or one below the other."""
+    bodies = [_fill(part) for part in parts[:2]]
+    areas = [body.sum() for body in bodies]
+    if len(bodies) < 2 or min(areas) < SECOND_BODY * max(areas):
+        return False
+    shadows = [[body.any(axis=axis) for body in bodies] for axis in (0, 1)]
+    shared = min((one & other).sum() / min(one.sum(), other.sum()) for one, other in shadows)
+    hollow = all((body & dark).sum() >= LUNGS_OF_BODY * area for body, area in zip(bodies, areas, strict=True))
+    return bool(shared <= APART and hollow)
 
 
 def _box_around(mask: Mask, shape: tuple[int, int]) -> Box:

@@ -127,7 +127,10 @@ class Gate:
 
     def judge(self, slices: Sequence[Slice], anatomies: Sequence[Anatomy]) -> list[Judgement]:
         """The verdict on each slice; one forward pass over the whole pictures of those that break no rule."""
-        faults = [find_fault(slice_) for slice_ in slices]
+        faults = [
+            find_fault(slice_) or (None if anatomy.is_one else Notice("two_slices"))
+            for slice_, anatomy in zip(slices, anatomies, strict=True)
+        ]
         whole = [i for i, fault in enumerate(faults) if fault is None]
         signals = iter(self.measure([slices[i] for i in whole], [anatomies[i] for i in whole]) if whole else [])
         return [Judgement("refused", (fault,)) if fault else decide(next(signals), self.thresholds) for fault in faults]
