@@ -419,7 +419,16 @@ def test_another_language_keeps_ones_own_slice_and_back_returns(visit: Visit, ap
         assert visit.shares() == shares
         assert page.locator(".example[aria-current]").count() == 0
         assert page.locator("#visit [aria-current]").count() == 1
+    page.route("**/?lang=es", lambda route: route.abort())
+    page.click(".languages summary")
+    page.click(".languages a[hreflang=es]")
+    page.locator("#note", has_text=catalogue("fr")["page"]["reasons"]["offline"]).wait_for()
+    assert page.url == f"{app.address}/?lang=fr"
+    assert visit.shares() == shares
+    page.unroute("**/?lang=es")
+    visit.errors.clear()  # the browser logs what failed
     visit.age()
+    page.go_back()  # to the address of what failed, which said fr
     page.go_back()
     visit.wait()
     assert page.get_attribute("html", "lang") == "de"

@@ -36,7 +36,9 @@ async function turnTo(address) {
     speak(other);
     document.dispatchEvent(new Event("language"));
   } catch {
-    if (own === asked) location.replace(address); // the browser says why that fails
+    if (own !== asked) return; // else what is shown stays, in its language
+    history.replaceState(null, "", `?lang=${language}${location.hash}`);
+    document.querySelector("#note").textContent = document.querySelector("#not-offline").content.querySelector(".notice").textContent;
   }
 }
 
