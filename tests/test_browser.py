@@ -378,7 +378,7 @@ def test_a_full_screen_steps_from_slice_to_slice_by_key_and_by_button(visit: Vis
     visit.upload(WIDE.read_bytes())
     visit.choose(5)
     page.click("[data-do=full]")
-    page.wait_for_function("document.fullscreenElement?.id === 'answer'")
+    page.locator("#answer:fullscreen").wait_for()
     for key, shown in (("ArrowRight", None), ("ArrowRight", "0"), ("ArrowRight", "1"), ("ArrowLeft", "0")):
         visit.age()
         page.keyboard.press(key)
@@ -394,7 +394,7 @@ def test_a_full_screen_steps_from_slice_to_slice_by_key_and_by_button(visit: Vis
         assert page.evaluate("document.activeElement.dataset.do") == "next"
     assert page.evaluate("document.fullscreenElement?.id") == "answer"
     page.keyboard.press("f")
-    page.wait_for_function("!document.fullscreenElement")
+    page.locator("#answer:not(:fullscreen)").wait_for()
 
 
 def test_another_language_keeps_ones_own_slice_and_back_returns(visit: Visit, app: App) -> None:
@@ -501,7 +501,7 @@ def test_letters_of_twice_the_size_fit(browser: Browser, app: App, size: Any) ->
     assert own is not None
     assert first is not None
     assert first["y"] >= own["y"] + own["height"]  # beside it there is no place
-    inside = page.locator(".own .switch, .lenses > *").evaluate_all(
+    inside = page.locator(".own .switch:visible, .lenses > *:visible").evaluate_all(
         "all => all.every((e) => { const [a, b] = [e, e.parentElement].map((x) => x.getBoundingClientRect()); "
         "return a.left >= b.left - 1 && a.right <= b.right + 1; })"
     )
@@ -572,11 +572,12 @@ def test_the_first_screen_shows_a_large_picture_beside_answer_limits_and_chart(
         assert box["y"] + box["height"] <= DESKTOP["height"], selector
     for size, share in ((DESKTOP, 0.45), (PROJECTOR, 0.25), (LECTURE_HALL, 0.35)):
         page.set_viewport_size(size)  # type: ignore[arg-type]
-        page.wait_for_function(  # the script that measures has run
-            "document.querySelector('.room').getBoundingClientRect().bottom <= innerHeight"
+        page.evaluate(  # the script that measures has run
+            "new Promise((run) => requestAnimationFrame(() => requestAnimationFrame(run)))"
         )
         box = page.locator("svg.picture").bounding_box()
         assert box is not None
+        assert box["y"] + box["height"] <= size["height"]
         side = min(box["width"], box["height"])  # the example is square
         assert side**2 >= share * size["width"] * size["height"], size
         assert page.locator(".rows").bounding_box()["y"] < size["height"] - 200  # type: ignore[index]

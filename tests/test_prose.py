@@ -12,7 +12,7 @@ from ctscan.page.views import Views
 from ctscan.results.ledger import read_ledger
 from ctscan.results.report import share
 from ctscan.results.summary import Facts, facts_of
-from tests.conftest import COMMITTED, App
+from tests.conftest import COMMITTED, ROOT, App
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,14 +53,20 @@ def test_what_was_not_measured_is_left_out(facts: Facts, classifier: Classifier)
     assert "without copies</text>" not in html
 
 
-def violations(page: Page, section: str) -> list[tuple[str, list[str]]]:
-    """What axe finds in a section and around it, folded details open: rule and places."""
+def axe_finds(page: Page) -> list[tuple[str, list[str]]]:
+    """Rule and places."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    found = axe.Axe().run(page).response["violations"]
+    return [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found]
+
+
+def violations(page: Page, section: str) -> list[tuple[str, list[str]]]:
+    """What axe finds in a section and around it, folded details open."""
     page.click(f"nav a[href='#{section}']")
     page.locator("details").evaluate_all("all => all.forEach(e => { e.open = true })")
-    found = axe.Axe().run(page).response["violations"]
+    found = axe_finds(page)
     page.locator("details.languages").evaluate("e => { e.open = false }")  # or it would lie over what comes next
-    return [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found]
+    return found
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -70,6 +76,13 @@ def test_axe_finds_nothing_in_any_section(browser: Browser, app: App, size: Any,
     context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
     page = opened(context.new_page(), app.address)
     found = [(section, found) for section in SECTIONS for found in violations(page, section)]
+    page.click("nav a[href='#slice']")
+    page.set_input_files("#file", next(ROOT.glob("examples/05-*.png")))
+    page.locator("#visit button").wait_for()  # with a slice of one's own, and on a full screen
+    found += [("visit", found) for found in violations(page, "slice")]
+    page.click("[data-do=full]")
+    page.locator("[data-do=next]").wait_for()
+    found += [("full", found) for found in axe_finds(page)]
     context.close()
     assert found == []
 
