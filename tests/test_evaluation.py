@@ -189,6 +189,9 @@ def test_cross_validation_goes_on_where_it_stopped(setting: Setting, init: Path,
     assert (folder / "fold-0.npz").stat().st_mtime_ns == kept
     again = studies.grouped(setting, TINY, folds=2, against=TINY)
     assert again.against is not None
+    assert again.seed_of is None
+    reseeded = studies.grouped(setting, replace(TINY, seed=1), folds=2, against=TINY)
+    assert reseeded.seed_of == TINY.digest
     assert again.result.measures["nll"].value == pytest.approx(first.result.measures["nll"].value, rel=1e-3)
     with pytest.raises(DataError, match="does not hold"):
         studies.grouped(setting, TINY, folds=2, against=PLAIN)

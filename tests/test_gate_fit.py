@@ -58,6 +58,18 @@ def test_mahalanobis_is_scikit_learns(features: Output, subjects: list[Subject])
     assert found == pytest.approx(np.sqrt(squared), rel=1e-3)
 
 
+@pytest.mark.parametrize(("windows", "known"), [(False, 50), (True, 55)])
+def test_other_windows_are_usual_where_the_network_learned_from_them(
+    windows: bool, known: int, features: Output, subjects: list[Subject]
+) -> None:
+    other = [replace(s, group="data set, in another window", tone=s.tone / 2) for s in subjects[50:55]]
+    reference = fit(features, [*subjects[:50], *other, *subjects[55:]], windows)
+    assert len(reference.tones) == known
+    assert len(reference.neighbours) == 50
+    seen = measure(features, np.stack([s.tone / 2 for s in subjects]), [200] * 120, [True] * 120, reference)
+    assert (seen[0].tone == pytest.approx(0, abs=1e-6)) is windows
+
+
 def test_the_linear_layer_is_scikit_learns(features: Output, subjects: list[Subject]) -> None:
     kinds = np.array([s.kind for s in subjects])
     both = np.concatenate([features.pooled, features.shallow], axis=1)

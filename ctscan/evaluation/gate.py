@@ -123,18 +123,19 @@ def fit_gate(setting: Setting, checkpoint: Path, pictures: Path) -> GateReport:
     """
     classifier, pool = load(checkpoint), setting.pool
     card = classifier.card
-    folder = setting.folder(read_recipe(card.recipe))
+    recipe = read_recipe(card.recipe)
+    folder, windows = setting.folder(recipe), recipe.windows > 0
     out = read_folds(pool, FOLDS, folder)
     output = take(out.output, np.argsort(out.pool.hashes))  # in the order of the pool, which is that of the hashes
     subjects = subjects_of_data(pool, SIDE) + subjects_of_pictures(pictures, SIDE)
     outside = shares_outside(pool, output, card.preprocess)
-    signals = cross_fit(subjects, lambda fold: see_all(folder, fold, subjects))
+    signals = cross_fit(subjects, lambda fold: see_all(folder, fold, subjects), windows)
     thresholds = choose(signals, subjects, outside)
     judged = judge(signals, subjects, thresholds)
     # The gate that ships may learn from what its network has learned from, and from all pictures.
     of_data = len(pool) * PER_SLICE
     fitted = [s for i, s in enumerate(subjects) if i >= of_data or pool.records[i // PER_SLICE].split == "train"]
-    reference = fit(run(classifier.runtime, fitted, "the gate itself"), fitted)
+    reference = fit(run(classifier.runtime, fitted, "the gate itself"), fitted, windows)
     foreign = [s for s in fitted if not s.group.startswith(DATA_SET)]
     facts: dict[str, Any] = {
         "slices": sum(s.group == DATA_SET for s in fitted),
@@ -269,16 +270,16 @@ def take(output: Output, index: NDArray[np.integer] | NDArray[np.bool_]) -> Outp
     return Output(*(getattr(output, f.name)[index] for f in fields(Output)))
 
 
-def cross_fit(subjects: Sequence[Subject], output_of: Callable[[int], Output]) -> list[Signals]:
+def cross_fit(subjects: Sequence[Subject], output_of: Callable[[int], Output], windows: bool) -> list[Signals]:
     """Signals of all subjects, each from the part that it is in: network and gate have not seen its source.
 
-    `output_of` gives what the network of a part's fold says of all subjects.
+    `output_of` gives what the network of a part's fold says of all subjects; `windows` as in `fit`.
     """
     parts = np.array([s.part for s in subjects])
     signals: dict[int, Signals] = {}
     for part in range(FOLDS):
         output, inside = output_of(part), parts == part
-        reference = fit(take(output, ~inside), [s for s in subjects if s.part != part])
+        reference = fit(take(output, ~inside), [s for s in subjects if s.part != part], windows)
         asked = [s for s in subjects if s.part == part]
         tones, greys, lungs = np.stack([s.tone for s in asked]), [s.greys for s in asked], [s.lungs for s in asked]
         judged = measure(take(output, inside), tones, greys, lungs, reference)
@@ -286,8 +287,11 @@ def cross_fit(subjects: Sequence[Subject], output_of: Callable[[int], Output]) -
     return [signals[place] for place in range(len(subjects))]
 
 
-def fit(output: Output, subjects: Sequence[Subject]) -> Reference:
-    """Features and what each picture shows -> a reference. Upright slices of the data set are what is near."""
+def fit(output: Output, subjects: Sequence[Subject], windows: bool = False) -> Reference:
+    """Features and what each picture shows -> a reference. Upright slices of the data set are what is near.
+
+    Where the network has learned from slices in other `windows` too, the greys of these are as usual as the data's own.
+    """
     kinds = np.array([s.kind for s in subjects])
     weight = np.array([1.0 if s.group.startswith(DATA_SET) else FOREIGN_WEIGHT for s in subjects])
     weights, bias = fit_linear(np.concatenate([output.pooled, output.shallow], axis=1), kinds, weight)
@@ -298,6 +302,7 @@ def fit(output: Output, subjects: Sequence[Subject]) -> Reference:
     sources = np.array([s.source for s in subjects])[near]
     distances[np.equal.outer(sources, sources)] = np.inf
     usual = np.median(np.sort(distances, axis=1)[:, :NEIGHBOURS].mean(axis=1))
+    usual_greys = (DATA_SET, f"{DATA_SET}, {REWINDOWED}") if windows else (DATA_SET,)
     return Reference(
         weights=weights,
         bias=bias,
@@ -305,7 +310,7 @@ def fit(output: Output, subjects: Sequence[Subject]) -> Reference:
         usual=np.array([usual], np.float32),
         mean=covariance.location_.astype(np.float32),
         whitening=np.linalg.cholesky(covariance.precision_).astype(np.float32),
-        tones=np.stack([s.tone for s in subjects])[near],
+        tones=np.stack([s.tone for s in subjects if s.group in usual_greys]),
     )
 
 

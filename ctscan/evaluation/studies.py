@@ -172,7 +172,12 @@ def grouped(
     )
     if against and other:
         gap = subtract(out.answers, other, names=PAIRED)
-        entry = entry.model_copy(update={"against": Difference(recipe=against.digest, measures=gap)})
+        same = replace(recipe, seed=against.seed, name=against.name) == against != recipe
+        found = {
+            "against": Difference(recipe=against.digest, measures=gap),
+            "seed_of": against.digest if same else None,
+        }
+        entry = entry.model_copy(update=found)
     if classifier and read_recipe(classifier.card.recipe) == recipe and folds == FOLDS:
         gap = subtract(answer_test(setting, classifier)[0], out.answers, names=COMPARED)
         entry = entry.model_copy(update={"model_id": classifier.card.model_id, "published_minus_grouped": gap})

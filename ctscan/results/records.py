@@ -118,6 +118,7 @@ class CrossValidation(Entry):
     epochs: int
     threshold: float
     model_id: str | None = None  # the model of this recipe that `published_minus_grouped` is about
+    seed_of: str | None = None  # the recipe that this one is, begun from another seed
     folds: tuple[Fold, ...]
     result: Evaluation
     window_fall: Estimate | None = None  # balanced accuracy lost when each slice is in another window

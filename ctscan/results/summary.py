@@ -34,7 +34,7 @@ class Facts:
     published: records.PublishedEvaluation | None = None
     deduplicated: records.PublishedEvaluation | None = None
     grouped: CrossValidation | None = None
-    again: CrossValidation | None = None  # the same recipe on the same folds, trained once more
+    again: CrossValidation | None = None  # the same on the same folds from another seed
     stricter: CrossValidation | None = None  # the same recipe where visual groups are linked at `STRICT_THRESHOLD`
     plain: CrossValidation | None = None  # the plain recipe, whatever model came of it
     controls: Mapping[str, records.Control] = field(default_factory=dict)  # by name, of the model's view
@@ -119,7 +119,7 @@ def facts_of(ledger: Ledger, card: Card) -> Facts:
         published=_newest(ledger.evaluations, model_id=model, split="published"),
         deduplicated=_newest(ledger.evaluations, model_id=model, split="deduplicated"),
         grouped=grouped,
-        again=_newest(ledger.cross_validations, recipe=recipe, threshold=headline, model_id=None),
+        again=_newest(ledger.cross_validations, seed_of=recipe, threshold=headline) if recipe else None,
         stricter=_newest(ledger.cross_validations, recipe=recipe, threshold=STRICT_THRESHOLD),
         plain=plain,
         controls={e.control: e for e in controls if e.recipe == recipe},

@@ -32,7 +32,7 @@ class Recipe:
     # Of weights, order and augmentation. NumPy takes 32 bits, and a search adds the numbers of its trials.
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # `auto` takes what a trial of a few steps shows to be faster
-    epochs: Annotated[int, Field(ge=1)] = 16
+    epochs: Annotated[int, Field(ge=1)] = 24
     batch: Annotated[int, Field(ge=2)] = 16
     optimiser: Literal["adamw", "sgd"] = "adamw"  # `sgd` has momentum 0.9
     schedule: Literal["one_cycle", "step"] = "one_cycle"  # `step` divides the rate by ten every seven epochs
@@ -42,7 +42,7 @@ class Recipe:
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.91  # of the rate, from each block to the one below it
     augmentation: Augmentation = "full"  # as in `build_augmentation`
     strength: Annotated[float, Field(ge=0, le=2)] = 1.1  # of `full`: how far shifts, turns, greys and gaps go
-    windows: Annotated[float, Field(ge=0, le=1)] = 0.0  # of `full`: share of slices with ranks cut off as by a window
+    windows: Annotated[float, Field(ge=0, le=1)] = 0.5  # of `full`: share of slices with ranks cut off as by a window
     size: Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)] = 224  # side of the model's square, px
     crop: Crop = "hull"  # as in `Preprocess`, like the next three
     tone: Tone = "rank"
@@ -75,7 +75,7 @@ class Recipe:
 
 CTSCAN = Recipe()
 PLAIN = Recipe(
-    name="plain", batch=32, rate=3e-4, label_smoothing=0.1, layer_decay=1.0, strength=1.0,
+    name="plain", epochs=16, batch=32, rate=3e-4, label_smoothing=0.1, layer_decay=1.0, strength=1.0, windows=0.0,
     crop="none", tone="none", surround="keep", pool="all", dropout=0.2,
 )  # fmt: skip
 SEED = replace(
