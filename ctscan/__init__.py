@@ -15,7 +15,7 @@
     >>> answer.verdict, answer.possible
     ('ok', ('adenocarcinoma', 'normal'))
     >>> round(answer.probabilities["adenocarcinoma"], 3)
-    0.475
+    0.506
     >>> answer.maps["adenocarcinoma"].shape == answer.slice.pixels.shape
     True
     >>> answer.overlay("adenocarcinoma").size

@@ -88,7 +88,7 @@ def test_another_gate_than_this_version_knows_is_refused(checkpoint: Checkpoint,
 
 def test_the_committed_model_keeps_its_name_and_has_its_gate(tmp_path: Path) -> None:
     committed = read_checkpoint(COMMITTED)
-    assert committed.card.model_id == "resnet18-5c8c7b40a010"
+    assert committed.card.model_id == "resnet18-661400533d1b"
     assert write_checkpoint(tmp_path / "again.safetensors", committed) == committed.card
     assert committed.gate is not None
     assert not list(COMMITTED.parent.glob("*gate*"))

@@ -62,7 +62,7 @@ from ctscan.training.data import FOLDS, Dataset
 from ctscan.training.recipe import read_recipe
 
 SEED = 0
-SIDE = 128  # px: a third of the pass that the classifier's square takes
+SIDE = 128  # px: a third of the pass that the classifier's square takes; of 96 more slices upside down were answered
 STRENGTH = 0.1  # C of the logistic regression; of 0.01, 0.1 and 1 the one that lost least at both ends
 FOREIGN_WEIGHT = 5.0  # of a picture from elsewhere against a slice of the data set, of which there are many more
 WRONG_PER_SLICE = 2  # of the five wrong ways up or inverted, drawn anew for each slice
@@ -71,8 +71,8 @@ BATCH = 32
 # At most, of upright chests that had not been seen: one that is refused is lost, and what is in doubt is marked anyway.
 REFUSED_OF_DATA, REFUSED_ELSEWHERE = 0.005, 0.03
 UNUSUAL_OF_DATA, UNUSUAL_ELSEWHERE = 0.02, 0.10  # the same for doubt about what a picture shows
-FAR_OF_DATA = 0.01  # of the data's slices are called far by either distance between features, or said to have few greys
-OTHER_OF_DATA = 0.05  # of them are called to be of another window: the price of seeing those that are
+# Of the data's slices are called far by either distance between features, of another window, or said to have few greys.
+FAR_OF_DATA = 0.01
 ALARM, ALARMED_OF_DATA = 0.20, 0.05  # share of evidence outside the body that alarms; at most so many of the data's
 
 DATA_SET, ELSEWHERE, REWINDOWED = "data set", "other hospitals", "in another window"
@@ -343,7 +343,7 @@ def choose(signals: Sequence[Signals], subjects: Sequence[Subject], outside: NDA
         unusual=max(refused, unusual),
         far=quantile("distance", 1 - FAR_OF_DATA),
         strange=quantile("strangeness", 1 - FAR_OF_DATA),
-        tone=quantile("tone", 1 - OTHER_OF_DATA),
+        tone=quantile("tone", 1 - FAR_OF_DATA),
         greys=quantile("greys", FAR_OF_DATA),
         outside=max(ALARM, float(np.quantile(outside, 1 - ALARMED_OF_DATA, method="higher"))),
     )

@@ -275,7 +275,7 @@ def load(path: str | Path | None = None, device: str = "cpu", cores: int | None 
 
     Example:
         >>> load().card.model_id
-        'resnet18-5c8c7b40a010'
+        'resnet18-661400533d1b'
     """
     file = Path(path) if path is not None else bundled(MODEL)
     tolerance = GOLDEN_TOLERANCE
