@@ -62,11 +62,12 @@ def test_mahalanobis_is_scikit_learns(features: Output, subjects: list[Subject])
 def test_other_windows_are_usual_where_the_network_learned_from_them(
     windows: bool, known: int, features: Output, subjects: list[Subject]
 ) -> None:
-    other = [replace(s, group="data set, in another window", tone=s.tone / 2) for s in subjects[50:55]]
+    half = np.float32(0.5)
+    other = [replace(s, group="data set, in another window", tone=s.tone * half) for s in subjects[50:55]]
     reference = fit(features, [*subjects[:50], *other, *subjects[55:]], windows)
     assert len(reference.tones) == known
     assert len(reference.neighbours) == 50
-    seen = measure(features, np.stack([s.tone / 2 for s in subjects]), [200] * 120, [True] * 120, reference)
+    seen = measure(features, np.stack([s.tone * half for s in subjects]), [200] * 120, [True] * 120, reference)
     assert (seen[0].tone == pytest.approx(0, abs=1e-6)) is windows
 
 

@@ -34,7 +34,8 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -
         return float((np.logaddexp.reduce(cooled, axis=1) - cooled[rows, labels]).mean())
 
     bounds = np.log(COLDEST), np.log(HOTTEST)
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x))
+    inside = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x
+    return float(np.exp(min((*bounds, inside), key=loss)))  # the search ends a little inside of its bounds
 
 
 def fold_temperatures(answers: Answers, folds: NDArray[np.int64]) -> NDArray[np.float32]:
