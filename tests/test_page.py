@@ -261,14 +261,14 @@ def test_a_shared_link_has_a_picture_where_the_address_is_known(committed: Class
     views = Views(committed, read_examples(EXAMPLES), Facts(committed.card), address="https://a.b/", space="c/d")
     html = views.home()
     (picture,) = re.findall(r'og:image" content="https://a\.b/(picture/\w+\.png)"', html)
-    assert views.files[picture].startswith(b"\x89PNG")
+    assert views.assets.files[picture].startswith(b"\x89PNG")
     assert 'href="https://huggingface.co/spaces/c/d/tree/main"' in html
 
 
 def test_what_is_said_of_a_model_is_shown_for_that_model_alone(committed: Classifier, classifier: Classifier) -> None:
     brought, other = (Views(one, (), Facts(one.card)) for one in (committed, classifier))
-    assert brought.files.keys() - other.files.keys() == {"text/model-card.md"}
-    assert {"text/data-card.md", "text/security.md", "text/licence.txt"} < other.files.keys()
+    assert brought.assets.files.keys() - other.assets.files.keys() == {"text/model-card.md"}
+    assert {"text/data-card.md", "text/security.md", "text/licence.txt"} < other.assets.files.keys()
 
 
 def test_classes_and_the_model_are_explained(classifier: Classifier) -> None:

@@ -64,9 +64,9 @@ def page_routes(views: Views, desk: CapacityLimiter, shelf: Shelf) -> list[Route
 
     async def kept(request: Request) -> Response:
         name = "/".join(request.scope["path"].split("/")[-2:])
-        if name not in views.files:
+        if name not in views.assets.files:
             return PlainTextResponse("Not found", 404)
-        return Response(views.files[name], headers=FOR_A_YEAR, media_type=KINDS[Path(name).suffix])
+        return Response(views.assets.files[name], headers=FOR_A_YEAR, media_type=KINDS[Path(name).suffix])
 
     async def at_the_desk(request: Request, work: Callable[[], dict[str, Any]]) -> Response:
         if desk.statistics().tasks_waiting >= WAITING:

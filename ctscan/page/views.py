@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ctscan
-from ctscan.bundle import bundled
 from ctscan.classes import CLASSES
 from ctscan.errors import UnreadableSlice
 from ctscan.imaging import render
@@ -27,6 +24,7 @@ from ctscan.io.images import Slice, read_slice
 from ctscan.io.medical import PRESETS
 from ctscan.model.card import INTENDED_USE
 from ctscan.notices import LANGUAGES, Notice, catalogue
+from ctscan.page.assets import Assets
 from ctscan.page.choice import MIDDLE, Choice
 from ctscan.page.door import MAX_BYTES, MAX_SCAN
 from ctscan.page.examples import Entry, Example
@@ -35,16 +33,6 @@ from ctscan.results import summary
 from ctscan.results.scan import BundledScan
 from ctscan.results.summary import Facts
 
-STATIC = Path(__file__).parent / "static"
-# What is to be read about ctscan, and under what name; an installed package brings only some of it.
-TEXTS = {
-    "checkpoints/README.md": "model-card.md",
-    "checkpoints/DATA.md": "data-card.md",
-    "docs/evaluation.md": "evaluation.md",
-    "docs/api.md": "api.md",
-    "SECURITY.md": "security.md",
-    "LICENSE": "licence.txt",
-}
 SHOWN = ("lung", "mediastinal", "bone", "training")  # windows that a scan can be seen in at one press
 THUMBNAIL = 160  # px, longer side
 CELL = 32  # px of the model's square, side of a cell of its last layer
@@ -129,9 +117,7 @@ class Views:
         self.examples = examples
         self.read = read
         self.address = address
-        texts = {path: bundled(path).read_bytes() for path in TEXTS if bundled(path).is_file()}
-        if classifier.card.model_id.encode() not in texts.get("checkpoints/README.md", b""):  # it is about another one
-            texts.pop("checkpoints/README.md", None)
+        self.assets = Assets(classifier.card.model_id)
         side = classifier.card.preprocess.size
         shared = {
             "classes": CLASSES,
@@ -145,25 +131,17 @@ class Views:
             "version": ctscan.__version__,
             "address": address,
             "space": space,
-            "texts": {path: f"text/{TEXTS[path]}?{digest(data)}" for path, data in texts.items()},
+            "texts": self.assets.texts,
             "opacity": round(100 * render.DEFAULT_OPACITY),
             "side": side,
             "cells": side // CELL,
             "sketch": sketch(side // CELL),
         }
         self._templates = {language: templates(language, shared) for language in LANGUAGES}
-        static = {path.name: path.read_bytes() for path in STATIC.iterdir()}
-        self.versions = {name: digest(data) for name, data in static.items()}
-        self.files = {f"static/{name}": data for name, data in static.items()}  # by addresses that name their content
-        self.files |= {f"text/{TEXTS[path]}": data for path, data in texts.items()}
-        for module in (name for name in static if name.endswith(".js")):  # modules name each other by version too
-            for name, data in self.files.items():
-                named = f'"./{module}?{self.versions[module]}"'.encode()
-                self.files[name] = data.replace(f'"./{module}"'.encode(), named)
         if scan:
-            self.files |= {f"scan/{name}": data for name, data in scan.files.items()}
+            self.assets.files |= {f"scan/{name}": data for name, data in scan.files.items()}
         self._example = cache(
-            lambda number: view(classifier(examples[number].slice), examples[number].entry, self.publish)
+            lambda number: view(classifier(examples[number].slice), examples[number].entry, self.assets.publish)
         )
 
     def home(self, language: str = "en") -> str:
@@ -172,8 +150,8 @@ class Views:
         page = self._templates[language].get_template("page.html.j2")
         return page.render(
             answer=self._example(0) if self.examples else None,
-            examples=[(title, self.publish(picture)) for title, picture in pictures],
-            versions=self.versions,
+            examples=[(title, self.assets.publish(picture)) for title, picture in pictures],
+            versions=self.assets.versions,
             preview=self.preview() if self.address else "",
             limit=MAX_BYTES,
             scan_limit=MAX_SCAN,
@@ -181,16 +159,11 @@ class Views:
 
     def preview(self) -> str:
         """The address of a picture for who is sent a link: the first example under its map."""
-        slice_ = self.examples[0].slice if self.examples else None
-        prediction = self.classifier(slice_).prediction if slice_ else None
-        return self.publish(draw_under_map(slice_, prediction, render.LONGEST_SIDE)) if slice_ and prediction else ""
-
-    def publish(self, picture: render.Picture) -> str:
-        """Keep a picture of an example under an address, which browsers may cache for good."""
-        data = render.encode_png(picture)
-        name = f"picture/{hashlib.sha256(data).hexdigest()[:16]}.png"
-        self.files[name] = data
-        return name
+        if not self.examples:
+            return ""
+        slice_ = self.examples[0].slice
+        prediction = self.classifier(slice_).prediction
+        return self.assets.publish(draw_under_map(slice_, prediction, render.LONGEST_SIDE)) if prediction else ""
 
     def answer(self, data: bytes | Slice, choice: Choice = MIDDLE, *, language: str = "en") -> dict[str, Any]:
         """What the page's script puts in place of the last answer.
@@ -369,11 +342,6 @@ def draw_under_map(slice_: Slice, prediction: Prediction, longest: int) -> rende
     grey = draw(slice_.pixels, longest)
     evidence = prediction.evidence(prediction.top, (grey.shape[0], grey.shape[1]))
     return render.overlay(grey, evidence, prediction.map_top)
-
-
-def digest(data: bytes) -> str:
-    """What stands in an address, so that it names a file's content."""
-    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def draw(pixels: NDArray[np.float32], longest: int) -> render.Picture:
