@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import socket
@@ -209,7 +210,7 @@ def test_an_answer_is_short_whatever_it_is_in_every_language(
     outside = Notice("evidence_outside", {"share": 0.31})
 
     def count(one: Answer) -> int:
-        said = views.render(view(one), language)["html"].split("</div>")[0]
+        said = re.sub("</summary>.*?</details>", "", views.render(view(one), language)["html"].split("</div>")[0])
         return len(re.sub("<[^>]*>", "", said).split())
 
     for reason in (*kinds, small, *map(Notice, ("too_long", "two_slices", "in_colour", "one_grey"))):
@@ -222,9 +223,13 @@ def test_an_answer_is_short_whatever_it_is_in_every_language(
             assert 10 < count(replace(given, notices=(), prediction=one)) <= USUAL, possible
             for notice in (outside, Notice("lettering")):
                 assert count(replace(given, notices=(notice,), prediction=one)) <= MARKED, (possible, notice)
-    for kind in kinds:
-        unusual = replace(given, verdict="unusual", notices=(*map(Notice, DOUBTS), kind), prediction=one)
-        assert 10 < count(unusual) <= MARKED, kind
+            assert count(replace(given, notices=(outside, Notice("lettering")), prediction=one)) <= MARKED, possible
+    doubts = (*kinds, *map(Notice, DOUBTS), outside, Notice("lettering"))
+    for reasons in (*itertools.permutations(doubts, 2), doubts):
+        unusual = replace(given, verdict="unusual", notices=reasons, prediction=one)
+        assert 10 < count(unusual) <= MARKED, reasons
+        html = views.render(view(unusual), language)["html"]
+        assert all(escape(reason.text(language)) in html for reason in reasons)
 
 
 def test_what_is_said_of_a_file_alone_is_no_warning(committed: Classifier, given: Answer) -> None:
