@@ -141,7 +141,7 @@ def test_a_refused_picture_has_a_reason_and_neither_scores_nor_maps(visit: Visit
 
 
 def test_an_unusual_slice_gets_no_answer(visit: Visit) -> None:
-    assert visit.upload(stranger("ct_chest", "ldct*")) == "unusual"
+    assert visit.upload(stranger("ct_chest", "lungseg3d*__9e0d*")) == "unusual"
     assert visit.headline == TEXTS["unusual"]
     assert "calibrated" not in visit.page.inner_text("#answer").lower()
     titles = [names["title"] for names in catalogue()["classes"].values()]
@@ -495,8 +495,10 @@ def test_letters_of_twice_the_size_fit(browser: Browser, app: App, size: Any) ->
     page.evaluate("document.documentElement.style.fontSize = '200%'")
     for name in ("slice", "scan", "how-good", "about"):
         page.click(f"nav a[href='#{name}']")
+        page.locator(f"[data-section={name}]").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], name
     page.click("nav a[href='#slice']")
+    page.locator("[data-section=slice]").wait_for()
     own, first = page.locator(".own").bounding_box(), page.locator(".example").first.bounding_box()
     assert own is not None
     assert first is not None

@@ -133,6 +133,7 @@ def test_no_words_of_a_chart_run_into_each_other(page: Page, width: int) -> None
 
 def test_how_to_read_is_short_and_drawn(page: Page) -> None:
     page.click("nav a[href='#how-to-read']")
+    page.locator("[data-section=how-to-read] .cards").first.wait_for()
     assert page.locator(".cards .drawing:visible").count() == page.locator(".cards h3").count() == 8
     assert len(page.inner_text("[data-section=how-to-read]").split()) <= WORDS
     for drawing in page.locator(".drawing").all():  # nothing is cut off at an edge
