@@ -145,9 +145,11 @@ def _find_bright(thumbnail: Pixels, threshold: float) -> list[Mask]:
 
 def _are_two_bodies(parts: list[Mask], dark: Mask) -> bool:
     """Whether the two largest parts are bodies of similar size, beside each other or one below the other."""
+    if len(parts) < 2:  # nearly always, and filling is what takes time
+        return False
     bodies = [_fill(part) for part in parts[:2]]
     areas = [body.sum() for body in bodies]
-    if len(bodies) < 2 or min(areas) < SECOND_BODY * max(areas):
+    if min(areas) < SECOND_BODY * max(areas):
         return False
     shadows = [[body.any(axis=axis) for body in bodies] for axis in (0, 1)]
     shared = min((one & other).sum() / min(one.sum(), other.sum()) for one, other in shadows)

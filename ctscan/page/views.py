@@ -116,7 +116,6 @@ class Views:
         self.scan = scan
         self.examples = examples
         self.read = read
-        self.address = address
         self.assets = Assets(classifier.card.model_id)
         side = classifier.card.preprocess.size
         shared = {
@@ -143,6 +142,15 @@ class Views:
         self._example = cache(
             lambda number: view(classifier(examples[number].slice), examples[number].entry, self.assets.publish)
         )
+        self._preview = self.publish_preview() if address else ""
+
+    def publish_preview(self) -> str:
+        """The address of a picture for who is sent a link, the first example under its map; empty without one."""
+        if not self.examples:
+            return ""
+        slice_ = self.examples[0].slice
+        prediction = self.classifier(slice_).prediction
+        return self.assets.publish(draw_under_map(slice_, prediction, render.LONGEST_SIDE)) if prediction else ""
 
     def home(self, language: str = "en") -> str:
         """The page, whose first screen is an example that the model has just answered."""
@@ -152,18 +160,10 @@ class Views:
             answer=self._example(0) if self.examples else None,
             examples=[(title, self.assets.publish(picture)) for title, picture in pictures],
             versions=self.assets.versions,
-            preview=self.preview() if self.address else "",
+            preview=self._preview,
             limit=MAX_BYTES,
             scan_limit=MAX_SCAN,
         )
-
-    def preview(self) -> str:
-        """The address of a picture for who is sent a link: the first example under its map."""
-        if not self.examples:
-            return ""
-        slice_ = self.examples[0].slice
-        prediction = self.classifier(slice_).prediction
-        return self.assets.publish(draw_under_map(slice_, prediction, render.LONGEST_SIDE)) if prediction else ""
 
     def answer(self, data: bytes | Slice, choice: Choice = MIDDLE, *, language: str = "en") -> dict[str, Any]:
         """What the page's script puts in place of the last answer.
