@@ -63,6 +63,7 @@ def axe_finds(page: Page) -> list[tuple[str, list[str]]]:
 def violations(page: Page, section: str) -> list[tuple[str, list[str]]]:
     """What axe finds in a section and around it, folded details open."""
     page.click(f"nav a[href='#{section}']")
+    page.locator(f"[data-section={section}]").wait_for()
     page.locator("details").evaluate_all("all => all.forEach(e => { e.open = true })")
     found = axe_finds(page)
     page.locator("details.languages").evaluate("e => { e.open = false }")  # or it would lie over what comes next
@@ -122,6 +123,7 @@ def test_no_words_of_a_chart_run_into_each_other(page: Page, width: int) -> None
     page.set_viewport_size({"width": width, "height": 844})
     for section in ("slice", "how-good"):
         page.click(f"nav a[href='#{section}']")
+        page.locator(f"[data-section={section}]").wait_for()
         rows = page.locator("svg.chart > svg:visible").all()
         assert len(rows) >= 4
         for row in rows:
