@@ -37,7 +37,7 @@ from ctscan.model.network import SliceNet
 from ctscan.model.runtime import Output, TorchRuntime, golden_logits, store_tensors
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "checkpoints" / "resnet18.safetensors"
@@ -249,6 +249,12 @@ def browser() -> Iterator[Browser]:
         started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+def turn_to(page: Page, section: str) -> None:
+    """Follow the link to a section, and return when it is what the page shows."""
+    page.click(f"nav a[href='#{section}']")
+    page.locator(f"[data-section={section}]").wait_for()
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -12,7 +12,7 @@ import pytest
 
 import ctscan
 from ctscan.notices import LANGUAGES, catalogue
-from tests.conftest import ROOT, App
+from tests.conftest import ROOT, App, turn_to
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -235,8 +235,7 @@ def encoded(path: Path) -> str:
 
 
 def test_a_pasted_picture_is_answered_and_shown_wherever_the_visitor_is(visit: Visit) -> None:
-    visit.page.click("nav a[href='#about']")
-    visit.page.locator("#answer").wait_for(state="hidden")
+    turn_to(visit.page, "about")
     visit.age()
     visit.page.evaluate(PASTE, encoded(MASS))
     assert SCORED.fullmatch(visit.wait())
@@ -332,8 +331,7 @@ def test_of_two_questions_the_last_wins(visit: Visit) -> None:
 def test_sections_have_addresses_and_back_works(visit: Visit, app: App) -> None:
     page = visit.page
     for name in ("how-to-read", "how-good", "about"):
-        page.click(f"nav a[href='#{name}']")
-        page.locator(f"[data-section='{name}']").wait_for()
+        turn_to(page, name)
         assert page.locator("[data-section]:visible").count() == 1
         assert page.get_attribute("nav a[aria-current]", "href") == f"#{name}"
     page.go_back()
@@ -494,11 +492,9 @@ def test_letters_of_twice_the_size_fit(browser: Browser, app: App, size: Any) ->
     visit = Visit(page, app.address)
     page.evaluate("document.documentElement.style.fontSize = '200%'")
     for name in ("slice", "scan", "how-good", "about"):
-        page.click(f"nav a[href='#{name}']")
-        page.locator(f"[data-section={name}]").wait_for()
+        turn_to(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], name
-    page.click("nav a[href='#slice']")
-    page.locator("[data-section=slice]").wait_for()
+    turn_to(page, "slice")
     own, first = page.locator(".own").bounding_box(), page.locator(".example").first.bounding_box()
     assert own is not None
     assert first is not None
@@ -533,7 +529,7 @@ def test_nothing_overflows_and_the_strip_stays(browser: Browser, app: App, width
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     visit = Visit(page, app.address)
     for name in ("slice", "how-to-read", "how-good", "about"):
-        page.click(f"nav a[href='#{name}']")
+        turn_to(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
         page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
         strip = page.locator(".strip").bounding_box()
@@ -616,7 +612,7 @@ def test_every_text_is_legible_in_both_themes(browser: Browser, app: App, scheme
     visit = Visit(page, app.address)
     seen = 0
     for name in ("slice", "how-to-read", "how-good", "about"):
-        page.click(f"nav a[href='#{name}']")
+        turn_to(page, name)
         page.locator("details").evaluate_all("all => all.forEach(e => { e.open = true })")
         contrasts = page.evaluate(CONTRASTS)
         seen += len(contrasts)

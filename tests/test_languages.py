@@ -20,7 +20,7 @@ from ctscan.page.examples import read_examples
 from ctscan.page.languages import choose
 from ctscan.results.records import Estimate
 from ctscan.results.report import decimal, percent, points
-from tests.conftest import ROOT, App
+from tests.conftest import ROOT, App, turn_to
 from tests.test_browser import DESKTOP, PHONE, WIDE, Visit
 from tests.test_prose import SECTIONS, opened, violations
 
@@ -202,14 +202,14 @@ def test_a_visit_is_in_one_language_throughout(visit: Visit) -> None:
     assert len(items) == len(texts["changes"])
     assert items[0].startswith(texts["changes"]["left"])
     assert english_left(page) == set()
-    page.click("nav a[href='#scan']")
+    turn_to(page, "scan")
     page.locator("#scan-view").wait_for()
     assert english_left(page) == set()
 
 
 def test_another_language_is_chosen_by_its_own_name_and_opens_at_the_same_section(visit: Visit) -> None:
     page, language = visit.page, language_of(visit.page)
-    page.click("nav a[href='#how-good']")
+    turn_to(page, "how-good")
     for other in [code for code in LANGUAGES if code != language]:
         page.click(".languages summary")
         link = page.locator(f".languages a[hreflang={other}]")
@@ -229,7 +229,7 @@ def test_a_change_of_language_leaves_no_word_of_the_last_one_anywhere(browser: B
     page.click(".languages a[hreflang=de]")
     page.wait_for_selector("html[lang=de]")
     assert page.locator("#scan-view").is_visible()
-    page.click("nav a[href='#slice']")
+    turn_to(page, "slice")
     page.locator(".said", has_text=re.compile("Unsicher|Ähnelt")).wait_for()
     assert english_left(page) == set()
     assert page.inner_text("footer") == catalogue("de")["page"]["translated"]
@@ -256,7 +256,7 @@ def test_every_section_fits_and_axe_finds_nothing(browser: Browser, app: App, la
         ).evaluate_all(
             "all => all.filter(e => e.scrollWidth > e.clientWidth + 1 && !e.closest('.hidden')).map(e => e.innerText)"
         )
-    page.click("nav a[href='#how-to-read']")
+    turn_to(page, "how-to-read")
     for drawing in page.locator(".drawing").all():
         frame = drawing.bounding_box()
         for text in drawing.locator("text").all():
@@ -265,7 +265,7 @@ def test_every_section_fits_and_axe_finds_nothing(browser: Browser, app: App, la
             assert box is not None
             if box["x"] < frame["x"] or box["x"] + box["width"] > frame["x"] + frame["width"]:
                 met.append(text.text_content())
-    page.click("nav a[href='#how-good']")
+    turn_to(page, "how-good")
     for row in page.locator("svg.chart > svg:visible").all():
         title, said = (text.bounding_box() for text in row.locator("text").all())
         assert title is not None

@@ -12,7 +12,7 @@ from ctscan.page.views import Views
 from ctscan.results.ledger import read_ledger
 from ctscan.results.report import share
 from ctscan.results.summary import Facts, facts_of
-from tests.conftest import COMMITTED, ROOT, App
+from tests.conftest import COMMITTED, ROOT, App, turn_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,8 +62,7 @@ def axe_finds(page: Page) -> list[tuple[str, list[str]]]:
 
 def violations(page: Page, section: str) -> list[tuple[str, list[str]]]:
     """What axe finds in a section and around it, folded details open."""
-    page.click(f"nav a[href='#{section}']")
-    page.locator(f"[data-section={section}]").wait_for()
+    turn_to(page, section)
     page.locator("details").evaluate_all("all => all.forEach(e => { e.open = true })")
     found = axe_finds(page)
     page.locator("details.languages").evaluate("e => { e.open = false }")  # or it would lie over what comes next
@@ -77,7 +76,7 @@ def test_axe_finds_nothing_in_any_section(browser: Browser, app: App, size: Any,
     context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
     page = opened(context.new_page(), app.address)
     found = [(section, found) for section in SECTIONS for found in violations(page, section)]
-    page.click("nav a[href='#slice']")
+    turn_to(page, "slice")
     page.set_input_files("#file", next(ROOT.glob("examples/05-*.png")))
     page.locator("#visit button").wait_for()  # with a slice of one's own, and on a full screen
     found += [("visit", found) for found in violations(page, "slice")]
@@ -89,7 +88,7 @@ def test_axe_finds_nothing_in_any_section(browser: Browser, app: App, size: Any,
 
 
 def test_the_chart_says_in_figures_and_in_words_what_was_measured(page: Page, facts: Facts) -> None:
-    page.click("nav a[href='#how-good']")
+    turn_to(page, "how-good")
     measured = (facts.published, facts.deduplicated, facts.grouped, facts.stricter)
     records = [record for record in measured if record is not None]
     said = [f"{share(r.result.measures['balanced_accuracy'])}, n = {r.result.n}" for r in records]
@@ -108,7 +107,7 @@ def test_the_chart_says_in_figures_and_in_words_what_was_measured(page: Page, fa
 
 
 def test_how_good_it_is_fits_one_screen(page: Page) -> None:
-    page.click("nav a[href='#how-good']")
+    turn_to(page, "how-good")
     assert page.locator("[data-section=how-good] .matrix:visible").count() == 1
     for selector in (".chart", ".matrix", ".by-class", ".cannot li"):
         for shown in page.locator(f"[data-section=how-good] {selector}:visible").all():
@@ -122,8 +121,7 @@ def test_how_good_it_is_fits_one_screen(page: Page) -> None:
 def test_no_words_of_a_chart_run_into_each_other(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 844})
     for section in ("slice", "how-good"):
-        page.click(f"nav a[href='#{section}']")
-        page.locator(f"[data-section={section}]").wait_for()
+        turn_to(page, section)
         rows = page.locator("svg.chart > svg:visible").all()
         assert len(rows) >= 4
         for row in rows:
@@ -134,8 +132,7 @@ def test_no_words_of_a_chart_run_into_each_other(page: Page, width: int) -> None
 
 
 def test_how_to_read_is_short_and_drawn(page: Page) -> None:
-    page.click("nav a[href='#how-to-read']")
-    page.locator("[data-section=how-to-read] .cards").first.wait_for()
+    turn_to(page, "how-to-read")
     assert page.locator(".cards .drawing:visible").count() == page.locator(".cards h3").count() == 8
     assert len(page.inner_text("[data-section=how-to-read]").split()) <= WORDS
     for drawing in page.locator(".drawing").all():  # nothing is cut off at an edge

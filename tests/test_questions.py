@@ -20,7 +20,7 @@ from ctscan.inference.answer import Prediction
 from ctscan.inference.checks import CHANGES, check
 from ctscan.inference.classifier import Patch
 from ctscan.inference.gate import share_outside
-from tests.conftest import App
+from tests.conftest import App, turn_to
 from tests.test_browser import DESKTOP, DROP, EXAMPLES, MASS, NODULE, PHONE, TEXTS, WIDE, Visit, encoded
 
 if TYPE_CHECKING:
@@ -449,7 +449,7 @@ def test_back_goes_to_the_example_before(visit: Visit) -> None:
         assert page.url == start + address
         assert page.get_attribute(".example[aria-current]", "data-example") == number
     visit.upload(WIDE.read_bytes())
-    page.click("nav a[href='#about']")
+    turn_to(page, "about")
     page.go_back()
     page.locator("#answer").wait_for()
     assert page.locator(".origin, .example[aria-current]").count() == 0  # one's own slice is still there

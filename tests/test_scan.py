@@ -22,7 +22,7 @@ from ctscan.notices import catalogue
 from ctscan.page.views import Views
 from ctscan.results.scan import PICTURE, RECORD, BundledScan, read_scan
 from ctscan.results.summary import Facts
-from tests.conftest import ROOT, App
+from tests.conftest import ROOT, App, turn_to
 from tests.test_browser import DESKTOP, Visit
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def visit(browser: Browser, app: App) -> Iterator[Visit]:
     page = browser.new_page(viewport=DESKTOP)  # type: ignore[arg-type]
     visit = Visit(page, app.address)
     assert not [url for url in visit.asked if "/scan/" in url]  # nothing is fetched before it is asked for
-    page.click("nav a[href='#scan']")
+    turn_to(page, "scan")
     page.locator("#scan-view").wait_for()
     yield visit
     page.close()
