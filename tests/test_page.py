@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
 import socket
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import cv2
 import gradio as gr
@@ -16,6 +18,7 @@ import pytest
 import torch
 from markupsafe import escape
 
+import ctscan.page.views
 from ctscan.classes import CLASS_KEYS, CLASSES
 from ctscan.errors import DataError
 from ctscan.imaging.phantom import draw_phantom
@@ -274,6 +277,16 @@ def test_what_is_said_of_a_model_is_shown_for_that_model_alone(committed: Classi
     brought, other = (Views(one, (), Facts(one.card)) for one in (committed, classifier))
     assert brought.assets.files.keys() - other.assets.files.keys() == {"text/model-card.md"}
     assert {"text/data-card.md", "text/security.md", "text/licence.txt"} < other.assets.files.keys()
+
+
+def test_the_code_that_runs_is_to_be_had_on_the_page(classifier: Classifier) -> None:
+    views = Views(classifier, (), Facts(classifier.card))
+    assert f'href="{views.assets.texts["ctscan.zip"]}"' in views.home()
+    with ZipFile(io.BytesIO(views.assets.files["text/ctscan.zip"])) as packed:
+        names = set(packed.namelist())
+        assert packed.read("ctscan/page/views.py") == Path(ctscan.page.views.__file__).read_bytes()
+    assert {"ctscan/locales/de.json", "ctscan/page/static/page.js", "ctscan/page/templates/page.html.j2"} < names
+    assert not [name for name in names if name.endswith((".safetensors", ".png", ".pyc"))]
 
 
 def test_classes_and_the_model_are_explained(classifier: Classifier) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from hashlib import sha256
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
-from ctscan.bundle import bundled
+from ctscan.bundle import PACKAGE, bundled
 from ctscan.imaging.render import Picture, encode_png
 
 STATIC = Path(__file__).parent / "static"
@@ -19,6 +21,8 @@ TEXTS = {
     "SECURITY.md": "security.md",
     "LICENSE": "licence.txt",
 }
+CODE = "ctscan.zip"
+WRITTEN = {".py", ".j2", ".js", ".css", ".svg", ".json"}  # suffixes of code, and of the words that it reads
 
 
 class Assets:
@@ -42,9 +46,11 @@ class Assets:
         texts = {path: bundled(path).read_bytes() for path in TEXTS if bundled(path).is_file()}
         if model_id.encode() not in texts.get(MODEL_CARD, b""):
             texts.pop(MODEL_CARD, None)
-        self.texts = {path: f"text/{TEXTS[path]}?{digest(data)}" for path, data in texts.items()}
+        texts[CODE] = pack_code()
+        names = TEXTS | {CODE: CODE}
+        self.texts = {path: f"text/{names[path]}?{digest(data)}" for path, data in texts.items()}
         self.files = {f"static/{name}": data for name, data in static.items()}
-        self.files |= {f"text/{TEXTS[path]}": data for path, data in texts.items()}
+        self.files |= {f"text/{names[path]}": data for path, data in texts.items()}
 
     def publish(self, picture: Picture) -> str:
         """Keep a picture of an example, never of a visitor, and give its address."""
@@ -52,6 +58,15 @@ class Assets:
         name = f"picture/{digest(data)}.png"
         self.files[name] = data
         return name
+
+
+def pack_code() -> bytes:
+    """The package as it runs here, as a zip."""
+    packed = io.BytesIO()
+    with ZipFile(packed, "w", ZIP_DEFLATED, strict_timestamps=False) as archive:  # an image may be built in 1970
+        for path in sorted(path for path in PACKAGE.rglob("*") if path.suffix in WRITTEN):
+            archive.write(path, path.relative_to(PACKAGE.parent))
+    return packed.getvalue()
 
 
 def digest(data: bytes) -> str:

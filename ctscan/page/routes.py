@@ -34,6 +34,7 @@ from ctscan.page.views import Views
 KINDS = {
     ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png",
     ".json": "application/json", ".jpg": "image/jpeg", ".md": "text/plain", ".txt": "text/plain",
+    ".zip": "application/zip",
 }  # fmt: skip
 FOR_A_YEAR = {"cache-control": "public, max-age=31536000, immutable"}  # addresses of static files name their content
 NEVER = {"cache-control": "no-store"}
