@@ -22,7 +22,7 @@ from ctscan.io.sandbox import read_stack
 from ctscan.notices import Notice, catalogue
 from ctscan.page.door import MAX_BYTES, MAX_SCAN
 from ctscan.page.shelf import PLACES, Shelf
-from tests.conftest import ROOT, App
+from tests.conftest import ROOT, App, wait_until
 from tests.test_browser import DESKTOP, LIMIT, PHONE, Visit
 from tests.test_dicom import CANARY, make, write
 from tests.test_prose import violations
@@ -288,8 +288,7 @@ def test_slider_wheel_and_keys_go_from_slice_to_slice_and_the_slice_is_answered(
     assert page.inner_text("#series-where").endswith("position 10 mm")
     page.locator("svg.picture").hover()
     page.mouse.wheel(0, -50)
-    page.wait_for_timeout(100)
-    assert visit.number == middle + 1
+    page.wait_for_function(f"document.querySelector('#series-slice').value == {middle + 1}")
     assert page.get_attribute("#answer", "data-state") == "pending"
     visit.rest()
     page.keyboard.press("ArrowDown")
@@ -411,8 +410,7 @@ def test_what_replaces_a_scan_drops_it(visit: ScanVisit, app: App) -> None:
     name = dropped.value.headers["ctscan-scan"]
     assert page.locator("#series").is_hidden()
     assert page.locator("canvas.seen").count() == 0
-    page.wait_for_timeout(200)
-    assert refusal(app, "answer?slice=0", b"", name)[0] == 404
+    wait_until(lambda: refusal(app, "answer?slice=0", b"", name)[0] == 404)
     visit.open(VOLUME)
     with page.expect_request(lambda request: request.method == "DELETE"):
         page.click("#clear")
