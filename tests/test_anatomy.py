@@ -55,6 +55,16 @@ def test_a_picture_of_one_grey_has_no_lungs_and_is_all_body(pixels: np.ndarray) 
     assert not anatomy.lung_hulls.any()
 
 
+def test_neither_the_heart_nor_a_mass_is_aerated() -> None:
+    """Of the first example, both by eye; hulls hold them."""
+    anatomy = find_anatomy(read_slice(EXAMPLES[0].read_bytes()).pixels)
+    height, width = anatomy.shape
+    for across, down, aerated in ((0.25, 0.5, True), (0.46, 0.38, False), (0.68, 0.71, False)):
+        place = int(down * height), int(across * width)
+        assert anatomy.lung_hulls[place]
+        assert anatomy.aerated[place] == aerated
+
+
 def test_what_was_found_is_kept() -> None:
     anatomy = find_anatomy(draw_phantom())
     for name in ("body", "hull", "lungs", "lung_hulls"):

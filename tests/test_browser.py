@@ -146,6 +146,7 @@ def test_an_unusual_slice_gets_no_answer(visit: Visit) -> None:
     assert "calibrated" not in visit.page.inner_text("#answer").lower()
     titles = [names["title"] for names in catalogue()["classes"].values()]
     assert not [title for title in titles if title in visit.page.inner_text(".said")]
+    assert visit.page.locator(".of").count() == 0  # nor where it looked
     assert visit.page.locator(".row").count() == 4
 
 
@@ -286,6 +287,7 @@ def test_a_question_that_fails_leaves_no_old_answer_standing(visit: Visit, name:
     assert visit.page.inner_text(".said .notice") == TEXTS["reasons"][reason]
     assert visit.page.locator(".row, svg.picture").count() == 0
     assert "%" not in visit.page.inner_text("#answer")
+    assert visit.page.locator(".example[aria-current]").count() == 0
     visit.page.unroute(pattern)
     visit.errors.clear()  # the browser logs what failed
     assert SCORED.fullmatch(visit.choose(NODULE))
@@ -471,11 +473,15 @@ def test_every_control_is_reached_by_tab_in_the_order_of_the_page(visit: Visit) 
         )
     order = [name for index, name in enumerate(reached) if name not in reached[:index]]
     assert [n for n in order if n != "body"] == [
-        *("a", "summary", "file", "clear", "guess", "keys", "example", "picture", "button", "flip", "class"),
+        *("a", "summary", "skip", "file", "clear", "guess", "keys", "example", "picture", "button", "flip", "class"),
         *("mode", "shown", "outlined", "cells", "opacity", "cover"),
     ]
     assert visit.page.locator("svg.picture[role=img][aria-label]").count() == 1
     assert not visit.page.locator("img:not([alt])").count()
+    visit.page.focus("#skip")
+    visit.page.keyboard.press("Enter")
+    visit.page.wait_for_function("document.activeElement.id === 'answer'")
+    assert visit.page.is_visible("svg.picture")
 
 
 def test_the_arrow_keys_choose_a_class(visit: Visit) -> None:
@@ -568,6 +574,9 @@ def test_the_first_screen_shows_a_large_picture_beside_answer_limits_and_chart(
         box = page.locator(selector).bounding_box()
         assert box is not None
         assert box["y"] + box["height"] <= DESKTOP["height"], selector
+    foot = page.locator("main").bounding_box()
+    assert foot is not None
+    assert foot["y"] + foot["height"] <= DESKTOP["height"]
     for size, share in ((DESKTOP, 0.45), (PROJECTOR, 0.25), (LECTURE_HALL, 0.35)):
         page.set_viewport_size(size)  # type: ignore[arg-type]
         page.evaluate(  # the script that measures has run

@@ -249,9 +249,9 @@ def test_sides_are_swapped_for_a_slice_saved_the_other_way_round(visit: Visit) -
     page.check("#flip")
     assert page.locator(".side:visible").all_text_contents()[0].endswith("L")
     after = page.inner_text(".of:visible")
-    lung, other = ("left lung", "right lung") if "left lung" in before else ("right lung", "left lung")
-    assert lung in before
-    assert after == before.replace(lung, other)
+    side, other = ("on the left", "on the right") if "on the left" in before else ("on the right", "on the left")
+    assert side in before
+    assert after == before.replace(side, other)
 
 
 # --- small changes

@@ -93,6 +93,11 @@ class Anatomy:
         return self._enlarge(_widen(hulls))
 
     @cached_property
+    def aerated(self) -> Mask:
+        """(H, W): the lungs and a margin, without their hulls: neither the heart between them nor a large mass."""
+        return self._enlarge(_widen(np.any([np.zeros_like(self.outline), *self.lungs], axis=0)))
+
+    @cached_property
     def thorax(self) -> Mask:
         """(H, W): the convex hull of both lungs with their margin; the body's hull where no lung was found."""
         if not self.lungs:

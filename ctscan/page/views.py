@@ -50,7 +50,7 @@ class ClassView:
     possible: bool
     where: tuple[str, ...]  # keys of the catalogue's `places`; empty where no place stands out
     strength: float  # there, of the scale
-    lungs: float  # share of the evidence for it that lies in the lungs' hulls; NaN where there is none for it
+    lungs: float  # share of the evidence for it that lies at aerated lung; NaN where there is none for it
     outlined: float  # share in what is outlined; NaN where nothing is
     outside: float  # share outside the body, in the picture's border or in the black bars beside it
 
@@ -302,9 +302,9 @@ def view(
                 share=float(prediction.probabilities[index]),
                 likeliest=index == prediction.top,
                 possible=key in (prediction.possible or ()),
-                where=find_peak(evidence, anatomy.body, anatomy.lung_hulls) if stands_out else (),
+                where=find_peak(evidence, anatomy.body, anatomy.aerated) if stands_out else (),
                 strength=float(evidence.max()) / prediction.map_top,
-                lungs=1 - share_outside(positive, prediction.placement, anatomy.lung_hulls),
+                lungs=1 - share_outside(positive, prediction.placement, anatomy.aerated),
                 outlined=1 - share_outside(positive, prediction.placement, lesion) if lesion.any() else float("nan"),
                 outside=share_outside(positive, prediction.placement, diseased),
             )
@@ -355,7 +355,7 @@ def find_peak(evidence: NDArray[np.float32], body: Mask, lungs: Mask) -> tuple[s
     Args:
         evidence: (h, w), over the slice, of any size.
         body: (H, W) of any size, over the slice too. Right and left are the patient's in the usual view.
-        lungs: (H, W), the lungs with their walls.
+        lungs: (H, W), what is aerated, and a margin.
     """
     row, column = np.unravel_index(int(evidence.argmax()), evidence.shape)
     y, x = int((row + 0.5) / evidence.shape[0] * body.shape[0]), int((column + 0.5) / evidence.shape[1] * body.shape[1])

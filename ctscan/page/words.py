@@ -48,7 +48,7 @@ def place(language: str, shown: ClassView, flipped: bool = False) -> str:
     """Where a class's map is brightest, as a sentence; `flipped` where the slice was saved the other way round."""
     words, title = catalogue(language)["page"]["places"], catalogue(language)["classes"][shown.key]["title"]
     where = " ".join(words[OTHER_SIDE.get(name, name) if flipped else name] for name in shown.where)
-    sentence: str = words["strongest" if where else "nowhere"]
+    sentence: str = words["nowhere" if not where else "strongest" if shown.strength <= 1 else "beyond"]
     return sentence.format(title=title, where=where, strength=f"{round(100 * shown.strength)}\u00a0%")
 
 

@@ -88,7 +88,7 @@ async function report() {
   }
   add("p", find("#covered").textContent);
   page.body.append(Object.assign(page.createElement("img"), { src: (await drawPicture()).toDataURL(), alt: find("svg.picture").getAttribute("aria-label") }));
-  add("p", [...document.querySelectorAll(".of")].find((part) => part.checkVisibility()).innerText);
+  add("p", [...document.querySelectorAll(".of")].find((part) => part.checkVisibility())?.innerText ?? "");
   add("h2", words.report_numbers);
   add("pre", JSON.stringify(numbers()));
   // The page's own policy allows no inline style, so the report gets its own as text.

@@ -49,7 +49,10 @@ function stop(note = "") {
   listAgain = null;
 }
 
-const fail = (reason) => show("failed", find(`#not-${reason}`).innerHTML);
+function fail(reason) {
+  mark(null); // not even an example is shown
+  show("failed", find(`#not-${reason}`).innerHTML);
+}
 
 function reasonOf(response) {
   const stated = response.headers.get("ctscan-reason"); // a proxy's own refusals have none

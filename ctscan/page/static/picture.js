@@ -80,12 +80,14 @@ function drawLegend() {
   find("#high").textContent = words[mode()].high;
 }
 
+const cents = (value) => Math.round(100 * value) / 100; // of what is read as a sum, so that it adds up as it stands there
+
 function explain() {
   const [index, names] = [chosen(), titles()];
   const bias = mode() === "instead" ? given.bias[index] - given.bias[other()] : given.bias[index];
   const sum = mapOf().flat().reduce((a, b) => a + b, 0);
   find("#sum").textContent = isSigned()
-    ? say(words[mode()].sum, { title: names[index], other: names[other()], sum: number(sum), bias: number(bias), total: number(sum + bias) })
+    ? say(words[mode()].sum, { title: names[index], other: names[other()], sum: number(cents(sum + bias) - cents(bias)), bias: number(bias), total: number(sum + bias) })
     : "";
 }
 
