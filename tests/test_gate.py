@@ -180,7 +180,8 @@ def test_every_reason_has_a_sentence() -> None:
 def test_two_slices_in_one_picture_are_named(committed: Classifier) -> None:
     first, second = (read_slice(path.read_bytes()).pixels for path in EXAMPLES[:2])
     apart = np.pad(first, ((0, 0), (0, 30)))
-    for pair in (np.hstack([apart, second]), np.vstack([first, second])):
+    other = cv2.resize(read_slice(EXAMPLES[4].read_bytes()).pixels, first.shape[::-1])  # of a body that meets the first
+    for pair in (np.hstack([apart, second]), np.vstack([first, second]), np.hstack([first, other])):
         given = committed(pair)
         assert given.verdict == "refused"
         assert [reason.code for reason in given.notices] == ["two_slices"]

@@ -30,6 +30,11 @@ BODY_MIN_AREA = 0.05  # of the slice; a smaller component is not a body, and the
 # Two slices in one picture are two bodies that lie apart, dark inside; beside a chest lie arms, which are far smaller.
 SECOND_BODY = 0.5  # of the larger one's area
 APART = 0.1  # at most that share of the shorter one may lie beside the other
+# Where they touch they are one; but then each half of the long picture has a pair of lungs, and half a chest has none.
+WIDE, HIGH = 1.6, 1.2  # width by height and height by width from which a picture is long for one chest
+LONGEST = 2.5  # of either: two chests are no longer
+ALIKE = 0.25  # of the larger lung's area: the smaller one of a pair
+OVERLAP = 0.3  # of the narrower lung's width: by how much the other may lie above or below it
 
 # Lungs are the large dark areas inside the body. Darker than halfway between the two greys that Otsu's method
 # parts, so that it holds in a lung window, where lungs are grey, as in a mediastinal one, where they are black.
@@ -136,7 +141,7 @@ def find_anatomy(pixels: Pixels) -> Anatomy:
         enough = rim.any() and lungs.sum() >= LUNGS_OF_BODY * inner.sum()
         if enough and np.median(thumbnail[rim]) <= np.median(thumbnail[lungs]):
             outline = inner
-    is_one = not any(_are_two_bodies(parts, thumbnail <= parting) for parts in (wide, tight))
+    is_one = not (any(_are_two_bodies(p, thumbnail <= parting) for p in (wide, tight)) or _are_two_chests(pixels))
     return Anatomy((height, width), thumbnail, outline, True, is_one, _box_around(wide[0], (height, width)))
 
 
@@ -160,6 +165,24 @@ def _are_two_bodies(parts: list[Mask], dark: Mask) -> bool:
     shared = min((one & other).sum() / min(one.sum(), other.sum()) for one, other in shadows)
     hollow = all((body & dark).sum() >= LUNGS_OF_BODY * area for body, area in zip(bodies, areas, strict=True))
     return bool(shared <= APART and hollow)
+
+
+def _are_two_chests(pixels: Pixels) -> bool:
+    """Whether each half of a picture that is long for one chest has lungs beside each other."""
+    height, width = pixels.shape
+    if not (WIDE <= width / height <= LONGEST or HIGH <= height / width <= LONGEST):  # nearly always
+        return False
+    first, second = np.array_split(pixels, 2, axis=int(width > height))
+    return _has_pair(find_anatomy(first).lungs) and _has_pair(find_anatomy(second).lungs)
+
+
+def _has_pair(lungs: list[Mask]) -> bool:
+    """Whether the two largest are of similar size and beside each other."""
+    pair = sorted(lungs, key=lambda lung: -lung.sum())[:2]
+    if len(pair) < 2 or pair[1].sum() < ALIKE * pair[0].sum():
+        return False
+    shadows = [lung.any(axis=0) for lung in pair]
+    return bool((shadows[0] & shadows[1]).sum() <= OVERLAP * min(shadow.sum() for shadow in shadows))
 
 
 def _box_around(mask: Mask, shape: tuple[int, int]) -> Box:
