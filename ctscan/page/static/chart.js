@@ -3,6 +3,7 @@
 // Lengths are sixteenths of a rem, so that a chart grows with the letters.
 const TALL = 150, LEFT = 61, RIGHT = 61, TOP = 8, FOOT = 22; // the chart and its edges; left and right as the slider's
 const MARKED = 5; // slices between two marks of a line
+const NOTCH = 40; // px of wheel for one slice: less than a mouse's notch, some of a trackpad's
 const MARKS = 8; // about so many millimetre marks, in steps of 10, 50 or 100
 export const DOTS = [(x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0-8 0`, (x, y) => `M${x - 3.5} ${y - 3.5}h7v7h-7z`,
   (x, y) => `M${x} ${y - 4.5}l4.5 8h-9z`, (x, y) => `M${x} ${y - 5}l5 5l-5 5l-5-5z`];
@@ -84,6 +85,20 @@ export function moveCursor(chart, at) {
 // The marks of a legend's lines.
 export function drawLegend(legend) {
   legend?.querySelectorAll(".dot").forEach((dot, number) => dot.setAttribute("d", DOTS[number](17, 7)));
+}
+
+// Going from slice to slice by the wheel over a place, for what is wanted. With Ctrl or ⌘ it zooms, sideways it goes back.
+export function onWheel(place, isWanted, step) {
+  let turned = 0;
+  place.addEventListener("wheel", (event) => {
+    if (!isWanted(event) || event.ctrlKey || event.metaKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    turned += event.deltaY * (event.deltaMode ? NOTCH : 1);
+    if (Math.abs(turned) < NOTCH) return;
+    step(-Math.sign(turned)); // as in a reading room: down is towards the feet
+    turned = 0;
+  }, { passive: false, capture: true });
 }
 
 // Going to the slice under the pointer; `across` is what `draw` gave last.

@@ -1,6 +1,6 @@
 // Asks the server about slices and puts its answers, which are HTML, in place of the last one.
 import { guess, isGuessing } from "./guess.js";
-import { keys, language, press, say, show as showPicture, words } from "./picture.js";
+import { asker, keys, language, press, say, show as showPicture, words } from "./picture.js";
 import { keep } from "./keep.js";
 import { close, open as openScan, pack } from "./series.js";
 import { list } from "./several.js";
@@ -101,17 +101,7 @@ async function ask(address, options, askAgain, travel = fetch) {
   return null;
 }
 
-// Further questions about the slice that is shown. Each gives the response, or null where there is none to be had.
-const asker = (slice, example) => async (question, places = []) => {
-  const query = new URLSearchParams([["lang", language], ...places.map((place) => ["at", place])]);
-  if (!slice) query.set("example", example);
-  try {
-    const response = await fetch(`${question}?${query}`, slice ? post(slice) : { method: "POST" });
-    return response.ok ? response : null;
-  } catch {
-    return null;
-  }
-};
+const aboutExample = (number) => asker({ method: "POST" }, { example: number });
 
 // What was shown so far is no longer, and the address names no example.
 function leave() {
@@ -129,8 +119,8 @@ function askAboutSlice(slice, known = null) {
 async function answerSlice(slice, known = null) {
   again = () => answerSlice(slice);
   if (slice.size > limit) return fail("large");
-  if (known) show(known.state, known.html, asker(slice));
-  const given = known ?? (await ask(`answer?lang=${language}`, post(slice), asker(slice)));
+  if (known) show(known.state, known.html, asker(post(slice)));
+  const given = known ?? (await ask(`answer?lang=${language}`, post(slice), asker(post(slice))));
   if (given?.html) visit.remember(slice, given, openAgain);
   return undefined;
 }
@@ -144,7 +134,7 @@ function askAboutExample(number) {
   close();
   mark(number);
   again = () => askAboutExample(number).then(chooseClass);
-  return ask(`example/${number}?lang=${language}`, {}, asker(null, number));
+  return ask(`example/${number}?lang=${language}`, {}, aboutExample(number));
 }
 
 async function askAbout(files) {
@@ -169,7 +159,7 @@ async function askAbout(files) {
 async function askAboutScan(scan, slices) {
   again = () => askAboutScan(scan, slices);
   if (scan.size > scanLimit) return fail("large_series") ?? true;
-  const given = await ask(`series?lang=${language}`, post(scan), asker(scan), send);
+  const given = await ask(`series?lang=${language}`, post(scan), asker(post(scan)), send);
   if (given?.scan) openScan(given, { ask, fail, show, stop });
   if (given?.scan) again = null; // it asks by itself
   return !given?.html || slices.length === 1;
@@ -306,5 +296,5 @@ new ResizeObserver(() => {
 }).observe(document.body);
 turn();
 again = find(".example[aria-current]") ? () => askAboutExample("0").then(chooseClass) : empty;
-showPicture(asker(null, "0"));
+showPicture(aboutExample(0));
 open();

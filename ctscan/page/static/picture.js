@@ -1,8 +1,8 @@
 // The large picture: maps over the slice, zoom, the value under the pointer, and places covered on demand.
+import { element } from "./chart.js";
 import { LEVELS, cellOf, difference, field, inside, line, paint, sample, toAddress } from "./evidence.js";
 
 const FINE = 112; // values along a side of the square: the map's cells are coarser by far
-const NAMESPACE = "http://www.w3.org/2000/svg";
 const MOST = 12; // times that the picture is enlarged
 const BRUSH = 0.06; // radius of a patch, of the slice's longer side
 const STEP = 0.04; // of the slice's longer side, by which an arrow key moves the brush
@@ -27,6 +27,36 @@ let askAgain = null; // what to ask about covered places
 let shownScan = null; // the scan that the slice is of, whose slices are seen in one view; none for a slice alone
 let asked = 0; // questions about covered places; only the last one's answer counts
 
+// --- asking
+
+// What asks further questions about one slice, which the request's options or `which` of the address name. Each gives
+// the response, or null where there is none to be had.
+export const asker = (options, which = {}) => async (question, places = []) => {
+  const query = new URLSearchParams({ lang: language, ...which });
+  for (const place of places) query.append("at", place);
+  try {
+    const response = await fetch(`${question}?${query}`, options);
+    return response.ok ? response : null;
+  } catch {
+    return null;
+  }
+};
+
+// An answer of many lines of JSON, so many at once as have come; who stops listening cancels the rest.
+export async function* parts(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      const lines = (rest + part.value).split("\n");
+      rest = lines.pop();
+      yield lines.map(JSON.parse);
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // of what has failed already
+  }
+}
+
 // --- what is shown
 
 export const titles = () => [...answer.querySelectorAll(".row .title")].map((e) => e.textContent);
@@ -40,23 +70,17 @@ export function mapOf(index = chosen()) {
   return mode() === "instead" ? difference(given.maps[index], given.maps[other()]) : given.maps[index];
 }
 
-function make(name, attributes) {
-  const element = document.createElementNS(NAMESPACE, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  return element;
-}
-
 // The wash and its lines for one map; the square lies at `x y width height`.
 function draw(map, top, signed, [x, y, width, height], cells) {
   const values = field(map, FINE, cells);
   const place = { x, y, width, height, preserveAspectRatio: "none" };
-  const wash = make("image", { ...place, class: "wash", href: toAddress(paint(values, FINE, top, signed)) });
+  const wash = element("image", { ...place, class: "wash", href: toAddress(paint(values, FINE, top, signed)) });
   if (cells) return [wash];
-  const frame = make("svg", { ...place, viewBox: `0 0 ${FINE} ${FINE}`, class: "lines" });
+  const frame = element("svg", { ...place, viewBox: `0 0 ${FINE} ${FINE}`, class: "lines" });
   for (const sign of signed ? [1, -1] : [1]) {
     LEVELS.forEach((level, step) => {
       const d = line(values, FINE, sign * level * top);
-      if (d) frame.append(make("path", { d, class: "casing" }), make("path", { d, class: `line ${sign > 0 ? "for" : "against"} step-${step}` }));
+      if (d) frame.append(element("path", { d, class: "casing" }), element("path", { d, class: `line ${sign > 0 ? "for" : "against"} step-${step}` }));
     });
   }
   return [wash, frame];
@@ -66,14 +90,14 @@ function drawLegend() {
   const signed = isSigned();
   const values = new Float32Array(256).map((_, at) => (signed ? at / 127.5 - 1 : at / 255));
   const legend = find("#legend");
-  const wash = make("image", { width: 256, height: 30, preserveAspectRatio: "none", href: toAddress(paint(values, 256, 1, signed)) });
-  const greys = ["#000", "#808080", "#e8e8e8"].map((fill, row) => make("rect", { y: 10 * row, width: 256, height: 10, fill }));
+  const wash = element("image", { width: 256, height: 30, preserveAspectRatio: "none", href: toAddress(paint(values, 256, 1, signed)) });
+  const greys = ["#000", "#808080", "#e8e8e8"].map((fill, row) => element("rect", { y: 10 * row, width: 256, height: 10, fill }));
   const marks = LEVELS.flatMap((level, step) => (signed ? [1, -1] : [1]).flatMap((sign) => {
     const at = signed ? 128 + sign * level * 128 : level * 256;
     const d = `M${at} 0V30`;
-    return [make("path", { d, class: "casing" }), make("path", { d, class: `line ${sign > 0 ? "for" : "against"} step-${step}` })];
+    return [element("path", { d, class: "casing" }), element("path", { d, class: `line ${sign > 0 ? "for" : "against"} step-${step}` })];
   }));
-  const map = make("g", { opacity: find("#opacity").value / 100 }); // wash and lines, as on the slice
+  const map = element("g", { opacity: find("#opacity").value / 100 }); // wash and lines, as on the slice
   map.append(wash, ...marks);
   legend.replaceChildren(...greys, map);
   find("#low").textContent = signed ? words[mode()].low : words.for.low;
@@ -110,7 +134,7 @@ function drawSmall() {
     small.setAttribute("viewBox", box);
     const [x, y, width, height] = given.square;
     const href = toAddress(paint(field(given.maps[index], 56), 56, given.top, false));
-    small.replaceChildren(make("use", { href: "#untouched" }), make("image", { x, y, width, height, preserveAspectRatio: "none", href, opacity: 0.8 }));
+    small.replaceChildren(element("use", { href: "#untouched" }), element("image", { x, y, width, height, preserveAspectRatio: "none", href, opacity: 0.8 }));
   });
 }
 
@@ -169,8 +193,8 @@ function read([x, y]) {
 const isCovering = () => find("#cover")?.checked ?? false;
 
 function drawPatches() {
-  const discs = patches.map(([cx, cy, r]) => make("circle", { cx, cy, r, class: "patch" }));
-  if (brush && isCovering()) discs.push(make("circle", { cx: brush[0], cy: brush[1], r: BRUSH * Math.max(...size), class: "brush" }));
+  const discs = patches.map(([cx, cy, r]) => element("circle", { cx, cy, r, class: "patch" }));
+  if (brush && isCovering()) discs.push(element("circle", { cx: brush[0], cy: brush[1], r: BRUSH * Math.max(...size), class: "brush" }));
   find("#patches")?.replaceChildren(...discs);
 }
 
@@ -230,13 +254,11 @@ async function check() {
   box.replaceChildren(sum, progress, list);
   progress.max = Number(box.dataset.changes);
   progress.value = 0;
-  let [same, rest] = [0, ""];
-  const reader = (await askAgain("check"))?.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let part = await reader?.read(); part && !part.done; part = await reader.read()) {
-    if (own !== given) return void reader.cancel();
-    const lines = (rest + part.value).split("\n");
-    rest = lines.pop();
-    for (const step of lines.map(JSON.parse)) {
+  let same = 0;
+  const response = await askAgain("check");
+  for await (const steps of response ? parts(response) : []) {
+    if (own !== given) return;
+    for (const step of steps) {
       progress.value += 1;
       same += step.same;
       const item = document.createElement("li");

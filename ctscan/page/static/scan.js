@@ -1,9 +1,8 @@
 // The section "Whole scan": one slice in three windows, and the scores of all slices as lines along the body.
 // Nothing is fetched before the section is opened; windows are applied here, to greys that are Hounsfield units.
-import { draw, drawLegend, element, follow, moveCursor as moveTo, percent } from "./chart.js";
+import { draw, drawLegend, element, follow, moveCursor as moveTo, onWheel, percent } from "./chart.js";
 
 const AIR = -1024, STEP = 8; // Hounsfield units: of grey 0, and from one grey to the next
-const NOTCH = 40; // px of wheel for one slice: less than a mouse's notch, some of a trackpad's
 
 const root = document.querySelector("#whole-scan");
 const find = (selector) => root.querySelector(selector);
@@ -62,6 +61,8 @@ function drawPictures(index) {
 
 // --- words and numbers
 
+const nameOf = (panel) => panel.querySelector(".panel-name span").firstChild.textContent.trim();
+
 function say(reading) {
   if (reading.verdict !== "ok") return words[reading.verdict];
   const top = reading.probabilities.indexOf(Math.max(...reading.probabilities));
@@ -74,7 +75,7 @@ function say(reading) {
 }
 
 function fillPanel(panel, index) {
-  const name = panel.querySelector(".panel-name span").firstChild.textContent.trim();
+  const name = nameOf(panel);
   const where = fill(words.slice, { number: index + 1, count: scan.slices.length, position: millimetres(scan.slices[index]) });
   const canvas = panel.querySelector("canvas");
   if (!scored) return canvas.setAttribute("aria-label", fill(words.picture, { window: name, said: where }));
@@ -97,7 +98,6 @@ function fillPanel(panel, index) {
 // --- the chart
 
 const chosen = () => find("[name=scan-window]:checked").value;
-const nameOf = (panel) => panel.querySelector(".panel-name span").firstChild.textContent.trim();
 let across = null; // slice -> where it lies; made when the chart is drawn
 
 function drawChart() {
@@ -147,17 +147,7 @@ function go(number) {
 }
 
 slider.addEventListener("input", show);
-let turned = 0;
-for (const place of [find("#scan-panels"), find(".scan-slider")]) {
-  place.addEventListener("wheel", (event) => {
-    if (event.ctrlKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) return; // to enlarge the page, or go back in it
-    event.preventDefault();
-    turned += event.deltaY * (event.deltaMode ? NOTCH : 1);
-    if (Math.abs(turned) < NOTCH) return;
-    go(Number(slider.value) - Math.sign(turned)); // as in a reading room: down is towards the feet
-    turned = 0;
-  }, { passive: false });
-}
+for (const place of [find("#scan-panels"), find(".scan-slider")]) onWheel(place, () => scan, (by) => go(Number(slider.value) + by));
 
 const STEPS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 };
 document.addEventListener("keydown", (event) => {

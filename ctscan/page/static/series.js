@@ -1,13 +1,12 @@
 // A scan of the visitor's own, which the server holds for a while: scrolled, seen in any window, asked slice by slice.
 // A slice travels when it is wanted, 16 bits a pixel; windows are applied here, and change nothing that the network sees.
-import { draw as drawChart, drawLegend, follow, moveCursor } from "./chart.js";
-import { keys, language, say, words } from "./picture.js";
+import { draw as drawChart, drawLegend, follow, moveCursor, onWheel } from "./chart.js";
+import { asker, keys, language, parts, say } from "./picture.js";
 import { zip } from "./zip.js";
 
 const REST = 300, KNOWN_REST = 80; // ms on a slice until it is asked about, or its answer is shown again
 const KEPT = 64; // slices whose pixels are kept here
 const PAGE = 10; // slices that a Page key goes
-const NOTCH = 40; // px of wheel for one slice
 const NARROW = 480; // px of a picture whose caption takes its width
 const STEP = 2; // Hounsfield units a pixel of drag
 const HALF = 1 << 15;
@@ -71,22 +70,11 @@ async function fetchUnits(index) {
   return units;
 }
 
-// Further questions about a slice, as the page asks them about a file.
-const asker = (index) => async (question, places = []) => {
-  const query = new URLSearchParams([["lang", language], ["slice", index], ...places.map((place) => ["at", place])]);
-  try {
-    const response = await fetch(`${question}?${query}`, mine({ method: "POST" }));
-    return response.ok ? response : null;
-  } catch {
-    return null;
-  }
-};
-
 async function ask() {
   const [own, index] = [scan, at()];
-  const known = own.answers.get(index);
-  if (known) return page.show(known.state, known.html, asker(index));
-  const given = await page.ask(`answer?lang=${language}&slice=${index}`, mine({ method: "POST" }), asker(index));
+  const [known, again] = [own.answers.get(index), asker(mine({ method: "POST" }), { slice: index })];
+  if (known) return page.show(known.state, known.html, again);
+  const given = await page.ask(`answer?lang=${language}&slice=${index}`, mine({ method: "POST" }), again);
   if (given && own === scan) own.answers.set(index, given);
   return undefined;
 }
@@ -243,19 +231,8 @@ answer.addEventListener("contextmenu", (event) => scan && event.target.closest("
 // --- ways to another slice
 
 slider.addEventListener("input", move);
-let turned = 0;
-for (const place of [answer, foot.querySelector(".scan-slider")]) {
-  place.addEventListener("wheel", (event) => {
-    const picture = place === foot.querySelector(".scan-slider") || event.target.closest("svg.picture");
-    if (!scan || !picture || event.ctrlKey || event.metaKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) return;
-    event.preventDefault();
-    event.stopPropagation(); // with Ctrl or ⌘ the wheel zooms
-    turned += event.deltaY * (event.deltaMode ? NOTCH : 1);
-    if (Math.abs(turned) < NOTCH) return;
-    go(at() - Math.sign(turned)); // down is towards the feet
-    turned = 0;
-  }, { passive: false, capture: true });
-}
+onWheel(answer, (event) => scan && event.target.closest("svg.picture"), (by) => go(at() + by));
+onWheel(foot.querySelector(".scan-slider"), () => scan, (by) => go(at() + by));
 
 const STEPS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: PAGE, PageDown: -PAGE };
 addEventListener("keydown", (event) => {
@@ -298,12 +275,9 @@ async function score() {
   try {
     const response = await fetch("series/scores", mine({ method: "POST", signal: stopped.signal }));
     if (!response.ok) throw new Error(response.headers.get("ctscan-reason"));
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = "";
-    for (let part = await reader.read(); !part.done && own === scan; part = await reader.read()) {
-      const lines = (rest + part.value).split("\n");
-      rest = lines.pop();
-      for (const line of lines) own.readings[own.done++] = JSON.parse(line);
+    for await (const readings of parts(response)) {
+      if (own !== scan) break;
+      for (const reading of readings) own.readings[own.done++] = reading;
       showScores();
     }
   } catch (error) {
