@@ -58,7 +58,7 @@ async function drawPicture() {
   return canvas;
 }
 
-function save(blob, ending) {
+export function save(blob, ending) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = `ctscan.${ending}`;

@@ -1,4 +1,5 @@
 // Several slices, one after the other: a table of verdicts, and the same as CSV. Slices are named by their order alone.
+import { save } from "./keep.js";
 import { language, say, words } from "./picture.js";
 
 const COLUMNS = ["slice", "verdict", "outcome", "top_class", "set", "model_id"];
@@ -6,7 +7,7 @@ const quoted = (value) => `"${String(value ?? "").replace(/"/g, '""')}"`;
 
 export async function list(box, slices, limit, post, open) {
   const made = document.querySelector("#several-slices").content.cloneNode(true);
-  const [progress, rows, save] = ["progress", "tbody", "button"].map((name) => made.querySelector(name));
+  const [progress, rows, keep] = ["progress", "tbody", "button"].map((name) => made.querySelector(name));
   const status = made.querySelector("[role=status]");
   box.replaceChildren(made);
   progress.max = slices.length;
@@ -20,8 +21,8 @@ export async function list(box, slices, limit, post, open) {
     progress.value = index + 1;
   }
   status.textContent = say(words.several_progress, { done: slices.length, all: slices.length });
-  save.hidden = false;
-  save.addEventListener("click", () => download(answers));
+  keep.hidden = false;
+  keep.addEventListener("click", () => download(answers));
 }
 
 async function answerOf(slice, post) {
@@ -70,8 +71,5 @@ function download(answers) {
     ...classes.map((key) => one?.probabilities?.[key]),
   ]);
   const csv = [[...COLUMNS, ...classes], ...lines].map((cells) => cells.map(quoted).join(",")).join("\r\n");
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([csv], { type: "text/csv" }));
-  link.download = "ctscan.csv";
-  link.click();
+  save(new Blob([csv], { type: "text/csv" }), "csv");
 }
