@@ -25,13 +25,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from tqdm.auto import tqdm
 
-from ctscan.bundle import remedy
 from ctscan.classes import CLASS_KEYS
-from ctscan.errors import CtscanError, DataError
+from ctscan.errors import DataError
 from ctscan.files import SYSTEM_NAMES, make_folder, prepare, refusal, write
 from ctscan.imaging.render import encode_png
 from ctscan.inference.classifier import Classifier, Reader, batches, work_ahead
-from ctscan.io.store import is_stored, list_stored
+from ctscan.io.store import list_stored
 
 Row: TypeAlias = dict[str, Any]
 Made: TypeAlias = tuple[Row, bytes]  # a row, and the overlay as PNG: nothing where none is wanted, or is to be had
@@ -40,11 +39,6 @@ Engine: TypeAlias = Callable[[Sequence[Place]], Iterator[Made]]  # of each file,
 
 KINDS = (".csv", ".jsonl", ".parquet")
 LISTED = " "  # between the values of a list in a cell; codes and class keys hold none
-
-
-def place_of(given: str) -> Place:
-    """What a path means as it was typed: of an address in a store no sign may be lost."""
-    return given if is_stored(given) else Path(given)
 
 
 def list_files(paths: Sequence[Place], recursive: bool, written: Sequence[Path] = ()) -> list[Place]:
@@ -132,7 +126,8 @@ def predict_files(
         How many rows have each verdict.
 
     Raises:
-        DataError: `out` cannot be written, exists, or what is kept is of another run; a package is missing.
+        DataError: `out` cannot be written, exists, or what is kept is of another run.
+        ModuleNotFoundError: `out` is Parquet, and pyarrow is not installed.
         KeyboardInterrupt: Says how to go on.
     """
     if out.suffix.lower() not in KINDS:
@@ -141,7 +136,7 @@ def predict_files(
     if target.exists() and not force:
         raise DataError(f"{out} is there; --force replaces it.")
     if out.suffix.lower() == ".parquet":
-        import_pyarrow()
+        import pyarrow  # noqa: F401  # or it would be missed after the work
     if maps:
         make_folder(maps, "--maps")
     digest = sha256("\0".join(map(str, files)).encode(errors="surrogateescape")).hexdigest()
@@ -216,9 +211,10 @@ def write_table(journal: Path, target: Path) -> Counter[str]:
         case ".csv":
             write(target, csv_lines(journal))
         case _:
-            arrow, parquet = import_pyarrow()
+            from pyarrow import Table, parquet
+
             buffer = io.BytesIO()
-            parquet.write_table(arrow.Table.from_pylist(list(read_rows(journal))), buffer)
+            parquet.write_table(Table.from_pylist(list(read_rows(journal))), buffer)
             write(target, buffer.getvalue())
     return counts
 
@@ -243,13 +239,3 @@ def flatten(row: dict[str, Any]) -> dict[str, Any]:
         else:
             cells[name] = value
     return cells
-
-
-def import_pyarrow() -> tuple[Any, Any]:
-    """Raises CtscanError where it is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise CtscanError(f"pyarrow is not installed: {remedy('train')}.") from None
-    return pyarrow, pyarrow.parquet

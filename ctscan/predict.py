@@ -44,12 +44,13 @@ def predict(
 
     With --out the files, and those of folders, become the rows of a table.
     """
-    from ctscan.batch import here, list_files, place_of, predict_files
+    from ctscan.batch import here, list_files, predict_files
     from ctscan.cluster import Job, on_cluster
     from ctscan.inference.classifier import load
     from ctscan.io.medical import parse
     from ctscan.io.sandbox import Decoder
     from ctscan.io.series import sources
+    from ctscan.io.store import is_stored
 
     if series and slice_ is not None:
         raise CtscanError("Give either --slice or --series.")
@@ -63,7 +64,7 @@ def predict(
         raise CtscanError("--address goes with --engine ray.")
     if engine == "ray" and device != "cpu":
         raise CtscanError("--engine ray computes on processors, and takes no --device.")
-    places = [place_of(file) for file in files]
+    places = [file if is_stored(file) else Path(file) for file in files]  # of an address no sign may be lost
     if series and not all(isinstance(given, Path) for given in places):
         raise CtscanError("--series reads files of this machine.")
     try:
