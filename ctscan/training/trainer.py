@@ -104,7 +104,11 @@ def train(
         ModelError: The device is missing.
         KeyboardInterrupt: Interrupted, or a process lost, before there was a checkpoint.
     """
-    check_target(out, force)
+    target = prepare(out)  # what can be refused before the work is not refused after it
+    if target.exists() and not force:
+        raise DataError(f"{out} exists; give --force to replace it, or another --out.")
+    if shutil.disk_usage(target.parent).free < MIN_FREE_BYTES:
+        raise DataError(f"The disk of {out.parent} is full, less than {MIN_FREE_BYTES >> 20} MiB free.")
     make_folder(runs, "--runs")
     on = torch.device(choose_device(device))
     weights = imagenet_weights(init)
@@ -125,19 +129,6 @@ def train(
     path = out if force or not out.exists() else folder / out.name
     card = write_checkpoint(path, Checkpoint(card, store_tensors(net)))
     return Trained(path, card, min(history, key=lambda epoch: epoch.valid_loss), folder)
-
-
-def check_target(out: Path, force: bool) -> None:
-    """Refuse before the work, not after it.
-
-    Raises:
-        DataError: The checkpoint exists or cannot be written.
-    """
-    target = prepare(out)
-    if target.exists() and not force:
-        raise DataError(f"{out} exists; give --force to replace it, or another --out.")
-    if shutil.disk_usage(target.parent).free < MIN_FREE_BYTES:
-        raise DataError(f"The disk of {out.parent} is full, less than {MIN_FREE_BYTES >> 20} MiB free.")
 
 
 def write_log(folder: Path, history: list[Epoch]) -> None:
