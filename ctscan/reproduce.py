@@ -56,7 +56,16 @@ def reproduce(
     checkpoint, ledger = root / "checkpoints" / "resnet18.safetensors", root / "checkpoints" / "metrics.json"
     manifest = ledger.with_name("manifest.json")
     setting = open_setting(data, manifest, runs=runs, draws=draws, device=device, init=init)
-    step = partial(do_or_skip, ledger)
+
+    def step(title: str, section: str, work: Callable[[], Entry | Sequence[Entry]], **about: object) -> str:
+        """Put what `work` gives into the ledger, unless an entry of the section is about the same."""
+        entries: Sequence[Entry] = getattr(read_ledger(ledger), section)
+        if any(all(getattr(entry, name) == value for name, value in about.items()) for entry in entries):
+            return f"{title}: is there"
+        given = work()
+        update(ledger, *([given] if isinstance(given, Entry) else given))
+        return f"{title}: done"
+
     write(manifest, setting.manifest.to_json())
     yield step("audit", "audits", partial(studies.count_copies, setting.manifest), manifest=setting.manifest.digest)
     if not checkpoint.exists():
@@ -89,15 +98,3 @@ def reproduce(
     export_onnx(read_checkpoint(checkpoint), checkpoint.with_suffix(".onnx"), root / "examples", print)
     report.write(root)
     yield "README and cards: done"
-
-
-def do_or_skip(
-    ledger: Path, title: str, section: str, work: Callable[[], Entry | Sequence[Entry]], **about: object
-) -> str:
-    """Put what `work` gives into the ledger, unless an entry of the section is about the same."""
-    entries: Sequence[Entry] = getattr(read_ledger(ledger), section)
-    if any(all(getattr(entry, name) == value for name, value in about.items()) for entry in entries):
-        return f"{title}: is there"
-    given = work()
-    update(ledger, *([given] if isinstance(given, Entry) else given))
-    return f"{title}: done"
