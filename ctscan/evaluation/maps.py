@@ -36,6 +36,7 @@ from ctscan.model.network import SliceNet
 from ctscan.model.runtime import TorchRuntime, build_net, run_in_batches
 from ctscan.results.records import Lesion, Likeness, MapTests
 
+SEED = 0
 PAIRS = 50
 PERCENTILES = [50, 70, 90]  # of a map's values: half, three tenths and a tenth of the square are filled in
 STAGES = ("head", "layer4", "layer3", "layer2", "layer1", "stem")
@@ -64,7 +65,7 @@ def judge_maps(
     outside, even = outside_shares(preprocess, slices, np.maximum(maps, 0))
     positive = ~np.isnan(outside)
     randomised, pairs = judge_sanity(net, squares)
-    size, noise = squares.shape[-1], np.random.default_rng(0).random(maps.shape, np.float32)
+    size, noise = squares.shape[-1], np.random.default_rng(SEED).random(maps.shape, np.float32)
     compared = {
         "ours": enlarge(maps, size),
         "random": enlarge(noise, size),
@@ -130,16 +131,16 @@ def likeness(first: Maps, second: Maps) -> Likeness:
     return Likeness(spearman=float(np.nanmean(ranks)), ssim=float(np.mean(structure)))
 
 
-def judge_sanity(net: SliceNet, squares: Pixels, seed: int = 0) -> tuple[dict[str, Likeness], Likeness]:
+def judge_sanity(net: SliceNet, squares: Pixels) -> tuple[dict[str, Likeness], Likeness]:
     """Squares (N, 2, S, S) of N different scans, two or more.
 
     Returns:
         Likeness to the true maps by the lowest block at random, and that of the maps of two different slices.
     """
     true, labels = predicted_maps(net, squares)
-    stages = tqdm(randomise(net, seed), "randomised weights", len(STAGES), leave=False)
+    stages = tqdm(randomise(net, SEED), "randomised weights", len(STAGES), leave=False)
     randomised = {stage: likeness(true, predicted_maps(other, squares, labels)[0]) for stage, other in stages}
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(SEED)
     first = generator.integers(len(squares), size=PAIRS)
     second = (first + generator.integers(1, len(squares), size=PAIRS)) % len(squares)
     return randomised, likeness(true[first], true[second])
@@ -155,7 +156,7 @@ def road(
     """
     metric, losses = ROADCombined(PERCENTILES), []
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # the filled-in pixels carry a little noise
+        torch.manual_seed(SEED)  # the filled-in pixels carry a little noise
         for square, map_, label in zip(tqdm(squares, "ROAD", leave=False), maps, labels, strict=True):
             target = ClassifierOutputSoftmaxTarget(int(label))
             weights = torch.from_numpy(square[None, 1:])
@@ -165,14 +166,14 @@ def road(
 
 
 def cover(
-    net: SliceNet, squares: Pixels, maps: Maps, labels: NDArray[np.integer], seed: int = 0
+    net: SliceNet, squares: Pixels, maps: Maps, labels: NDArray[np.integer]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(N,) and (N,): of the `COVERED` cells that mark most, and of as many others, the share that keeps its promise.
 
     A cell of a map (N, h, w) is kept where covering it, with the mean grey of what is shown, lowers the class's score
     before the softmax by the cell's value within `FACTOR`.
     """
-    generator, runtime, kept = np.random.default_rng(seed), TorchRuntime(net), []
+    generator, runtime, kept = np.random.default_rng(SEED), TorchRuntime(net), []
     side = squares.shape[-1] // maps.shape[-1]
     for square, map_, label in zip(squares, maps, labels, strict=True):
         order = np.argsort(-map_, axis=None)
