@@ -83,6 +83,11 @@ class Setting:
         """Each distinct slice once, with its group and fold."""
         return self.manifest.pool(self.data, self.threshold)
 
+    @cached_property
+    def test(self) -> Dataset:
+        """The published test split, with groups and folds."""
+        return self.manifest.group(self.data.of("test"), self.threshold)
+
     def folder(self, recipe: Recipe, control: Control | None = None, pool: Dataset | None = None) -> Path:
         """Where a cross-validation is kept; two different ones never share a folder."""
         pool = pool or self.pool

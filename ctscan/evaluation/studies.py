@@ -88,30 +88,21 @@ def published(setting: Setting, classifier: Classifier) -> list[PublishedEvaluat
     Raises:
         DataError: The gate refuses every slice.
     """
-    test = setting.data.of("test")
-    answers, scored = answer_test(setting, classifier)
-    unseen = test.unseen_by(setting.data.of("train", "valid"))
+    answers, scored = answer(setting.test, classifier)
+    unseen = setting.test.unseen_by(setting.data.of("train", "valid"))
     parts: dict[Literal["published", "deduplicated"], NDArray[np.bool_]]
-    parts = {"published": np.ones(len(test), bool), "deduplicated": unseen}
-    entries = []
-    for split, part in parts.items():
-        if not (part & scored).any():
-            continue
-        some = answers.take(part[scored])
-        entry = PublishedEvaluation(
+    parts = {"published": np.ones(len(scored), bool), "deduplicated": unseen}
+    return [
+        PublishedEvaluation(
             model_id=classifier.card.model_id,
             split=split,
             threshold=setting.threshold,
             refused=int((part & ~scored).sum()),
-            result=evaluate(some, CLASS_KEYS, setting.draws, split),
+            result=evaluate(answers.take(part[scored]), CLASS_KEYS, setting.draws, split),
         )
-        entries.append(entry)
-    return entries
-
-
-def answer_test(setting: Setting, classifier: Classifier) -> tuple[Answers, NDArray[np.bool_]]:
-    """What a model says of the published test split, as `answer`."""
-    return answer(setting.manifest.group(setting.data.of("test"), setting.threshold), classifier)
+        for split, part in parts.items()
+        if (part & scored).any()
+    ]
 
 
 def answer(data: Dataset, classifier: Classifier) -> tuple[Answers, NDArray[np.bool_]]:
@@ -179,7 +170,7 @@ def grouped(
         }
         entry = entry.model_copy(update=found)
     if classifier and read_recipe(classifier.card.recipe) == recipe and folds == FOLDS:
-        gap = subtract(answer_test(setting, classifier)[0], out.answers, names=COMPARED)
+        gap = subtract(answer(setting.test, classifier)[0], out.answers, names=COMPARED)
         entry = entry.model_copy(update={"model_id": classifier.card.model_id, "published_minus_grouped": gap})
     return entry
 
@@ -223,23 +214,23 @@ def control(
     )
 
 
-def calibrate(setting: Setting, recipe: Recipe, *, folds: int = FOLDS, checkpoint: Path | None = None) -> Confidence:
+def calibrate(setting: Setting, recipe: Recipe, *, checkpoint: Path, folds: int = FOLDS) -> Confidence:
     """Temperature and sets from the recipe's kept answers out of fold, and what they are worth.
 
     Args:
         setting: The data.
         recipe: Whose folds are there.
-        folds: How many of the five, two or more: each is judged by the others.
         checkpoint: Gets temperature and thresholds into its card; its weights, and so its name, stay.
+        folds: How many of the five.
 
     Raises:
         DataError: The folds are not there, or the checkpoint is of another recipe, threshold or number of folds.
     """
     if folds < 2:
         raise DataError("A calibration needs two folds or more, for each is judged by the others.")
-    written = read_checkpoint(checkpoint) if checkpoint else None
+    written = read_checkpoint(checkpoint)
     usual = (setting.threshold, folds) == (HEADLINE_THRESHOLD, FOLDS)
-    if written and not (usual and read_recipe(written.card.recipe) == recipe):
+    if not usual or read_recipe(written.card.recipe) != recipe:
         raise DataError(
             f"{checkpoint} takes a calibration of its own recipe alone, from all {FOLDS} folds at a threshold of "
             f"{HEADLINE_THRESHOLD:.2f}."
@@ -254,9 +245,8 @@ def calibrate(setting: Setting, recipe: Recipe, *, folds: int = FOLDS, checkpoin
     raw, calibrated, perfect = judge_calibration(out.answers, temperatures, CLASS_KEYS, setting.draws)
     sets, thresholds = judge_sets(out.answers, out.pool.folds, temperatures, CLASS_KEYS)
     temperature = bootstrap([out.pool.groups], fit, setting.draws, "temperature")["temperature"]
-    if checkpoint and written:
-        calibration = Calibration(temperature.value, sets.alpha, thresholds)
-        write_checkpoint(checkpoint, replace(written, card=replace(written.card, calibration=calibration)))
+    calibration = Calibration(temperature.value, sets.alpha, thresholds)
+    write_checkpoint(checkpoint, replace(written, card=replace(written.card, calibration=calibration)))
     return Confidence(
         recipe=recipe.digest,
         threshold=setting.threshold,
@@ -283,10 +273,9 @@ def explain(setting: Setting, checkpoint: Path, volumes: Path | None = None) -> 
     """
     outlined = read_volumes(volumes) if volumes else []
     free = read_free_volumes(volumes) if volumes else []
-    test = setting.manifest.group(setting.data.of("test"), setting.threshold)
-    groups, first = np.unique(test.groups, return_index=True)
+    groups, first = np.unique(setting.test.groups, return_index=True)
     chosen = first[np.random.default_rng(0).permutation(len(groups))[:EXPLAINED]]
-    slices = [test.records[place].pixels for place in chosen]
+    slices = [setting.test.records[place].pixels for place in chosen]
     maps = judge_maps(read_checkpoint(checkpoint), slices, outlined, setting.draws)
     if not volumes:
         return (maps,)
