@@ -36,7 +36,7 @@ from ctscan.classes import CLASS_KEYS
 from ctscan.errors import DataError
 from ctscan.evaluation.intervals import Answers
 from ctscan.files import make_folder, prepare, write
-from ctscan.imaging.anatomy import Anatomy, Mask, Pixels, find_anatomy
+from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ctscan.model.network import SliceNet
@@ -253,30 +253,27 @@ def read_output(path: Path) -> Output:
 def view(control: Control | None, preprocess: Preprocess) -> Callable[[Pixels], Pixels]:
     """Slice pixels (H, W) -> the square (2, S, S) that a control's network is shown; None hides nothing."""
 
-    def hide(pixels: Pixels, find: Callable[[Anatomy], Mask], grey: float = 0) -> Pixels:
+    def see(pixels: Pixels) -> Pixels:
         anatomy = find_anatomy(pixels)
         square, placement = preprocess(pixels, anatomy)
-        hidden = placement.apply(find(anatomy).astype(np.float32)) > 0
-        square[0] = np.where(hidden, grey, square[0])
+        grey = 0.0
+        match control:
+            case "border_only" if preprocess.surround == "keep":
+                hidden = anatomy.body
+            case "border_only":
+                hidden, grey = preprocess.visible(anatomy), FLAT_GREY
+            case "lungs_black":
+                hidden = anatomy.lung_hulls
+            case "tone_only":
+                generator = np.random.default_rng(zlib.crc32(square.tobytes()))  # the same at every call
+                square[0] = generator.permutation(square[0].ravel()).reshape(square[0].shape)
+                return square
+            case _:
+                return square
+        square[0] = np.where(placement.apply(hidden.astype(np.float32)) > 0, grey, square[0])
         return square
 
-    def shuffle(pixels: Pixels) -> Pixels:
-        square = preprocess.square(pixels)
-        generator = np.random.default_rng(zlib.crc32(square.tobytes()))  # the same at every call
-        square[0] = generator.permutation(square[0].ravel()).reshape(square[0].shape)
-        return square
-
-    match control:
-        case "border_only" if preprocess.surround == "keep":
-            return lambda pixels: hide(pixels, lambda anatomy: anatomy.body)
-        case "border_only":
-            return lambda pixels: hide(pixels, preprocess.visible, FLAT_GREY)
-        case "lungs_black":
-            return lambda pixels: hide(pixels, lambda anatomy: anatomy.lung_hulls)
-        case "tone_only":
-            return shuffle
-        case _:
-            return preprocess.square
+    return see
 
 
 def shuffle_labels(pool: Dataset, seed: int) -> Dataset:
