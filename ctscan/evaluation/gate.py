@@ -129,7 +129,7 @@ def fit_gate(setting: Setting, checkpoint: Path, pictures: Path) -> GateReport:
     output = take(out.output, np.argsort(out.pool.hashes))  # in the order of the pool, which is that of the hashes
     subjects = subjects_of_data(pool, SIDE) + subjects_of_pictures(pictures, SIDE)
     outside = shares_outside(pool, output, card.preprocess)
-    signals = cross_fit(subjects, lambda fold: see_all(folder, fold, subjects), windows)
+    signals = cross_fit(subjects, folder, windows)
     thresholds = choose(signals, subjects, outside)
     judged = judge(signals, subjects, thresholds)
     # The gate that ships may learn from what its network has learned from, and from all pictures.
@@ -247,7 +247,7 @@ def shares_outside(pool: Dataset, output: Output, preprocess: Preprocess) -> NDA
     return np.nan_to_num(shares)
 
 
-def see_all(folder: Path, fold: int, subjects: list[Subject]) -> Output:
+def see_all(folder: Path, fold: int, subjects: Sequence[Subject]) -> Output:
     """What the network of a fold says of all subjects; kept in the folder, so that a stopped study goes on."""
     digest = sha256()
     for s in subjects:
@@ -270,15 +270,15 @@ def take(output: Output, index: NDArray[np.integer] | NDArray[np.bool_]) -> Outp
     return Output(*(getattr(output, f.name)[index] for f in fields(Output)))
 
 
-def cross_fit(subjects: Sequence[Subject], output_of: Callable[[int], Output], windows: bool) -> list[Signals]:
+def cross_fit(subjects: Sequence[Subject], folder: Path, windows: bool) -> list[Signals]:
     """Signals of all subjects, each from the part that it is in: network and gate have not seen its source.
 
-    `output_of` gives what the network of a part's fold says of all subjects; `windows` as in `fit`.
+    The folder holds the network of each part's fold; `windows` as in `fit`.
     """
     parts = np.array([s.part for s in subjects])
     signals: dict[int, Signals] = {}
     for part in range(FOLDS):
-        output, inside = output_of(part), parts == part
+        output, inside = see_all(folder, part, subjects), parts == part
         reference = fit(take(output, ~inside), [s for s in subjects if s.part != part], windows)
         asked = [s for s in subjects if s.part == part]
         tones, greys, lungs = np.stack([s.tone for s in asked]), [s.greys for s in asked], [s.lungs for s in asked]
@@ -359,12 +359,10 @@ def judge(signals: Sequence[Signals], subjects: Sequence[Subject], at: Threshold
 
 def tabulate(judged: Sequence[Judged]) -> tuple[GateRow, ...]:
     """One row for each group of upright chests, and one for each kind of picture."""
-    groups = dict.fromkeys(j.subject.group for j in judged if j.subject.kind == CHEST)
-    rows = [(CHEST, group) for group in groups] + [(kind, "") for kind in dict.fromkeys(j.subject.kind for j in judged)]
+    subjects = [j.subject for j in judged]
+    rows = dict.fromkeys([(CHEST, s.group) for s in subjects if s.kind == CHEST] + [(s.kind, "") for s in subjects])
     return tuple(
-        count_verdicts(
-            kind, group, [j for j in judged if j.subject.kind == kind and (not group or j.subject.group == group)]
-        )
+        count_verdicts(kind, group, [j for j in judged if j.subject.kind == kind and group in ("", j.subject.group)])
         for kind, group in rows
     )
 
