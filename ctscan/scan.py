@@ -41,11 +41,6 @@ class Highest:
     share: float
     picture: str  # under the class's map, as an address
 
-    @property
-    def rank(self) -> tuple[bool, float]:
-        """What another slice has to surpass."""
-        return self.reading.verdict == "ok", self.share
-
 
 class ScanReport:
     """What is said of a scan as a whole, which the network has not seen as one."""
@@ -63,7 +58,9 @@ class ScanReport:
         self.notices.update(map(str, answer.notices))
         self.model_id = answer.model_id
         for key, share in (answer.probabilities or {}).items():
-            if key not in self.highest or self.highest[key].rank < (answer.verdict == "ok", share):
+            before = self.highest.get(key)
+            rank = answer.verdict == "ok", share
+            if before is None or (before.reading.verdict == "ok", before.share) < rank:
                 self.highest[key] = Highest(reading, share, data_uri(np.asarray(answer.overlay(key))))
 
     def line(self, key: str, answered: bool) -> str:

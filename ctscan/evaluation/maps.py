@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 import cv2
 import numpy as np
@@ -159,8 +158,12 @@ def road(
         torch.manual_seed(SEED)  # the filled-in pixels carry a little noise
         for square, map_, label in zip(tqdm(squares, "ROAD", leave=False), maps, labels, strict=True):
             target = ClassifierOutputSoftmaxTarget(int(label))
-            weights = torch.from_numpy(square[None, 1:])
-            halves = metric(torch.from_numpy(square[None, :1]), map_[None], [target], partial(ask, logits, weights))
+            weights = torch.from_numpy(square[None, 1:])  # what hides greys must leave them alone
+
+            def ask(greys: torch.Tensor, weights: torch.Tensor = weights) -> torch.Tensor:
+                return logits(torch.cat([greys, weights.expand(len(greys), -1, -1, -1)], dim=1))
+
+            halves = metric(torch.from_numpy(square[None, :1]), map_[None], [target], ask)
             losses.append(2 * halves[0])  # the library's definition
     return np.array(losses, np.float32)
 
@@ -187,11 +190,6 @@ def cover(
         kept.append(((ratio >= 1 / FACTOR) & (ratio <= FACTOR)).reshape(2, COVERED).mean(axis=1))
     top, others = np.array(kept).T
     return top, others
-
-
-def ask(logits: Callable[[torch.Tensor], torch.Tensor], weights: torch.Tensor, greys: torch.Tensor) -> torch.Tensor:
-    """Logits of greys (N, 1, S, S) that count as before: what hides greys must leave the weights alone."""
-    return logits(torch.cat([greys, weights.expand(len(greys), -1, -1, -1)], dim=1))
 
 
 def centre_map(size: int) -> Maps:
