@@ -5,18 +5,19 @@ Of the values a plane is held at a time: a volume costs time and little memory.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import inf, isfinite, prod
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
 from ctscan.io.headers import DAMAGED, MAX_PIXELS, UNDECODABLE, check_size
-from ctscan.io.images import Slice
+from ctscan.io.images import Slice, Survey
 from ctscan.io.medical import (
     DEFAULT_WINDOW,
     PRESETS,
@@ -25,6 +26,7 @@ from ctscan.io.medical import (
     in_window,
     into_view,
     pick,
+    refusing,
     resolve,
     tilt,
     to_scale,
@@ -35,9 +37,8 @@ from ctscan.notices import Notice
 
 MAX_BYTES = 1 << 31  # of a volume's values
 TINY = float(np.finfo(np.float32).tiny)
+FORGED = (ValueError, EOFError, OSError, zlib.error)
 FAT, AIR = -50.0, -200.0  # Hounsfield units: below it lies the one, a clipped volume's too, and the other
-
-Start: TypeAlias = Callable[[], IO[bytes]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,7 @@ class Grid:
         shape: How many there are along each of three axes; along the first they are neighbours in the file.
         directions: (3, 3), a column an axis: mm along the patient's left, back and head for a step along it.
         origin: (3,), mm along the same: where the first value lies.
+        start: Gives a stream that stands at the first value.
         slope: What a stored value is multiplied by; 0 or no number for a file that scales nothing.
         intercept: What is then added.
         sides_known: Whether the file says in one way alone where the axes run.
@@ -58,20 +60,15 @@ class Grid:
     shape: tuple[int, int, int]
     directions: NDArray[np.float64]
     origin: NDArray[np.float64]
+    start: Callable[[], IO[bytes]]
     slope: float = 0.0
     intercept: float = 0.0
     sides_known: bool = True
 
-    @property
-    def size(self) -> int:
-        """Bytes of all values."""
-        return prod(self.shape) * self.dtype.itemsize
-
-    def cut(self, start: Start, slice: int | None, window: Window | None) -> Slice:
+    def cut(self, slice: int | None, window: Window | None) -> Slice:
         """An axial slice in the radiological view.
 
         Args:
-            start: Gives a stream that stands at the first value.
             slice: Counted from 0, from the feet up; the middle one by default.
             window: As for `medical.resolve`; a file of this kind states none, so `file` is the usual one.
 
@@ -79,25 +76,24 @@ class Grid:
             UnreadableSlice: There is no such slice, or none that can be read.
             ValueError: The values end too early, or there is no such window.
         """
-        level = self._level()
-        number, notices = pick(self.shape[level], slice)
-        asked, is_hu = self._window(start, window)
-        stored, axes = self._turned(number), self._axes()
-        values = self._linear(self._plane(start, level, stored))
-        column, row = (axes[n] for n in range(3) if n != level)
-        pixels = np.ascontiguousarray(into_view(in_window(values, *asked), column, row))
+        number, notices = pick(self.shape[self._level], slice)
+        asked, is_hu = self._window(window)
+        stored = self._turned(number)
+        values = self._linear(self._plane(stored))
+        column, row = self._in_plane
+        pixels = np.ascontiguousarray(into_view(in_window(values, *asked), self._axes[column], self._axes[row]))
         pixels.setflags(write=False)
         return self._show(pixels, stored, bool(np.isfinite(values).all()), asked, is_hu, notices)
 
-    def every(self, start: Start, window: Window | None) -> Iterator[Part | Plate]:
+    def every(self, window: Window | None) -> Iterator[Part | Plate]:
         """All of them, as `stack.every`, in one pass over the file."""
-        level = self._level()
-        column, row, deep = axes = self._axes()
+        level = self._level
+        column, row, deep = axes = self._axes
         sizes = {axis: size for (axis, _), size in zip(axes, self.shape, strict=True)}
         shape = sizes[2], sizes[1], sizes[0]
         check_room(*shape)
-        asked, is_hu = self._window(start, window)
-        stream, finite = start(), np.ones(shape[0], bool)
+        asked, is_hu = self._window(window)
+        stream, finite = self.start(), np.ones(shape[0], bool)
         for place in range(self.shape[2]):
             values = self._linear(self._take(stream))
             numbers = np.isfinite(values)
@@ -107,31 +103,53 @@ class Grid:
             yield Plate(2 - deep[0], place if deep[1] else self.shape[2] - 1 - place, shape, pixels)
         for stored in range(shape[0]):
             read = partial(self._show, NO_PIXELS, stored, bool(finite[stored]), asked, is_hu)
-            yield Part(self._turned(stored), shape[0], self._position(stored, level), read)
+            yield Part(self._turned(stored), shape[0], self._position(stored), read)
 
+    @property
+    def positions(self) -> tuple[float | None, ...]:
+        """Of the axial ones, from the feet up, as of a `Slice`. Raises UnreadableSlice."""
+        return tuple(self._position(self._turned(number)) for number in range(self.shape[self._level]))
+
+    @cached_property
+    def _axes(self) -> list[tuple[int, bool]]:
+        """Where the three axes run, as `towards` says. Raises UnreadableSlice."""
+        size = prod(self.shape) * self.dtype.itemsize
+        if min(self.shape) < 1 or size > MAX_BYTES or self.shape[0] * self.shape[1] > MAX_PIXELS:
+            raise UnreadableSlice(UNDECODABLE)
+        axes = [axis for axis in map(towards, self.directions.T) if axis]
+        if {axis for axis, _ in axes} != {0, 1, 2}:
+            raise UnreadableSlice(Notice("no_orientation"))
+        return axes
+
+    @cached_property
     def _level(self) -> int:
         """The axis along the body. Raises UnreadableSlice, also for a size of slices beyond the limits."""
-        level = next(n for n, (axis, _) in enumerate(self._axes()) if axis == 2)
+        level = next(n for n, (axis, _) in enumerate(self._axes) if axis == 2)
         check_size(*(size for n, size in enumerate(self.shape) if n != level))
         return level
 
+    @property
+    def _in_plane(self) -> tuple[int, int]:
+        """The two other axes, which columns and rows of a slice follow."""
+        column, row = (n for n in range(3) if n != self._level)
+        return column, row
+
     def _turned(self, number: int) -> int:
         """A slice's place in the file by its number, and the number by the place."""
-        level = self._level()
-        return number if self._axes()[level][1] else self.shape[level] - 1 - number
+        return number if self._axes[self._level][1] else self.shape[self._level] - 1 - number
 
-    def _position(self, stored: int, level: int) -> float | None:
+    def _position(self, stored: int) -> float | None:
         """mm towards the head of the slice at a place in the file."""
-        column, row = (self.directions[:, n] for n in range(3) if n != level)
-        return along_body(self.origin + self.directions[:, level] * stored, column, row)
+        column, row = self.directions[:, self._in_plane].T
+        return along_body(self.origin + self.directions[:, self._level] * stored, column, row)
 
-    def _window(self, start: Start, window: Window | None) -> tuple[tuple[float, float], bool]:
+    def _window(self, window: Window | None) -> tuple[tuple[float, float], bool]:
         """Under which values become greys, and whether they are Hounsfield units.
 
         Where none is as low as fat in those, it goes from the least value to the largest. Of a CT the first plane
         nearly always holds such, and no further one is looked at. Greys of 8 bits with a sign reach below fat too.
         """
-        stream, low, high, least = start(), inf, -inf, FAT if self.dtype.itemsize > 1 else AIR
+        stream, low, high, least = self.start(), inf, -inf, FAT if self.dtype.itemsize > 1 else AIR
         for _ in range(self.shape[2]):
             plane = self._take(stream)
             ends = self._linear(np.array([np.fmin.reduce(plane, axis=None), np.fmax.reduce(plane, axis=None)]))
@@ -155,10 +173,9 @@ class Grid:
         """The slice at a place in the file, from its pixels in the radiological view. Raises UnreadableSlice."""
         if not is_finite:
             raise UnreadableSlice(Notice("not_numbers"))
-        axes, level = self._axes(), self._level()
-        column, row = (n for n in range(3) if n != level)
+        column, row = self._in_plane
         across, down = (float(np.linalg.norm(self.directions[:, n])) for n in (column, row))
-        spacing = (down, across) if axes[column][0] == 0 else (across, down)
+        spacing = (down, across) if self._axes[column][0] == 0 else (across, down)
         centre, width = asked
         said = Notice("unknown_units", {"low": centre - width / 2, "high": centre + width / 2})
         if is_hu:
@@ -173,32 +190,17 @@ class Grid:
             spacing=spacing,
             is_radiological=self.sides_known,
             window=asked if is_hu else None,
-            position=self._position(stored, level),
+            position=self._position(stored),
         )
 
-    @property
-    def positions(self) -> tuple[float | None, ...]:
-        """Of the axial ones, from the feet up, as of a `Slice`. Raises UnreadableSlice."""
-        level = self._level()
-        return tuple(self._position(self._turned(number), level) for number in range(self.shape[level]))
-
-    def _axes(self) -> list[tuple[int, bool]]:
-        """Where the three axes run, as `towards` says. Raises UnreadableSlice."""
-        if min(self.shape) < 1 or self.size > MAX_BYTES or self.shape[0] * self.shape[1] > MAX_PIXELS:
-            raise UnreadableSlice(UNDECODABLE)
-        axes = [axis for axis in map(towards, self.directions.T) if axis]
-        if {axis for axis, _ in axes} != {0, 1, 2}:
-            raise UnreadableSlice(Notice("no_orientation"))
-        return axes
-
-    def _plane(self, start: Start, level: int, place: int) -> NDArray[Any]:
-        """The plane at a place along an axis, rows along the later of the two other axes."""
+    def _plane(self, place: int) -> NDArray[Any]:
+        """The slice at a place in the file, as stored: rows along the later of its two axes."""
         across, down, deep = self.shape
-        stream = start()
-        if level == 2:
+        stream = self.start()
+        if self._level == 2:
             stream.seek(stream.tell() + place * across * down * self.dtype.itemsize)
             return self._take(stream)
-        return np.stack([self._take(stream).take(place, axis=1 - level) for _ in range(deep)])
+        return np.stack([self._take(stream).take(place, axis=1 - self._level) for _ in range(deep)])
 
     def _take(self, stream: IO[bytes]) -> NDArray[Any]:
         """The next plane along the last axis."""
@@ -213,3 +215,30 @@ class Grid:
         if not isfinite(self.intercept):
             raise UnreadableSlice(DAMAGED)
         return values * self.slope + self.intercept
+
+
+def doors(
+    parse: Callable[[bytes], Grid],
+) -> tuple[
+    Callable[[bytes, int | None, Window | None], Slice],
+    Callable[[bytes, Window], Iterator[Part | Plate]],
+    Callable[[bytes, str], Survey],
+]:
+    """`read`, `every` and `survey` of a format, from what finds the grid in the bytes of a file."""
+
+    def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
+        """Slice number `slice`, counted from 0 from the feet up, the middle one by default. Raises UnreadableSlice."""
+        with refusing(*FORGED):
+            return parse(data).cut(slice, window)
+
+    def every(data: bytes, window: Window) -> Iterator[Part | Plate]:
+        """As `stack.every`. Raises UnreadableSlice and nothing else."""
+        with refusing(*FORGED):
+            yield from parse(data).every(window)
+
+    def survey(data: bytes, key: str) -> Survey:
+        """Where the slices lie; the key is not needed. Raises UnreadableSlice."""
+        with refusing(*FORGED):
+            return Survey(parse(data).positions)
+
+    return read, every, survey

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import gzip
 import struct
-import zlib
-from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
 from typing import IO, Any, cast
@@ -17,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctscan.errors import UnreadableSlice
-from ctscan.io.grid import Grid
+from ctscan.io.grid import Grid, doors
 from ctscan.io.headers import UNDECODABLE
-from ctscan.io.images import Slice, Survey
-from ctscan.io.medical import Window, refusing, towards
-from ctscan.io.stack import Part, Plate
+from ctscan.io.medical import towards
 from ctscan.notices import Notice
 
 TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -32,28 +28,7 @@ LAYOUTS: dict[int, tuple[Any, ...]] = {
     348: ("8h", 40, 70, "8f", 76, "f", 108, "2f", 112, "2h", 252, "6f", 256, "12f", 280, 344),
     540: ("8q", 16, 12, "8d", 104, "q", 168, "2d", 176, "2i", 344, "6d", 352, "12d", 400, 4),
 }
-FORGED = (ValueError, EOFError, OSError, zlib.error)
 LEFT_AND_BACK = np.array([-1.0, -1.0, 1.0])  # NIfTI counts to the right and to the front
-
-
-def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
-    """Slice number `slice`, counted from 0 from the feet up, the middle one by default. Raises UnreadableSlice."""
-    with refusing(*FORGED):
-        grid, place = _read_header(_open(data))
-        return grid.cut(partial(_open, data, place), slice, window)
-
-
-def every(data: bytes, window: Window) -> Iterator[Part | Plate]:
-    """As `stack.every`. Raises UnreadableSlice and nothing else."""
-    with refusing(*FORGED):
-        grid, place = _read_header(_open(data))
-        yield from grid.every(partial(_open, data, place), window)
-
-
-def survey(data: bytes, key: str) -> Survey:
-    """Where the slices lie; the key is not needed. Raises UnreadableSlice."""
-    with refusing(*FORGED):
-        return Survey(_read_header(_open(data))[0].positions)
 
 
 def _open(data: bytes, place: int = 0) -> IO[bytes]:
@@ -64,8 +39,9 @@ def _open(data: bytes, place: int = 0) -> IO[bytes]:
     return unpacked
 
 
-def _read_header(stream: IO[bytes]) -> tuple[Grid, int]:
-    """The volume, and where its values begin. Raises UnreadableSlice or BROKEN."""
+def parse(data: bytes) -> Grid:
+    """The volume in a file. Raises UnreadableSlice or what `grid.doors` refuses."""
+    stream = _open(data)
     head = stream.read(348)
     order = "<" if struct.unpack_from("<i", head)[0] in LAYOUTS else ">"
     (size,) = struct.unpack_from(f"{order}i", head)
@@ -91,7 +67,8 @@ def _read_header(stream: IO[bytes]) -> tuple[Grid, int]:
         raise UnreadableSlice(Notice("no_orientation"))
     sides = [[towards(direction) for direction in directions.T] for directions, _ in places]
     dtype, size = np.dtype(order + TYPES[kind]), (shape[0], shape[1], shape[2])
-    return Grid(dtype, size, *places[0], slope, intercept, sides_known=sides[0] == sides[-1]), int(offset)
+    start = partial(_open, data, int(offset))
+    return Grid(dtype, size, *places[0], start, slope, intercept, sides_known=sides[0] == sides[-1])
 
 
 def _places(
@@ -116,3 +93,6 @@ def _places(
         )
         found.append((turned * np.abs(steps[1:4]) * [1, 1, -1 if steps[0] < 0 else 1], np.array(offset)))
     return [(matrix * LEFT_AND_BACK[:, None], origin * LEFT_AND_BACK) for matrix, origin in found]
+
+
+read, every, survey = doors(parse)

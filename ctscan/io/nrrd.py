@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import gzip
 import re
-import zlib
-from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
+from math import prod
 from typing import IO, cast
 
 import numpy as np
 
 from ctscan.errors import UnreadableSlice
-from ctscan.io.grid import MAX_BYTES, Grid
+from ctscan.io.grid import MAX_BYTES, Grid, doors
 from ctscan.io.headers import UNDECODABLE
-from ctscan.io.images import Slice, Survey
-from ctscan.io.medical import Window, refusing
-from ctscan.io.stack import Part, Plate
 from ctscan.notices import Notice
 
 MAX_HEADER = 1 << 20  # bytes
 MAX_AXES = 16
-FORGED = (ValueError, EOFError, OSError, zlib.error)
 # A type of C has many names there; without `signed` and `int` one is left for each.
 TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "": "i4", "uint": "u4"}
 TYPES |= {"longlong": "i8", "ulonglong": "u8", "float": "f4", "double": "f8"}
@@ -38,28 +33,6 @@ SPACES = {
     "left-anterior-superior": (1, -1, 1),
 }
 SPACES |= {"".join(word[0] for word in name.split("-")): signs for name, signs in SPACES.items()}
-
-
-def read(data: bytes, slice: int | None, window: Window | None) -> Slice:
-    """Slice number `slice`, counted from 0 from the feet up, the middle one by default. Raises UnreadableSlice."""
-    with refusing(*FORGED):
-        fields, start = _read_fields(data)
-        grid = _read_grid(fields)
-        return grid.cut(partial(_open, data, start, fields, grid.size), slice, window)
-
-
-def every(data: bytes, window: Window) -> Iterator[Part | Plate]:
-    """As `stack.every`. Raises UnreadableSlice and nothing else."""
-    with refusing(*FORGED):
-        fields, start = _read_fields(data)
-        grid = _read_grid(fields)
-        yield from grid.every(partial(_open, data, start, fields, grid.size), window)
-
-
-def survey(data: bytes, key: str) -> Survey:
-    """Where the slices lie; the key is not needed. Raises UnreadableSlice."""
-    with refusing(*FORGED):
-        return Survey(_read_grid(_read_fields(data)[0]).positions)
 
 
 def _read_fields(data: bytes) -> tuple[dict[str, str], int]:
@@ -78,8 +51,9 @@ def _read_fields(data: bytes) -> tuple[dict[str, str], int]:
     return fields, end.end()
 
 
-def _read_grid(fields: dict[str, str]) -> Grid:
-    """The volume. Raises UnreadableSlice or ValueError."""
+def parse(data: bytes) -> Grid:
+    """The volume in a file. Raises UnreadableSlice or what `grid.doors` refuses."""
+    fields, end = _read_fields(data)
     name = fields.get("type", "").lower()
     plain = name if name in TYPES else re.sub(r"\bunsigned ", "u", re.sub(r"\b(signed|int)\b", "", name))
     code = TYPES.get("uint" if plain == "unsigned" else plain.replace(" ", ""))
@@ -99,7 +73,9 @@ def _read_grid(fields: dict[str, str]) -> Grid:
     directions = np.array([_vector(vector) for vector in vectors if vector != "none"]).reshape(3, 3).T
     origin = np.array(_vector(fields.get("space origin", "(0,0,0)"))).reshape(3)
     towards = np.array(signs, float)
-    return Grid(np.dtype(order + code), (shape[0], shape[1], shape[2]), directions * towards[:, None], origin * towards)
+    dtype, size = np.dtype(order + code), (shape[0], shape[1], shape[2])
+    start = partial(_open, data, end, fields, prod(size) * dtype.itemsize)
+    return Grid(dtype, size, directions * towards[:, None], origin * towards, start)
 
 
 def _vector(text: str) -> list[float]:
@@ -126,3 +102,6 @@ def _open(data: bytes, start: int, fields: dict[str, str], size: int) -> IO[byte
         stream = cast("IO[bytes]", gzip.GzipFile(fileobj=stream))
     stream.seek(len(data) - size if skipped < 0 else stream.tell() + skipped)
     return stream
+
+
+read, every, survey = doors(parse)
