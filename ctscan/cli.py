@@ -106,7 +106,7 @@ def evaluate(
     """Say what a checkpoint is worth on test; with a flag, what its recipe, its scores or its maps are worth."""
     from ctscan.evaluation import studies
     from ctscan.evaluation.cross_validation import check_ledger, open_setting
-    from ctscan.evaluation.patients import judge_patients
+    from ctscan.evaluation.elsewhere import judge_patients
     from ctscan.inference.classifier import load
     from ctscan.training.recipe import RECIPES
 

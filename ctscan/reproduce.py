@@ -10,8 +10,8 @@ from pathlib import Path
 from ctscan.errors import DataError
 from ctscan.evaluation import studies
 from ctscan.evaluation.cross_validation import CONTROLS, open_setting
+from ctscan.evaluation.elsewhere import judge_patients
 from ctscan.evaluation.gate import fit_gate
-from ctscan.evaluation.patients import judge_patients
 from ctscan.export import export_onnx
 from ctscan.files import write
 from ctscan.inference.classifier import load

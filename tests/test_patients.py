@@ -12,8 +12,17 @@ from sklearn.metrics import roc_auc_score
 
 from ctscan.classes import NORMAL
 from ctscan.errors import DataError
-from ctscan.evaluation.patients import ADENOCARCINOMA, AIR, SQUAMOUS, Case, judge_patients, read_cases
-from ctscan.evaluation.volumes import Said, ask, tumour_odds
+from ctscan.evaluation.elsewhere import (
+    ADENOCARCINOMA,
+    AIR,
+    SQUAMOUS,
+    Case,
+    Said,
+    ask,
+    judge_patients,
+    read_cases,
+    tumour_odds,
+)
 from ctscan.inference.classifier import Classifier
 from ctscan.io.volumes import WINDOWS
 from tests.test_volumes import LUNGLESS, draw_units

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from ctscan.classes import CLASS_KEYS, NORMAL
-from ctscan.evaluation.volumes import judge_volumes, slices_away, tumour_odds
+from ctscan.evaluation.elsewhere import judge_volumes, slices_away, tumour_odds
 from ctscan.inference.classifier import Classifier
 from ctscan.io.images import Slice
 from ctscan.io.volumes import WINDOWS, Volume, read_free_volumes, read_volumes

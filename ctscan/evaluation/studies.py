@@ -31,10 +31,10 @@ from ctscan.evaluation.cross_validation import (
     read_folds,
     shuffle_labels,
 )
+from ctscan.evaluation.elsewhere import judge_volumes
 from ctscan.evaluation.gate import rewindow
 from ctscan.evaluation.intervals import Answers, average, bootstrap, difference, evaluate
 from ctscan.evaluation.maps import judge_maps
-from ctscan.evaluation.volumes import judge_volumes
 from ctscan.imaging.anatomy import Pixels, find_anatomy
 from ctscan.inference.classifier import Classifier, load
 from ctscan.io.volumes import read_free_volumes, read_volumes
