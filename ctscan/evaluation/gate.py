@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
@@ -58,6 +57,7 @@ from ctscan.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoin
 from ctscan.model.runtime import Output, Runtime, TorchRuntime, concatenate
 from ctscan.notices import Notice
 from ctscan.results.records import GateReport, GateRow
+from ctscan.training import audit
 from ctscan.training.data import FOLDS, Dataset
 from ctscan.training.recipe import read_recipe
 
@@ -229,12 +229,8 @@ def rewindow(pixels: Pixels, generator: np.random.Generator) -> Pixels:
 
 def deal(subjects: list[Subject]) -> list[Subject]:
     """The same in `FOLDS` parts: no source in two of them, the kinds spread evenly."""
-    kinds, sources = [s.kind for s in subjects], [s.source for s in subjects]
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED).split(kinds, kinds, sources)
-    part = np.empty(len(subjects), int)
-    for number, (_, inside) in enumerate(folds):
-        part[inside] = number
-    return [replace(s, part=int(p)) for s, p in zip(subjects, part, strict=True)]
+    parts = audit.deal([s.kind for s in subjects], [s.source for s in subjects])
+    return [replace(s, part=part) for s, part in zip(subjects, parts.tolist(), strict=True)]
 
 
 def shares_outside(pool: Dataset, output: Output, preprocess: Preprocess) -> NDArray[np.float64]:

@@ -62,13 +62,12 @@ def link(correlation: NDArray[np.float64], threshold: float) -> NDArray[np.int64
     return np.asarray(clusters.fit_predict(correlation < threshold), np.int64)
 
 
-def assign_folds(labels: Sequence[int], groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(D,) -> (D,), 0 to 4: stratified by class, no group in two folds; -1 where there are too few of either."""
-    folds = np.full(len(groups), -1, np.int64)
-    if np.bincount(labels, minlength=len(CLASS_KEYS)).min() >= FOLDS and len(np.unique(groups)) >= FOLDS:
-        splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
-        for number, (_, outside) in enumerate(splitter.split(groups, labels, groups)):
-            folds[outside] = number
+def deal(kinds: Sequence[int | str], groups: Sequence[int | str]) -> NDArray[np.int64]:
+    """Kinds and groups (D,) -> folds (D,), 0 to 4: no group in two of them, the kinds spread evenly."""
+    folds = np.empty(len(kinds), np.int64)
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
+    for number, (_, outside) in enumerate(splitter.split(kinds, kinds, groups)):
+        folds[outside] = number
     return folds
 
 
@@ -90,8 +89,10 @@ def audit(data: Dataset) -> Audit:
     labels = [files[digest][0].label for digest, ok in zip(hashes, clear, strict=True) if ok]
     groups = np.stack([link(correlation, threshold) for threshold in THRESHOLDS], axis=1)
     folds = np.full(groups.shape, -1)
+    enough = np.bincount(labels, minlength=len(CLASS_KEYS)).min() >= FOLDS
     for column in range(len(THRESHOLDS)):
-        folds[clear, column] = assign_folds(labels, groups[clear, column])
+        if enough and len(np.unique(groups[clear, column])) >= FOLDS:
+            folds[clear, column] = deal(labels, groups[clear, column].tolist())
     images = tuple(
         Image(sha256=digest, places=tuple(record.place for record in files[digest]), groups=g, folds=f if ok else ())
         for digest, g, f, ok in zip(hashes, groups.tolist(), folds.tolist(), clear, strict=True)
