@@ -16,6 +16,12 @@ export function element(name, attributes) {
   return made;
 }
 
+export function make(name, properties, ...content) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...content);
+  return made;
+}
+
 export function percent(share) {
   const rounded = Math.round(100 * share);
   return `${rounded === 0 ? "<1" : rounded === 100 ? ">99" : rounded}\u00a0%`;
@@ -85,6 +91,12 @@ export function moveCursor(chart, at) {
 // The marks of a legend's lines.
 export function drawLegend(legend) {
   legend?.querySelectorAll(".dot").forEach((dot, number) => dot.setAttribute("d", DOTS[number](17, 7)));
+}
+
+// How many slices got which verdict, by the names of the chart's sentence.
+export function tally(readings) {
+  const count = (verdict) => readings.filter((reading) => reading?.verdict === verdict).length;
+  return { answered: count("ok"), unusual: count("unusual"), refused: count("refused"), gaps: count("unreadable") };
 }
 
 // Going from slice to slice by the wheel over a place, for what is wanted. With Ctrl or ⌘ it zooms, sideways it goes back.

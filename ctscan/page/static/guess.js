@@ -1,5 +1,6 @@
 // Guess first: the audience's reading comes before the answer, its scores and its maps. The tally is this visit's.
-import { say, words } from "./picture.js";
+import { make } from "./chart.js";
+import { say, titles, words } from "./picture.js";
 
 const find = (selector) => document.querySelector(selector);
 const tally = { guesses: 0, agreed: 0, known: 0, right: 0, network: 0 };
@@ -13,15 +14,9 @@ export function guess(answer) {
   find(".guesses")?.remove();
   if (!wanted) return;
   const box = find("#guess-first").content.cloneNode(true).firstElementChild;
-  const buttons = [...answer.querySelectorAll(".row input")].map((input, index) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "button";
-    button.textContent = answer.querySelectorAll(".row .title")[index].textContent;
-    button.addEventListener("click", () => reveal(answer, input, button.textContent));
-    return button;
-  });
-  box.querySelector("p").after(...buttons);
+  const inputs = answer.querySelectorAll(".row input");
+  box.querySelector("p").after(...titles().map((title, index) =>
+    make("button", { type: "button", className: "button", onclick: () => reveal(answer, inputs[index], title) }, title)));
   answer.prepend(box);
 }
 
@@ -39,11 +34,9 @@ function reveal(answer, input, title) {
   answer.classList.remove("guessing");
   find(".guesses").remove();
   find("#shown").checked = false; // the map stays off until it is asked for
-  const note = document.createElement("p");
-  note.className = "guessed";
-  note.textContent = say(agreed ? words.guessed_same : words.guessed_other, { title, ...tally });
-  if (tally.known) note.textContent += ` ${say(words.guessed_known, tally)}`;
-  find(".said").append(note);
+  const said = [say(agreed ? words.guessed_same : words.guessed_other, { title, ...tally })];
+  if (tally.known) said.push(say(words.guessed_known, tally));
+  find(".said").append(make("p", { className: "guessed" }, said.join(" ")));
   find("#live").textContent = find("[data-headline]").innerText;
   find(".row input:checked").focus({ preventScroll: true }); // the button that had it is gone
 }

@@ -1,4 +1,5 @@
 // What a visitor may take away: a picture, a report or the numbers, made in the browser, without a name in them.
+import { make } from "./chart.js";
 import { chosen, evidence, titles, words } from "./picture.js";
 
 const find = (selector) => document.querySelector(selector);
@@ -17,7 +18,7 @@ function load(address) {
 
 async function toData(address) {
   const image = await load(address);
-  const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
+  const canvas = make("canvas", { width: image.width, height: image.height });
   canvas.getContext("2d").drawImage(image, 0, 0);
   return canvas.toDataURL();
 }
@@ -41,7 +42,7 @@ async function drawPicture() {
   const svg = find("svg.picture");
   const [width, height] = svg.dataset.size.split(" ").map(Number);
   const tall = Math.round((height * WIDTH) / width);
-  const canvas = Object.assign(document.createElement("canvas"), { width: WIDTH, height: tall + FOOT });
+  const canvas = make("canvas", { width: WIDTH, height: tall + FOOT });
   const context = canvas.getContext("2d");
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(await freeze(svg, WIDTH, tall, `0 0 ${width} ${height}`), 0, 0);
@@ -59,9 +60,7 @@ async function drawPicture() {
 }
 
 export function save(blob, ending) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = `ctscan.${ending}`;
+  const link = make("a", { href: URL.createObjectURL(blob), download: `ctscan.${ending}` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }

@@ -35,10 +35,7 @@ function show(state, html, ask = null) {
 
 function mark(example, slice = null) {
   visit.mark(slice);
-  for (const button of document.querySelectorAll(".example")) {
-    if (button.dataset.example === example) button.setAttribute("aria-current", "true");
-    else button.removeAttribute("aria-current");
-  }
+  for (const button of document.querySelectorAll(".example")) button.ariaCurrent = button.dataset.example === example ? "true" : null;
 }
 
 function stop(note = "") {
@@ -264,10 +261,7 @@ function turn() {
   const sections = [...document.querySelectorAll("[data-section]")];
   const current = sections.find((section) => section.dataset.section === wanted) ?? sections[0];
   for (const section of sections) section.hidden = section !== current;
-  for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash.slice(1) === current.dataset.section) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
+  for (const link of document.querySelectorAll("nav a")) link.ariaCurrent = link.hash.slice(1) === current.dataset.section ? "page" : null;
   scrollTo(0, 0);
 }
 

@@ -1,5 +1,5 @@
 // The large picture: maps over the slice, zoom, the value under the pointer, and places covered on demand.
-import { element } from "./chart.js";
+import { element, make } from "./chart.js";
 import { LEVELS, cellOf, difference, field, inside, line, paint, sample, toAddress } from "./evidence.js";
 
 const FINE = 112; // values along a side of the square: the map's cells are coarser by far
@@ -232,8 +232,7 @@ const widthOf = (text) => parseFloat(text.replace(/[^\d.]/g, "")) || 0;
 
 function uncover() {
   asked += 1;
-  patches = [];
-  brush = null;
+  [patches, brush] = [[], null];
   drawPatches();
   if (!given) return;
   find("#covered").textContent = "";
@@ -248,12 +247,9 @@ function uncover() {
 
 async function check() {
   const [box, own] = [find("#checks"), given];
-  const [progress, list, sum] = ["progress", "ul", "p"].map((name) => document.createElement(name));
-  sum.setAttribute("role", "status");
-  sum.textContent = words.checking;
+  const [sum, list] = [make("p", { role: "status" }, words.checking), make("ul")];
+  const progress = make("progress", { max: Number(box.dataset.changes), value: 0 });
   box.replaceChildren(sum, progress, list);
-  progress.max = Number(box.dataset.changes);
-  progress.value = 0;
   let same = 0;
   const response = await askAgain("check");
   for await (const steps of response ? parts(response) : []) {
@@ -261,10 +257,7 @@ async function check() {
     for (const step of steps) {
       progress.value += 1;
       same += step.same;
-      const item = document.createElement("li");
-      item.className = step.same ? "same" : "other";
-      item.textContent = say(words.pair, step);
-      list.append(item);
+      list.append(make("li", { className: step.same ? "same" : "other" }, say(words.pair, step)));
     }
   }
   if (own !== given) return;

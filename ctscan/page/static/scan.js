@@ -1,6 +1,7 @@
 // The section "Whole scan": one slice in three windows, and the scores of all slices as lines along the body.
 // Nothing is fetched before the section is opened; windows are applied here, to greys that are Hounsfield units.
-import { draw, drawLegend, element, follow, moveCursor as moveTo, onWheel, percent } from "./chart.js";
+import { draw, drawLegend, element, follow, moveCursor as moveTo, onWheel, percent, tally } from "./chart.js";
+import { say } from "./picture.js";
 
 const AIR = -1024, STEP = 8; // Hounsfield units: of grey 0, and from one grey to the next
 
@@ -9,7 +10,6 @@ const find = (selector) => root.querySelector(selector);
 const scored = "scored" in root.dataset;
 const slider = find("#scan-slice");
 const panels = [...root.querySelectorAll(".panel")];
-const fill = (sentence, values) => sentence.replace(/{(\w+)}/g, (_, name) => values[name]);
 
 let state = "closed"; // then "fetching", and "open" or back to "closed"
 let scan = null;
@@ -28,7 +28,10 @@ function speak() {
 document.addEventListener("language", speak);
 speak();
 
-const millimetres = (slice) => slice.position.toLocaleString(document.documentElement.lang);
+function where(index) {
+  const position = scan.slices[index].position.toLocaleString(document.documentElement.lang);
+  return say(words.slice, { number: index + 1, count: scan.slices.length, position });
+}
 
 // --- pictures
 
@@ -63,27 +66,24 @@ function drawPictures(index) {
 
 const nameOf = (panel) => panel.querySelector(".panel-name span").firstChild.textContent.trim();
 
-function say(reading) {
+function tell(reading) {
   if (reading.verdict !== "ok") return words[reading.verdict];
   const top = reading.probabilities.indexOf(Math.max(...reading.probabilities));
   const likeliest = { title: titles[top], share: percent(reading.probabilities[top]) };
-  if (!reading.possible) return fill(words.raw, likeliest);
-  if (reading.possible.length === 1) return fill(words.single, likeliest);
+  if (!reading.possible) return say(words.raw, likeliest);
+  if (reading.possible.length === 1) return say(words.single, likeliest);
   const named = reading.possible.map((key) => titles[scan.classes.indexOf(key)]);
   const titled = [named.slice(0, -1).join(", "), named.at(-1)].filter(Boolean).join(words.or);
-  return titled ? fill(words.uncertain, { titles: titled }) : words.uncertain_none;
+  return titled ? say(words.uncertain, { titles: titled }) : words.uncertain_none;
 }
 
 function fillPanel(panel, index) {
-  const name = nameOf(panel);
-  const where = fill(words.slice, { number: index + 1, count: scan.slices.length, position: millimetres(scan.slices[index]) });
-  const canvas = panel.querySelector("canvas");
-  if (!scored) return canvas.setAttribute("aria-label", fill(words.picture, { window: name, said: where }));
-  const reading = scan.slices[index].readings[panel.dataset.window];
-  const said = say(reading);
-  canvas.setAttribute("aria-label", fill(words.picture, { window: name, said: `${where}. ${said}` }));
+  const reading = scored ? scan.slices[index].readings[panel.dataset.window] : null;
+  const told = reading ? [where(index), tell(reading)] : [where(index)];
+  panel.querySelector("canvas").ariaLabel = say(words.picture, { window: nameOf(panel), said: told.join(". ") });
+  if (!reading) return;
   panel.dataset.verdict = reading.verdict;
-  panel.querySelector(".verdict").textContent = said;
+  panel.querySelector(".verdict").textContent = told[1];
   panel.querySelector(".reason").textContent = reading.verdict === "ok" ? "" : (reasons[reading.reason] ?? "");
   const highest = Math.max(...(reading.probabilities ?? [2]));
   panel.querySelectorAll(".panel-scores > div").forEach((row, number) => {
@@ -92,7 +92,6 @@ function fillPanel(panel, index) {
     row.querySelector("dd").textContent = share === undefined ? "–" : percent(share);
     row.querySelector(".value").setAttribute("width", 100 * (share ?? 0));
   });
-  return undefined;
 }
 
 // --- the chart
@@ -114,14 +113,13 @@ function moveCursor() {
   if (across) moveTo(find("#scan-chart"), across(index));
   const panel = panels.find((one) => one.dataset.window === chosen());
   const readings = scan.slices.map((slice) => slice.readings[chosen()]);
-  const tally = (verdict) => readings.filter((reading) => reading.verdict === verdict).length;
   const outlined = scan.slices.flatMap((slice, at) => (slice.outline.length ? [at + 1] : []));
   const scores = (readings[index].probabilities ?? [])
-    .map((share, number) => fill(words.score, { title: titles[number], share: percent(share) })).join(", ");
+    .map((share, number) => say(words.score, { title: titles[number], share: percent(share) })).join(", ");
   find("#scan-of").textContent = nameOf(panel);
-  find("#scan-chart").setAttribute("aria-label", fill(words.chart, {
-    window: nameOf(panel), count: readings.length, outlined: `${outlined[0]}–${outlined.at(-1)}`, answered: tally("ok"),
-    unusual: tally("unusual"), refused: tally("refused"), number: index + 1, said: say(readings[index]), scores,
+  find("#scan-chart").setAttribute("aria-label", say(words.chart, {
+    window: nameOf(panel), count: readings.length, outlined: `${outlined[0]}–${outlined.at(-1)}`, number: index + 1,
+    said: tell(readings[index]), scores, ...tally(readings),
   }).trim());
 }
 
@@ -131,11 +129,10 @@ function show() {
   const index = slider.value - 1, slice = scan.slices[index];
   drawPictures(index);
   for (const panel of panels) fillPanel(panel, index);
-  const place = fill(words.slice, { number: index + 1, count: scan.slices.length, position: millimetres(slice) });
-  const where = slice.outline.length ? `${place}, ${words.outlined}` : place;
-  find("#scan-where").textContent = where;
-  const answers = scored ? panels.map((p) => fill(words.picture, { window: nameOf(p), said: say(slice.readings[p.dataset.window]) })) : [];
-  slider.setAttribute("aria-valuetext", [where, ...answers].join(". "));
+  const place = slice.outline.length ? `${where(index)}, ${words.outlined}` : where(index);
+  find("#scan-where").textContent = place;
+  const answers = scored ? panels.map((p) => say(words.picture, { window: nameOf(p), said: tell(slice.readings[p.dataset.window]) })) : [];
+  slider.setAttribute("aria-valuetext", [place, ...answers].join(". "));
   if (scored) moveCursor();
 }
 

@@ -1,6 +1,6 @@
 // A scan of the visitor's own, which the server holds for a while: scrolled, seen in any window, asked slice by slice.
 // A slice travels when it is wanted, 16 bits a pixel; windows are applied here, and change nothing that the network sees.
-import { draw as drawChart, drawLegend, follow, moveCursor, onWheel } from "./chart.js";
+import { draw as drawChart, drawLegend, element, follow, make, moveCursor, onWheel, tally } from "./chart.js";
 import { asker, keys, language, parts, say } from "./picture.js";
 import { zip } from "./zip.js";
 
@@ -18,8 +18,9 @@ const slider = find("#series-slice");
 const chart = find("#series-chart");
 let said = JSON.parse(head.dataset.words);
 const presets = JSON.parse(head.dataset.windows);
-const film = Object.assign(document.createElement("canvas"), { className: "seen" });
-const sheet = document.createElement("canvas"); // the slice in its window, a pixel a pixel
+const alone = find("#series-alone"); // what stands for a slice that was not asked about
+const film = make("canvas", { className: "seen" });
+const sheet = make("canvas"); // the slice in its window, a pixel a pixel
 const table = new Uint32Array(1 << 16); // what a slice holds, Hounsfield units where the file has them -> opaque grey
 
 let scan = null; // what the server said of it, and what was fetched since
@@ -121,12 +122,12 @@ function attach(room) {
   room.prepend(film);
   const untouched = room.querySelector("#untouched");
   if (untouched) {
-    const defs = document.createElementNS("http://www.w3.org/2000/svg", "defs");
+    const defs = element("defs", {});
     untouched.before(defs);
     defs.append(untouched);
   }
   if (room.querySelector("#maps")) return;
-  const sides = find("#series-alone").content.querySelectorAll(".side"); // facts of the file, whatever the answer
+  const sides = alone.content.querySelectorAll(".side"); // facts of the file, whatever the answer
   if (!room.querySelector(".side")) room.querySelector("svg.picture").append(...[...sides].map((side) => side.cloneNode(true)));
   const caption = room.querySelector("#reading");
   if (caption) caption.textContent = scan.sides_known ? said.view : "";
@@ -171,7 +172,7 @@ function move() {
   find("#series-where").textContent = where(index);
   answer.dataset.where = `${where(index)} · `; // on a full screen it stands with the disclaimer
   slider.setAttribute("aria-valuetext", where(index));
-  if (answer.dataset.state !== "pending") page.show("pending", find("#series-alone").innerHTML);
+  if (answer.dataset.state !== "pending") page.show("pending", alone.innerHTML);
   if (across) moveCursor(chart, across(index));
   load();
   clearTimeout(resting);
@@ -256,8 +257,7 @@ function showScores() {
   const length = scan.positions ? scan.positions.at(-1) - scan.positions[0] : 0;
   across = drawChart(chart, { readings: scan.readings, classes: JSON.parse(chart.dataset.classes), length });
   if (across) moveCursor(chart, across(at()));
-  const tally = (verdict) => scan.readings.filter((reading) => reading?.verdict === verdict).length;
-  const counts = { count: scan.slices, done: scan.done, answered: tally("ok"), unusual: tally("unusual"), refused: tally("refused"), gaps: tally("unreadable") };
+  const counts = { count: scan.slices, done: scan.done, ...tally(scan.readings) };
   chart.setAttribute("aria-label", say(said.chart, counts));
   find("#series-progress").value = scan.done;
   const gaps = counts.gaps ? `, ${say(said.gaps, counts)}` : "";
@@ -309,9 +309,10 @@ export function open(given, tools) {
   answer.dataset.scan = ++opened;
   head.hidden = foot.hidden = false;
   foot.classList.toggle("unplaced", !scan.positions);
-  find("#series-alone").content.querySelector("svg").dataset.size = `${scan.width} ${scan.height}`;
-  find("#series-alone").content.querySelector("svg").setAttribute("viewBox", `0 0 ${scan.width} ${scan.height}`);
-  find("#series-alone").content.querySelectorAll(".side").forEach((side, index) => {
+  const picture = alone.content.querySelector("svg");
+  picture.dataset.size = `${scan.width} ${scan.height}`;
+  picture.setAttribute("viewBox", `0 0 ${picture.dataset.size}`);
+  picture.querySelectorAll(".side").forEach((side, index) => {
     side.setAttribute("x", scan.width * (index ? 0.98 : 0.02));
     side.setAttribute("y", scan.height / 2);
     side.setAttribute("font-size", scan.width / 28);

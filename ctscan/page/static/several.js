@@ -1,4 +1,5 @@
 // Several slices, one after the other: a table of verdicts, and the same as CSV. Slices are named by their order alone.
+import { make } from "./chart.js";
 import { save } from "./keep.js";
 import { language, say, words } from "./picture.js";
 
@@ -44,21 +45,11 @@ async function answerOf(slice, post) {
 }
 
 function rowOf(index, given, slice, open) {
-  const row = document.createElement("tr");
-  row.className = given?.state ?? "";
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "thumb";
-  button.append(say(words.several_slice, { number: index + 1 }));
-  if (given?.picture) button.prepend(Object.assign(document.createElement("img"), { src: given.picture, alt: "" }));
-  button.addEventListener("click", () => open(slice));
-  const head = document.createElement("th");
-  head.scope = "row";
-  head.append(button);
-  row.append(head);
-  const said = document.createElement("td");
-  said.textContent = given?.headline ?? words.several_failed;
-  row.append(said);
+  const name = say(words.several_slice, { number: index + 1 });
+  const button = make("button", { type: "button", className: "thumb", onclick: () => open(slice) }, name);
+  if (given?.picture) button.prepend(make("img", { src: given.picture, alt: "" }));
+  const row = make("tr", { className: given?.state ?? "" }, make("th", { scope: "row" }, button));
+  row.insertCell().textContent = given?.headline ?? words.several_failed;
   for (let k = 0; k < 4; k++) row.insertCell().textContent = given?.shares[k] ?? "";
   return row;
 }

@@ -1,4 +1,5 @@
 // The last slices of this visit, in this page's memory alone: a thumbnail shows its answer again.
+import { make } from "./chart.js";
 import { language, say, words } from "./picture.js";
 
 const MOST = 6;
@@ -6,8 +7,7 @@ const box = document.querySelector("#visit");
 let count = 0;
 
 function name(button) {
-  button.title = say(words.several_slice, { number: button.dataset.number });
-  button.setAttribute("aria-label", button.title);
+  button.title = button.ariaLabel = say(words.several_slice, { number: button.dataset.number });
 }
 
 // `open` is given what `remember` was, and whether its answer is in the page's language.
@@ -15,10 +15,9 @@ export function remember(slice, given, open) {
   const picture = new DOMParser().parseFromString(given.html, "text/html").querySelector("#untouched")?.getAttribute("href");
   if (!picture) return;
   const known = [...box.children].find((button) => button.slice === slice);
-  const button = known ?? document.createElement("button");
-  Object.assign(button, { type: "button", className: "seen-before", slice });
+  const button = known ?? make("button", { type: "button", className: "seen-before", slice });
   button.dataset.number ??= ++count;
-  button.replaceChildren(Object.assign(document.createElement("img"), { src: picture, alt: "", width: 44, height: 44 }));
+  button.replaceChildren(make("img", { src: picture, alt: "", width: 44, height: 44 }));
   name(button);
   const spoken = language;
   button.onclick = () => open(slice, spoken === language ? given : null);
@@ -29,10 +28,7 @@ export function remember(slice, given, open) {
 }
 
 export function mark(slice) {
-  for (const button of box.children) {
-    if (button.slice === slice) button.setAttribute("aria-current", "true");
-    else button.removeAttribute("aria-current");
-  }
+  for (const button of box.children) button.ariaCurrent = button.slice === slice ? "true" : null;
 }
 
 export function forget() {
