@@ -5,7 +5,7 @@ const TALL = 150, LEFT = 61, RIGHT = 61, TOP = 8, FOOT = 22; // the chart and it
 const MARKED = 5; // slices between two marks of a line
 const NOTCH = 40; // px of wheel for one slice: less than a mouse's notch, some of a trackpad's
 const MARKS = 8; // about so many millimetre marks, in steps of 10, 50 or 100
-export const DOTS = [(x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0-8 0`, (x, y) => `M${x - 3.5} ${y - 3.5}h7v7h-7z`,
+const DOTS = [(x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0-8 0`, (x, y) => `M${x - 3.5} ${y - 3.5}h7v7h-7z`,
   (x, y) => `M${x} ${y - 4.5}l4.5 8h-9z`, (x, y) => `M${x} ${y - 5}l5 5l-5 5l-5-5z`];
 
 const unit = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16; // px

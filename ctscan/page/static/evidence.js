@@ -1,8 +1,8 @@
 // Signed maps of a few cells -> colours, lines of equal evidence and values. Pure: no page is needed.
 // A map is an array of rows; it covers the model's square, whose sides run from 0 to 1.
 
-export const FOR = [255, 166, 0]; // two hues that colour-blind eyes tell apart
-export const AGAINST = [64, 156, 255];
+const FOR = [255, 166, 0]; // two hues that colour-blind eyes tell apart
+const AGAINST = [64, 156, 255];
 export const LEVELS = [0.25, 0.5, 0.75]; // of the scale's top, where lines are drawn
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));

@@ -66,7 +66,7 @@ const mode = () => find("[name=mode]:checked").value;
 const other = () => Number(find("#other").value);
 const isSigned = () => mode() !== "for";
 
-export function mapOf(index = chosen()) {
+function mapOf(index = chosen()) {
   return mode() === "instead" ? difference(given.maps[index], given.maps[other()]) : given.maps[index];
 }
 
@@ -115,12 +115,13 @@ function explain() {
     : "";
 }
 
-export function redraw() {
+function redraw() {
   if (!given) return;
   const select = find("#other");
   if (Number(select.value) === chosen()) select.value = String((chosen() + 1) % given.maps.length);
   for (const option of select.options) option.disabled = Number(option.value) === chosen();
   select.disabled = mode() !== "instead";
+  answer.querySelectorAll(".of").forEach((told, index) => (told.hidden = index !== chosen()));
   find("#maps").dataset.class = chosen();
   find("#maps").replaceChildren(...draw(mapOf(), given.top, isSigned(), given.square, find("#cells").checked));
   drawLegend();
@@ -284,7 +285,7 @@ export function show(ask) {
   redraw();
 }
 
-export function toggleFullScreen() {
+function toggleFullScreen() {
   if (document.fullscreenElement) document.exitFullscreen();
   else answer.requestFullscreen?.();
 }
