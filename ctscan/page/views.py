@@ -251,11 +251,10 @@ class Views:
         Returns:
             The answer's JSON, and the slice under the likeliest class's map as PNG, None where there are no scores.
         """
-        given = self.classifier(data, choice.reader(self.read))
-        if given.prediction is None or given.slice is None:
-            return dict(given.to_dict()), None
-        drawn = draw_under_map(given.slice, given.prediction, render.LONGEST_OVERLAY)
-        return dict(given.to_dict()), render.encode_png(drawn)
+        given, overlay = self.classifier(data, choice.reader(self.read)), None
+        if given.prediction and given.slice:
+            overlay = render.encode_png(draw_under_map(given.slice, given.prediction, render.LONGEST_OVERLAY))
+        return given.to_dict(), overlay
 
 
 def view(
@@ -271,7 +270,7 @@ def view(
     state = given.outcome or "raw" if given.verdict == "ok" else given.verdict
     facts = given.slice.notices if given.slice else ()
     reasons = tuple(notice for notice in given.notices if notice not in facts)
-    shown = AnswerView(state, reasons, facts, origin, json=dict(given.to_dict()))
+    shown = AnswerView(state, reasons, facts, origin, json=given.to_dict())
     if given.slice is None:
         return shown
     pixels, prediction = given.slice.pixels, given.prediction
