@@ -152,7 +152,7 @@ def audit(
 ) -> None:
     """Find copies, conflicting labels and visual groups in a data folder."""
     from ctscan.evaluation.studies import count_copies
-    from ctscan.results.records import update
+    from ctscan.results.ledger import update
     from ctscan.training import audit as auditing
     from ctscan.training.data import read_dataset
 
@@ -276,7 +276,7 @@ def chosen(name: flags.RecipeName, changes: list[str] | None) -> Recipe:
 
 def keep(ledger: Path, *entries: Entry) -> None:
     """Put results into the ledger and print them."""
-    from ctscan.results.records import update
+    from ctscan.results.ledger import update
 
     update(ledger, *entries)
     for entry in entries:

@@ -17,7 +17,8 @@ from ctscan.files import write
 from ctscan.inference.classifier import load
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.results import report
-from ctscan.results.records import Entry, read_ledger, update
+from ctscan.results.ledger import read_ledger, update
+from ctscan.results.records import Entry
 from ctscan.results.summary import HEADLINE_THRESHOLD, STRICT_THRESHOLD
 from ctscan.training.recipe import Recipe, read_recipe
 from ctscan.training.trainer import Device, train

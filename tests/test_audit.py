@@ -13,7 +13,7 @@ import pytest
 from ctscan.cli import main
 from ctscan.errors import DataError
 from ctscan.evaluation.studies import count_copies
-from ctscan.results.records import read_ledger
+from ctscan.results.ledger import read_ledger
 from ctscan.training.audit import Audit, audit, known_or_new, link, write_report
 from ctscan.training.data import FOLDS, Dataset, Manifest, read_dataset, read_manifest
 from tests.samples import FOLDERS, spoiled, write_data

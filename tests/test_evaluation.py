@@ -27,7 +27,8 @@ from ctscan.imaging.phantom import draw_phantom
 from ctscan.imaging.preprocess import Preprocess
 from ctscan.inference.classifier import Classifier, load
 from ctscan.model.checkpoint import read_checkpoint
-from ctscan.results.records import Estimate, read_ledger, update
+from ctscan.results.ledger import read_ledger, update
+from ctscan.results.records import Estimate
 from ctscan.training.data import Dataset, Record
 from ctscan.training.recipe import CTSCAN, PLAIN, override
 from ctscan.training.trainer import train

@@ -31,7 +31,7 @@ from ctscan.inference.classifier import Classifier
 from ctscan.inference.gate import CHEST, KINDS, Gate, Judgement, Signals, measure
 from ctscan.io.images import read_slice
 from ctscan.model.runtime import Output
-from ctscan.results.records import read_ledger
+from ctscan.results.ledger import read_ledger
 from ctscan.results.summary import facts_of
 from tests.conftest import ROOT
 from tests.samples import png_of

@@ -32,7 +32,7 @@ from ctscan.page import launch
 from ctscan.page.examples import MOST, read_examples
 from ctscan.page.views import Views, find_peak, view
 from ctscan.page.words import place, whole
-from ctscan.results.records import read_ledger
+from ctscan.results.ledger import read_ledger
 from ctscan.results.summary import Facts, facts_of
 from tests.conftest import COMMITTED, ROOT, Command, free_port
 

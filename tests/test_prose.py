@@ -9,7 +9,7 @@ import pytest
 
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.page.views import Views
-from ctscan.results.records import read_ledger
+from ctscan.results.ledger import read_ledger
 from ctscan.results.report import share
 from ctscan.results.summary import Facts, facts_of
 from tests.conftest import COMMITTED, ROOT, App, turn_to

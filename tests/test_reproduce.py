@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctscan.model.checkpoint import read_checkpoint
-from ctscan.results.records import read_ledger
+from ctscan.results.ledger import read_ledger
 from tests.conftest import ROOT, Ctscan
 from tests.samples import write_data
 

@@ -20,7 +20,8 @@ from ctscan.errors import DataError
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.page import launch
 from ctscan.results import summary
-from ctscan.results.records import Entry, Estimate, Fold, Ledger, Reading, Score, Search, read_ledger, to_json, update
+from ctscan.results.ledger import read_ledger, to_json, update
+from ctscan.results.records import Entry, Estimate, Fold, Ledger, Reading, Score, Search
 from ctscan.results.report import BEGIN, END, decimal, generate, percent, points, render, share
 from ctscan.results.summary import Facts, facts_of
 from ctscan.training.recipe import PLAIN, read_recipe
@@ -104,7 +105,7 @@ WRITER = """
 import subprocess
 import sys
 from pathlib import Path
-from ctscan.results.records import update
+from ctscan.results.ledger import update
 from ctscan.results.records import Reading
 for number in range(int(sys.argv[2]), 31, 3):
     update(Path(sys.argv[1]), Reading(model_id=str(number), recipe="0", recipe_name="ctscan", scores={}))

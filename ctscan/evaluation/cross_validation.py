@@ -41,7 +41,8 @@ from ctscan.imaging.preprocess import Preprocess
 from ctscan.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ctscan.model.network import SliceNet
 from ctscan.model.runtime import Output, TorchRuntime, choose_device, concatenate, run_in_batches, store_tensors
-from ctscan.results.records import Fold, read_ledger
+from ctscan.results.ledger import read_ledger
+from ctscan.results.records import Fold
 from ctscan.results.summary import HEADLINE_THRESHOLD
 from ctscan.training.audit import known_or_new
 from ctscan.training.data import Dataset, Manifest, read_dataset

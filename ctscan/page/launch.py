@@ -20,7 +20,7 @@ from ctscan.errors import CtscanError
 from ctscan.inference.classifier import load
 from ctscan.io.sandbox import Decoder
 from ctscan.page.examples import read_examples
-from ctscan.results.records import read_ledger
+from ctscan.results.ledger import read_ledger
 from ctscan.results.scan import read_scan
 from ctscan.results.summary import facts_of
 

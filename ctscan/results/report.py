@@ -19,7 +19,8 @@ from ctscan.errors import DataError
 from ctscan.model.checkpoint import read_checkpoint
 from ctscan.notices import catalogue
 from ctscan.results import summary
-from ctscan.results.records import Coverage, Estimate, Interval, read_ledger
+from ctscan.results.ledger import read_ledger
+from ctscan.results.records import Coverage, Estimate, Interval
 from ctscan.results.summary import Facts, facts_of
 
 BEGIN, END = "<!-- numbers: begin (ctscan report) -->", "<!-- numbers: end -->"
