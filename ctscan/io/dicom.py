@@ -194,8 +194,10 @@ def _read(file: FileDataset, frame: int, window: Window | None, notices: tuple[N
         raise UnreadableSlice(DAMAGED)
     values, is_hu = _rescale(file, frame, stored)
     greys, shown, said = _to_grey(file, frame, values, is_hu, window)
-    if "PixelPaddingValue" in file:
-        greys[_padding(file, stored)] = 0
+    first, limit = file.get("PixelPaddingValue"), file.get("PixelPaddingRangeLimit")
+    if first is not None:  # C.7.5.1.1.2: there is no picture, and what is stored there is no measured value
+        low, high = sorted((int(first), int(first if limit is None else limit)))
+        greys[(stored >= low) & (stored <= high)] = 0
     turned, spacing, is_radiological, told = _turn(file, frame, greys)
     pixels = np.ascontiguousarray(turned, np.float32)
     pixels.setflags(write=False)
@@ -305,7 +307,8 @@ def _as_stated(
     """Greys under the VOI LUT that the file states (C.11.2), the first of several, else from darkest to brightest."""
     if file.get("VOILUTSequence"):
         mapped = apply_voi(np.rint(values).astype(np.int64), file, 0)
-        return (mapped / max(float(_lut_top(file)), 1.0)).clip(0, 1).astype(np.float32), None
+        top = (1 << int(file.VOILUTSequence[0].LUTDescriptor[2])) - 1
+        return (mapped / max(float(top), 1.0)).clip(0, 1).astype(np.float32), None
     centre, width = (first_of(ask(file, frame, "FrameVOILUTSequence", f"Window{n}")) for n in ("Center", "Width"))
     function = str(ask(file, frame, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR")
     if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
@@ -319,19 +322,6 @@ def _as_stated(
     if width == 1:  # C.11.2.1.2.1: a step
         return (values > centre - 0.5).astype(np.float32), (centre, width)
     return in_window(values, centre - 0.5, width - 1), (centre, width)  # C.11.2.1.2.1
-
-
-def _lut_top(file: Dataset) -> int:
-    return (1 << int(file.VOILUTSequence[0].LUTDescriptor[2])) - 1
-
-
-def _padding(file: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where there is no picture (C.7.5.1.1.2): what is stored there is no measured value."""
-    first, limit = file.PixelPaddingValue, file.get("PixelPaddingRangeLimit")
-    if first is None:
-        return np.zeros(stored.shape, bool)
-    low, high = sorted((int(first), int(first if limit is None else limit)))
-    return (stored >= low) & (stored <= high)
 
 
 def _turn(
