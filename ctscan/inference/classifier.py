@@ -130,70 +130,60 @@ class Classifier:
             covered |= (columns + 0.5 - patch.x) ** 2 + (rows + 0.5 - patch.y) ** 2 <= patch.radius**2
         grey = slice_.pixels[anatomy.body].mean()
         hidden = replace(slice_, pixels=np.where(covered, grey, slice_.pixels).astype(np.float32))
-        return next(iter(self._predict([hidden], [anatomy], judgements)), None)
-
-    def _look(self, source: Source, reader: Reader) -> tuple[Slice, Anatomy] | Answer:
-        """A source as it is read, and where body and lungs are in it; or the answer where it cannot be."""
-        try:
-            slice_ = read(source, reader)
-        except UnreadableSlice as error:
-            return Answer("unreadable", (error.notice,), self.card.model_id)
-        return slice_, find_anatomy(slice_.pixels)
+        return self._predict([hidden], [anatomy], judgements)[0]
 
     def _answer(self, sources: Sequence[Source], reader: Reader) -> list[Answer]:
         """The answers of a batch: read, judge, predict, and say what is to be said of it."""
-        looks = [self._look(source, reader) for source in sources]
-        read_ones = [look for look in looks if not isinstance(look, Answer)]
-        slices, anatomies = [slice_ for slice_, _ in read_ones], [anatomy for _, anatomy in read_ones]
-        judgements = self.gate.judge(slices, anatomies)
-        predictions = iter(self._predict(slices, anatomies, judgements))
-        judged, answers = iter(judgements), []
-        for look in looks:
-            if isinstance(look, Answer):
-                answers.append(look)
-                continue
-            (slice_, anatomy), judgement = look, next(judged)
-            if judgement.verdict == "refused":
-                answers.append(Answer("refused", judgement.reasons + slice_.notices, self.card.model_id, slice_))
-                continue
-            prediction = next(predictions)
-            evidence = np.maximum(prediction.maps[prediction.top], 0)
-            shortcut = self.gate.find_shortcut(evidence, prediction.placement, anatomy)
-            text = (Notice("lettering"),) if has_lettering(slice_.pixels, anatomy) else ()
-            notices = judgement.reasons + shortcut + text + slice_.notices
-            answers.append(Answer(judgement.verdict, notices, self.card.model_id, slice_, prediction))
-        return answers
+        answers: dict[int, Answer] = {}
+        slices: dict[int, Slice] = {}
+        for place, source in enumerate(sources):
+            try:
+                slices[place] = read(source, reader)
+            except UnreadableSlice as error:
+                answers[place] = Answer("unreadable", (error.notice,), self.card.model_id)
+        read_ones, anatomies = list(slices.values()), [find_anatomy(slice_.pixels) for slice_ in slices.values()]
+        judgements = self.gate.judge(read_ones, anatomies)
+        predictions = self._predict(read_ones, anatomies, judgements)
+        rows = zip(slices, read_ones, anatomies, judgements, predictions, strict=True)
+        for place, slice_, anatomy, judgement, prediction in rows:
+            notices = judgement.reasons
+            if prediction:
+                evidence = np.maximum(prediction.maps[prediction.top], 0)
+                notices += self.gate.find_shortcut(evidence, prediction.placement, anatomy)
+                notices += (Notice("lettering"),) if has_lettering(slice_.pixels, anatomy) else ()
+            notices += slice_.notices
+            answers[place] = Answer(judgement.verdict, notices, self.card.model_id, slice_, prediction)
+        return [answers[place] for place in range(len(sources))]
 
     def _predict(
         self, slices: Sequence[Slice], anatomies: Sequence[Anatomy], judgements: Sequence[Judgement]
-    ) -> list[Prediction]:
-        """One forward pass over the slices that may be scored. Scores of unusual ones stay raw, and have no set."""
-        scored = [
-            (*self.card.preprocess(slice_.pixels, anatomy), judgement.verdict == "ok")
-            for slice_, anatomy, judgement in zip(slices, anatomies, judgements, strict=True)
-            if judgement.verdict != "refused"
-        ]
+    ) -> list[Prediction | None]:
+        """One forward pass over the slices that may be scored; None for the others.
+
+        Scores of unusual ones stay raw, and have no set.
+        """
+        predictions: list[Prediction | None] = [None] * len(slices)
+        scored = [index for index, judgement in enumerate(judgements) if judgement.verdict != "refused"]
         if not scored:
-            return []
-        output = self.runtime.run(np.stack([square for square, _, _ in scored]))
-        predictions = []
-        for index, (square, placement, usual) in enumerate(scored):
-            probabilities = calibrate(output.logits[index], self.card.temperature if usual else 1.0)
+            return predictions
+        seen = [self.card.preprocess(slices[index].pixels, anatomies[index]) for index in scored]
+        output = self.runtime.run(np.stack([square for square, _ in seen]))
+        for row, (index, (square, placement)) in enumerate(zip(scored, seen, strict=True)):
+            usual = judgements[index].verdict == "ok"
+            probabilities = calibrate(output.logits[row], self.card.temperature if usual else 1.0)
             possible = None
             if usual and self.card.calibration:
                 inside = prediction_sets(probabilities, np.array(self.card.calibration.thresholds))
                 possible = tuple(key for key, holds in zip(self.card.classes, inside, strict=True) if holds)
-            predictions.append(
-                Prediction(
-                    classes=self.card.classes,
-                    logits=output.logits[index],
-                    probabilities=probabilities,
-                    possible=possible,
-                    maps=output.maps[index],
-                    square=square[0],
-                    placement=placement,
-                    map_top=self.card.map_scale_top,
-                )
+            predictions[index] = Prediction(
+                classes=self.card.classes,
+                logits=output.logits[row],
+                probabilities=probabilities,
+                possible=possible,
+                maps=output.maps[row],
+                square=square[0],
+                placement=placement,
+                map_top=self.card.map_scale_top,
             )
         return predictions
 
