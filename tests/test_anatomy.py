@@ -67,7 +67,7 @@ def test_neither_the_heart_nor_a_mass_is_aerated() -> None:
 
 def test_what_was_found_is_kept() -> None:
     anatomy = find_anatomy(draw_phantom())
-    for name in ("body", "hull", "lungs", "lung_hulls"):
+    for name in ("body", "hull", "lungs", "lung_hulls", "aerated"):
         assert getattr(anatomy, name) is getattr(anatomy, name)
 
 
@@ -107,7 +107,7 @@ def windows() -> list[np.ndarray]:
 
 def test_two_windows_of_a_slice_show_the_same_body_and_lungs(windows: list[np.ndarray]) -> None:
     wide, lung = map(find_anatomy, windows)
-    for name in ("body", "hull", "lung_hulls"):
+    for name in ("body", "hull", "lung_hulls", "aerated"):
         one, other = getattr(wide, name), getattr(lung, name)
         assert (one ^ other).sum() < 0.03 * (one | other).sum(), name
 

@@ -1,4 +1,5 @@
 // The four scores of all slices of a scan as lines along the body. Pure but for the chart that it fills.
+import { element } from "./elements.js";
 
 // Lengths are sixteenths of a rem, so that a chart grows with the letters.
 const TALL = 150, LEFT = 61, RIGHT = 61, TOP = 8, FOOT = 22; // the chart and its edges; left and right as the slider's
@@ -9,18 +10,6 @@ const DOTS = [(x, y) => `M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0-8 0`, (x, y) => 
   (x, y) => `M${x} ${y - 4.5}l4.5 8h-9z`, (x, y) => `M${x} ${y - 5}l5 5l-5 5l-5-5z`];
 
 const unit = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16; // px
-
-export function element(name, attributes) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-}
-
-export function make(name, properties, ...content) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...content);
-  return made;
-}
 
 export function percent(share) {
   const rounded = Math.round(100 * share);

@@ -1,5 +1,5 @@
 // Guess first: the audience's reading comes before the answer, its scores and its maps. The tally is this visit's.
-import { make } from "./chart.js";
+import { make } from "./elements.js";
 import { say, titles, words } from "./picture.js";
 
 const find = (selector) => document.querySelector(selector);

@@ -1,5 +1,5 @@
 // What a visitor may take away: a picture, a report or the numbers, made in the browser, without a name in them.
-import { make } from "./chart.js";
+import { make } from "./elements.js";
 import { chosen, evidence, titles, words } from "./picture.js";
 
 const find = (selector) => document.querySelector(selector);
@@ -87,7 +87,7 @@ async function report() {
   }
   add("p", find("#covered").textContent);
   page.body.append(Object.assign(page.createElement("img"), { src: (await drawPicture()).toDataURL(), alt: find("svg.picture").getAttribute("aria-label") }));
-  add("p", [...document.querySelectorAll(".of")].find((part) => part.checkVisibility())?.innerText ?? "");
+  add("p", find(".of:not([hidden])")?.innerText ?? "");
   add("h2", words.report_numbers);
   add("pre", JSON.stringify(numbers()));
   // The page's own policy allows no inline style, so the report gets its own as text.

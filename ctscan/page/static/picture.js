@@ -1,5 +1,5 @@
 // The large picture: maps over the slice, zoom, the value under the pointer, and places covered on demand.
-import { element, make } from "./chart.js";
+import { element, make } from "./elements.js";
 import { LEVELS, cellOf, difference, field, inside, line, paint, sample, toAddress } from "./evidence.js";
 
 const FINE = 112; // values along a side of the square: the map's cells are coarser by far

@@ -1,6 +1,7 @@
 // The section "Whole scan": one slice in three windows, and the scores of all slices as lines along the body.
 // Nothing is fetched before the section is opened; windows are applied here, to greys that are Hounsfield units.
-import { draw, drawLegend, element, follow, moveCursor as moveTo, onWheel, percent, tally } from "./chart.js";
+import { draw, drawLegend, follow, moveCursor as moveTo, onWheel, percent, tally } from "./chart.js";
+import { element } from "./elements.js";
 import { say } from "./picture.js";
 
 const AIR = -1024, STEP = 8; // Hounsfield units: of grey 0, and from one grey to the next

@@ -1,6 +1,7 @@
 // A scan of the visitor's own, which the server holds for a while: scrolled, seen in any window, asked slice by slice.
 // A slice travels when it is wanted, 16 bits a pixel; windows are applied here, and change nothing that the network sees.
-import { draw as drawChart, drawLegend, element, follow, make, moveCursor, onWheel, tally } from "./chart.js";
+import { draw as drawChart, drawLegend, follow, moveCursor, onWheel, tally } from "./chart.js";
+import { element, make } from "./elements.js";
 import { asker, keys, language, parts, say } from "./picture.js";
 import { zip } from "./zip.js";
 

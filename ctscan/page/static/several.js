@@ -1,5 +1,5 @@
 // Several slices, one after the other: a table of verdicts, and the same as CSV. Slices are named by their order alone.
-import { make } from "./chart.js";
+import { make } from "./elements.js";
 import { save } from "./keep.js";
 import { language, say, words } from "./picture.js";
 

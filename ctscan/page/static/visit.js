@@ -1,5 +1,5 @@
 // The last slices of this visit, in this page's memory alone: a thumbnail shows its answer again.
-import { make } from "./chart.js";
+import { make } from "./elements.js";
 import { language, say, words } from "./picture.js";
 
 const MOST = 6;
